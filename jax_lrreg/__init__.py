@@ -1,0 +1,25 @@
+"""Learning-rate schedules and regularization for JAX.
+
+Schedules are pure functions `step -> value` that go wherever Optax takes a learning rate. Penalties
+are functions of the parameters, usable as a loss term, as an Optax transform, or through their prox.
+Both are data: frozen pytrees that print, compare, and pass through `jit`, `vmap` and `grad`.
+
+Words, one meaning each:
+    step: index of the update, from 0.
+    steps: duration of this piece; a whole number is counted exactly, 500.0 has a gradient.
+    warmup_steps, total_steps: duration of the warmup, and of the whole with the warmup included.
+    init_value, peak_value, end_value: absolute values, as in Optax.
+    strength: lambda, the weight of a penalty.
+    params: a tree; w: one array of it.
+    tx: an Optax transformation.
+    key: a typed PRNG key.
+
+Conventions:
+    A schedule holds its first value before and its last value after its span.
+    `L2` has the 1/2, so that its gradient is `strength * w`; `L1` and `L2` sum over all entries.
+    prox(w, step_size) = argmin over z of 1/2 sum (z - w)^2 / step_size + value(z).
+"""
+
+__version__ = "0.1.0"
+
+from jax_lrreg import schedules as schedules

@@ -1,0 +1,134 @@
+"""The frozen pytree dataclass that every object of the library is made of, and how arguments are checked."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+T = TypeVar("T", bound=type)
+
+
+def static(**options: Any) -> Any:
+    """A field that is structure (an axis, a pattern, a mode), not data: part of the tree's definition."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field, static))
+def pytree(cls: T) -> T:
+    """Makes `cls` a frozen dataclass whose fields are the children of a JAX pytree.
+
+    Objects print as the call that makes them, compare and hash by value, and pickle. JAX rebuilds
+    them without calling `__init__`, so a check in `__post_init__` sees only what a user wrote, never
+    the tracers and placeholders that transformations put in the fields.
+    """
+    own_repr = "__repr__" in cls.__dict__
+    cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    fields = dataclasses.fields(cls)
+    data = [f.name for f in fields if not f.metadata.get("static")]
+    fixed = [f.name for f in fields if f.metadata.get("static")]
+
+    def flatten_with_keys(obj):
+        children = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in data]
+        return children, tuple(getattr(obj, name) for name in fixed)
+
+    def flatten(obj):
+        return [getattr(obj, name) for name in data], tuple(getattr(obj, name) for name in fixed)
+
+    def unflatten(structure, children):
+        obj = object.__new__(cls)
+        for name, value in zip(data + fixed, (*children, *structure), strict=True):
+            object.__setattr__(obj, name, value)
+        return obj
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    cls.__eq__ = _equal
+    cls.__hash__ = _hash
+    if not own_repr:
+        cls.__repr__ = call_text
+    return cls
+
+
+def call_text(obj: Any) -> str:
+    """The shortest call that makes `obj`."""
+    return f"{type(obj).__name__}({', '.join(arguments_text(obj))})"
+
+
+def arguments_text(obj: Any) -> list[str]:
+    """The arguments of that call: the first by position, those at their default left out."""
+    texts = []
+    for index, field in enumerate(dataclasses.fields(obj)):
+        value = getattr(obj, field.name)
+        traced = isinstance(value, jax.core.Tracer)
+        if field.default is dataclasses.MISSING or traced or _key(field.default) != _key(value):
+            texts.append(number_text(value) if index == 0 else f"{field.name}={number_text(value)}")
+    return texts
+
+
+def number_text(value: Any) -> str:
+    """The shortest text that reads back as exactly `value`."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
+        if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
+            return repr(np.asarray(value, None if value.dtype.kind in "iuf" else np.float32).tolist())
+        return f"<{value.dtype}{list(value.shape)}>"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(number_text, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def _key(value: Any) -> Any:
+    """What `value` is compared and hashed by: a number by itself, an array by its shape and numbers."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        value = np.asarray(value)
+        return value.item() if value.ndim == 0 else (value.shape, tuple(value.ravel().tolist()))
+    if isinstance(value, dict):
+        return tuple((name, _key(item)) for name, item in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(map(_key, value))
+    return value
+
+
+def _fields_key(obj: Any) -> tuple:
+    return tuple(_key(getattr(obj, field.name)) for field in dataclasses.fields(obj))
+
+
+def _equal(self: Any, other: Any) -> bool:
+    if type(self) is not type(other):
+        return NotImplemented
+    return _fields_key(self) == _fields_key(other)
+
+
+def _hash(self: Any) -> int:
+    return hash((type(self), _fields_key(self)))
+
+
+def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str) -> None:
+    """Raises `ValueError` unless `ok`, naming the public argument, the value received and what is allowed."""
+    if not ok:
+        name = owner if isinstance(owner, str) else type(owner).__name__
+        raise ValueError(f"{name}: `{argument}` must be {allowed}, got {number_text(value)}")
+
+
+def require_number(
+    owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]
+) -> None:
+    """Refuses `value` unless it is a real number, or an array of them, that is finite and passes `test`.
+
+    A traced value has no number yet and is trusted.
+    """
+    name = owner if isinstance(owner, str) else type(owner).__name__
+    if isinstance(value, bool | str | bytes | None) or not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+        raise TypeError(f"{name}: `{argument}` must be {allowed}, got {value!r} ({type(value).__name__})")
+    if isinstance(value, int | float):
+        real = True
+    else:
+        real = jnp.issubdtype(value.dtype, jnp.integer) or jnp.issubdtype(value.dtype, jnp.floating)
+    if not real:
+        raise TypeError(f"{name}: `{argument}` must be {allowed}, got {value!r} ({type(value).__name__})")
+    if not isinstance(value, jax.core.Tracer):
+        array = np.asarray(value, np.float64)
+        require(np.all(np.isfinite(array)) and np.all(test(array)), owner, argument, value, allowed)
