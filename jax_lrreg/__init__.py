@@ -25,4 +25,5 @@ __version__ = "0.1.0"
 from jax_lrreg import penalties as penalties
 from jax_lrreg import schedules as schedules
 from jax_lrreg import select as select
+from jax_lrreg import training as training
 from jax_lrreg import transforms as transforms

@@ -1,0 +1,125 @@
+"""The state of a training run: arrays only, in one tree."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_lrreg._struct import pytree, require
+from jax_lrreg.training.modules import adapt
+
+
+@pytree
+class State:
+    """Everything that a step changes, and what it needs to go on exactly where it stopped.
+
+    It holds arrays only, no optimizer and no function, so it can be donated, scanned, vmapped and
+    saved as it is.
+
+    Attributes:
+        step: calls of the step so far, an int32: the position in the data. The optimizer's own counters
+            are in `opt_state`, and stand still when an update is skipped.
+        params: what is trained.
+        opt_state: the state of the Optax transformation.
+        model_state: everything else the module carries, such as batch statistics.
+        key: a typed PRNG key; step `t` uses `jax.random.fold_in(key, t)`.
+        ema: moving average of the parameters, or None.
+        hyper: hyperparameters as data (schedules, penalties, numbers), or None.
+    """
+
+    _: KW_ONLY
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    model_state: Any
+    key: jax.Array
+    ema: Any = None
+    hyper: Any = None
+
+    def replace(self, **changes: Any) -> "State":
+        """A copy with other values in the named fields."""
+        return dataclasses.replace(self, **changes)
+
+
+def init(
+    module: Any,
+    tx: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+    *,
+    key: jax.Array,
+    example: Any = None,
+    params: Any = None,
+    hyper: Any = None,
+    sharding: Any = None,
+) -> State:
+    """The state at step 0 of training `module` with `tx`.
+
+    Args:
+        module: a Linen module, an NNX module, or a function `apply(params, *args, **kwargs)`.
+        tx: an Optax transformation, or a function `hyper -> tx`.
+        key: a typed PRNG key, from `jax.random.key`.
+        example: for Linen, an input to the module, or a tuple of its positional inputs.
+        params: for a function, its parameters; for a Linen module, parameters to start from.
+        hyper: hyperparameters that are kept as arrays in the state and given to `tx`.
+        sharding: a sharding for all of the state, or a function `state -> tree of shardings`.
+
+    Returns:
+        A `State` whose arrays are copies, so that nothing it shares with others is ever donated.
+
+    Example:
+        >>> state = init(lambda params, x: x @ params, optax.sgd(0.1), key=jax.random.key(0), params=jnp.ones(3))
+        >>> state.params.shape, int(state.step)
+        ((3,), 0)
+    """
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    require(typed, "init", "key", key, "a typed PRNG key, as from jax.random.key(0)")
+    hyper = jax.tree.map(_strong, hyper)
+    params, model_state = adapt(module).init(jax.random.fold_in(key, 0), example, params)
+    params = jax.tree.map(_strong, params)
+    state = State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=resolve(tx, hyper, "tx").init(params),
+        model_state=model_state,
+        key=key,
+        hyper=hyper,
+    )
+    state = jax.tree.map(jnp.copy, state)
+    if sharding is None:
+        return state
+    return jax.device_put(state, sharding(state) if callable(sharding) else sharding)
+
+
+def merge(module: Any, state: State) -> Any:
+    """The trained model: Linen's variables, the NNX module with its trained values, a function's parameters.
+
+    The arrays are copies, so they outlive a later donation of the state.
+
+    Example:
+        >>> apply = lambda params, x: x @ params
+        >>> print(merge(apply, init(apply, optax.sgd(0.1), key=jax.random.key(0), params=jnp.ones(3))))
+        [1. 1. 1.]
+    """
+    copy = jax.tree.map(jnp.copy, (state.params, state.model_state))
+    return adapt(module).merge(*copy)
+
+
+def resolve(value: Any, hyper: Any, argument: str) -> Any:
+    """An Optax transformation as it is; a function `hyper -> tx` called with the hyperparameters."""
+    if isinstance(value, optax.GradientTransformation):
+        return optax.with_extra_args_support(value)
+    if not callable(value):
+        raise TypeError(f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}")
+    require(hyper is not None, "init", "hyper", hyper, f"given, because `{argument}` is a function of it")
+    tx = value(hyper)
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"{argument} must be a function hyper -> Optax transformation, but returned {tx!r}")
+    return optax.with_extra_args_support(tx)
+
+
+def _strong(value: Any) -> Any:
+    """`value` as an array of a definite dtype: a weak one would change type at the first update."""
+    return jnp.asarray(value, jnp.asarray(value).dtype)
