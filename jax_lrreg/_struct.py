@@ -30,12 +30,12 @@ def pytree(cls: T) -> T:
     data = [f.name for f in fields if not f.metadata.get("static")]
     fixed = [f.name for f in fields if f.metadata.get("static")]
 
-    def flatten_with_keys(obj):
-        children = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in data]
-        return children, tuple(getattr(obj, name) for name in fixed)
-
     def flatten(obj):
         return [getattr(obj, name) for name in data], tuple(getattr(obj, name) for name in fixed)
+
+    def flatten_with_keys(obj):
+        children, structure = flatten(obj)
+        return list(zip(map(jax.tree_util.GetAttrKey, data), children, strict=True)), structure
 
     def unflatten(structure, children):
         obj = object.__new__(cls)
@@ -93,42 +93,32 @@ def _key(value: Any) -> Any:
 
 
 def _fields_key(obj: Any) -> tuple:
-    return tuple(_key(getattr(obj, field.name)) for field in dataclasses.fields(obj))
+    return (type(obj), *(_key(getattr(obj, field.name)) for field in dataclasses.fields(obj)))
 
 
 def _equal(self: Any, other: Any) -> bool:
-    if type(self) is not type(other):
-        return NotImplemented
-    return _fields_key(self) == _fields_key(other)
+    return _fields_key(self) == _fields_key(other) if type(self) is type(other) else NotImplemented
 
 
 def _hash(self: Any) -> int:
-    return hash((type(self), _fields_key(self)))
+    return hash(_fields_key(self))
 
 
-def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str) -> None:
-    """Raises `ValueError` unless `ok`, naming the public argument, the value received and what is allowed."""
+def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str, error: type[Exception] = ValueError) -> None:
+    """Raises unless `ok`, naming the public argument, the value received and what is allowed."""
     if not ok:
         name = owner if isinstance(owner, str) else type(owner).__name__
-        raise ValueError(f"{name}: `{argument}` must be {allowed}, got {number_text(value)}")
+        raise error(f"{name}: `{argument}` must be {allowed}, got {number_text(value)}")
 
 
-def require_number(
-    owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]
-) -> None:
+def require_number(owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]) -> None:
     """Refuses `value` unless it is a real number, or an array of them, that is finite and passes `test`.
 
     A traced value has no number yet and is trusted.
     """
-    name = owner if isinstance(owner, str) else type(owner).__name__
-    if isinstance(value, bool | str | bytes | None) or not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
-        raise TypeError(f"{name}: `{argument}` must be {allowed}, got {value!r} ({type(value).__name__})")
-    if isinstance(value, int | float):
-        real = True
-    else:
-        real = jnp.issubdtype(value.dtype, jnp.integer) or jnp.issubdtype(value.dtype, jnp.floating)
-    if not real:
-        raise TypeError(f"{name}: `{argument}` must be {allowed}, got {value!r} ({type(value).__name__})")
+    dtype = getattr(value, "dtype", np.dtype(type(value) if type(value) in (int, float) else object))
+    real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+    require(real, owner, argument, value, allowed, error=TypeError)
     if not isinstance(value, jax.core.Tracer):
         array = np.asarray(value, np.float64)
         require(np.all(np.isfinite(array)) and np.all(test(array)), owner, argument, value, allowed)

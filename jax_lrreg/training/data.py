@@ -1,7 +1,8 @@
 """Batches from arrays in memory: the batch of a step is a pure function of the key and the step."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require
+
+MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
+STREAM_BYTES = 64 * 2**20  # of stacked batches in one call, for data that comes from an iterable
 
 
 class ArrayData:
@@ -110,3 +114,84 @@ def gather_padded(arrays: Any, indices: Any) -> Any:
 def _named(arrays: Any) -> list[tuple[str, Any]]:
     pairs = jax.tree_util.tree_flatten_with_path(arrays)[0]
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), value) for path, value in pairs]
+
+
+def source_of(data: Any) -> "ArraySource | StreamSource":
+    """What `fit` draws the batches of `data` from."""
+    return ArraySource(data) if isinstance(data, ArrayData) else StreamSource(data)
+
+
+class ArraySource:
+    """Batches from arrays on the device: only the numbers of the examples travel."""
+
+    def __init__(self, data: ArrayData):
+        self.data, self.arrays, self.gather = data, data.device_arrays, data.gather
+
+    def example(self, now: int) -> Any:
+        """A batch as shapes and dtypes."""
+        return jax.eval_shape(self.gather, self.arrays, self.data.indices(now))
+
+    def most(self, example: Any) -> int:
+        """How many batches one call may take."""
+        del example
+        return MOST_STEPS
+
+    def payload(self, now: int, count: int, size: int) -> np.ndarray:
+        """The numbers of the examples of `count` batches from step `now` on, in `size` rows."""
+        rows = np.zeros((size, self.data.batch_size), np.int32)
+        for index in range(count):
+            rows[index] = self.data.indices(now + index)
+        return rows
+
+
+class StreamSource:
+    """Batches from an iterable, stacked for each call."""
+
+    def __init__(self, data: Iterable[Any]):
+        try:
+            self.iterator = iter(data)
+        except TypeError:
+            raise TypeError(f"fit: `data` must be an ArrayData or an iterable of batches, got {data!r}") from None
+        self.arrays, self.drawn = (), 0
+
+    @staticmethod
+    def gather(arrays: Any, row: Any) -> Any:
+        """The batch as it came."""
+        del arrays
+        return row
+
+    def example(self, now: int) -> Any:
+        """The first batch as shapes and dtypes."""
+        self.start = now
+        first = next(self.iterator, None)
+        require(first is not None, "fit", "data", first, "an iterable of at least one batch")
+        self.iterator = itertools.chain([first], self.iterator)
+        self.shapes = _shapes(first)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x).dtype), first)
+
+    def most(self, example: Any) -> int:
+        """How many batches fit into one call."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
+        return max(1, STREAM_BYTES // max(size, 1))
+
+    def payload(self, now: int, count: int, size: int) -> Any:
+        """The next `count` batches, stacked in `size` rows."""
+        batches = list(itertools.islice(self.iterator, count))
+        for offset, batch in enumerate(batches):
+            if _shapes(batch) != self.shapes:
+                raise ValueError(
+                    f"fit: batch {now - self.start + offset} of `data` is {_shapes(batch)}, but the first was "
+                    f"{self.shapes}; drop or pad what does not fill a batch"
+                )
+        if len(batches) < count:
+            raise ValueError(
+                f"fit: `data` ended after {now - self.start + len(batches)} batches, before `steps` were made; "
+                "give a longer iterable or fewer steps"
+            )
+        batches += [batches[-1]] * (size - count)
+        return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)
+
+
+def _shapes(batch: Any) -> Any:
+    pairs = jax.tree_util.tree_flatten_with_path(batch)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(np.shape(value)) for path, value in pairs}

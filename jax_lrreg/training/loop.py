@@ -1,6 +1,5 @@
 """The loop: many steps per call on the device, host work only between calls."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,15 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require
-from jax_lrreg.training.data import ArrayData
+from jax_lrreg.training.data import ArrayData, source_of
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import RESERVED, Step, nonfinite_message
 
 Logger = Callable[[int, dict[str, float]], None]
-_AUTO_CHUNK = 1000  # steps in one call at most; a call costs the host as much as one small step
-_STREAM_BYTES = 64 * 2**20  # of stacked batches in one call, for data that comes from an iterable
 
 
 def fit(
@@ -76,12 +73,12 @@ def fit(
     state = step.prepare(state)
     start = int(state.step)
     end = start + steps
-    source = _ArraySource(data) if isinstance(data, ArrayData) else _StreamSource(data)
+    source = source_of(data)
     example = source.example(start)
     shapes = jax.eval_shape(step.body, state, example)[1]
     if chunk == "auto":
         loops = not _slow_in_a_loop(step, state, example)
-        size = min(log_every, steps, _AUTO_CHUNK, source.most(example)) if loops else 1
+        size = min(log_every, steps, source.most(example)) if loops else 1
     else:
         loops, size = True, min(int(chunk), steps)
     run = step.programs.setdefault("many" if loops else "one", _program(step, loops))
@@ -98,14 +95,17 @@ def fit(
             state, sums = run(state, sums, source.arrays, payload, np.int32(count), gather=source.gather)
             now += count
             evaluate = eval_fn is not None and (now == end or (eval_every and (now - start) % eval_every == 0))
+            shown: dict[str, float] = {}
+            if pending is not None and (evaluate or (now - start) % log_every == 0 or now == end):
+                shown, pending = history.add(*pending), None
             if (now - start) % log_every == 0 or now == end:
-                if pending is not None:
-                    bar.update(*history.add(*pending))
                 pending, sums = (now, sums), _zero_sums(shapes)
+            if pending is not None and (evaluate or now == end):
+                shown, pending = history.add(*pending), None
             if evaluate:
-                bar.update(now, history.add_evaluation(now, eval_fn(state)))  # type: ignore[misc]
-        if pending is not None:
-            bar.update(*history.add(*pending))
+                shown |= history.add_evaluation(now, eval_fn(state))  # type: ignore[misc]
+            if shown:
+                bar.update(now, shown)
     return state, history.arrays()
 
 
@@ -217,7 +217,7 @@ class _History:
         self.entries: dict[str, list[float]] = {"step": []}
         self.evaluations: dict[str, list[float]] = {}
 
-    def add(self, now: int, sums: Any) -> tuple[int, dict[str, float]]:
+    def add(self, now: int, sums: Any) -> dict[str, float]:
         sums = jax.device_get(sums)
         good = int(sums["steps"] - sums["skipped"])
         entry = {name: float(total) / good if good else float("nan") for name, total in sums["mean"].items()}
@@ -226,7 +226,7 @@ class _History:
         if self.raises and entry["skipped"]:
             raise FloatingPointError(nonfinite_message(now - 1, entry).replace("at step", "at or before step"))
         self._log(self.entries, "step", now, entry)
-        return now, entry
+        return entry
 
     def add_evaluation(self, now: int, values: dict[str, Any]) -> dict[str, float]:
         entry = {name: float(value) for name, value in values.items()}
@@ -244,75 +244,6 @@ class _History:
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {name: np.asarray(values) for name, values in (self.entries | self.evaluations).items()}
-
-
-class _ArraySource:
-    """Batches from arrays on the device: only the numbers of the examples travel."""
-
-    def __init__(self, data: ArrayData):
-        self.data, self.arrays, self.gather = data, data.device_arrays, data.gather
-
-    def example(self, now: int) -> Any:
-        return jax.eval_shape(self.gather, self.arrays, self.data.indices(now))
-
-    def most(self, example: Any) -> int:
-        del example
-        return _AUTO_CHUNK
-
-    def payload(self, now: int, count: int, size: int) -> np.ndarray:
-        rows = np.zeros((size, self.data.batch_size), np.int32)
-        for index in range(count):
-            rows[index] = self.data.indices(now + index)
-        return rows
-
-
-class _StreamSource:
-    """Batches from an iterable, stacked for each call."""
-
-    def __init__(self, data: Iterable[Any]):
-        try:
-            self.iterator = iter(data)
-        except TypeError:
-            raise TypeError(f"fit: `data` must be an ArrayData or an iterable of batches, got {data!r}") from None
-        self.arrays, self.drawn = (), 0
-
-    @staticmethod
-    def gather(arrays: Any, row: Any) -> Any:
-        del arrays
-        return row
-
-    def example(self, now: int) -> Any:
-        self.start = now
-        first = next(self.iterator, None)
-        require(first is not None, "fit", "data", first, "an iterable of at least one batch")
-        self.iterator = itertools.chain([first], self.iterator)
-        self.shapes = _shapes(first)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x).dtype), first)
-
-    def most(self, example: Any) -> int:
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
-        return max(1, _STREAM_BYTES // max(size, 1))
-
-    def payload(self, now: int, count: int, size: int) -> Any:
-        batches = list(itertools.islice(self.iterator, count))
-        for offset, batch in enumerate(batches):
-            if _shapes(batch) != self.shapes:
-                raise ValueError(
-                    f"fit: batch {now - self.start + offset} of `data` is {_shapes(batch)}, but the first was "
-                    f"{self.shapes}; drop or pad what does not fill a batch"
-                )
-        if len(batches) < count:
-            raise ValueError(
-                f"fit: `data` ended after {now - self.start + len(batches)} batches, before `steps` were made; "
-                "give a longer iterable or fewer steps"
-            )
-        batches += [batches[-1]] * (size - count)
-        return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)
-
-
-def _shapes(batch: Any) -> Any:
-    pairs = jax.tree_util.tree_flatten_with_path(batch)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(np.shape(value)) for path, value in pairs}
 
 
 def _slow_in_a_loop(step: Step, state: State, example: Any) -> bool:

@@ -14,7 +14,17 @@ from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.state import State, resolve
 
 Metrics = dict[str, jax.Array]
-RESERVED = ("loss", "data_loss", "penalty", "learning_rate", "grad_norm", "param_norm", "update_norm", "skipped", "step")
+RESERVED = (
+    "loss",
+    "data_loss",
+    "penalty",
+    "learning_rate",
+    "grad_norm",
+    "param_norm",
+    "update_norm",
+    "skipped",
+    "step",
+)
 MONITORS = ("grad_norm", "param_norm", "update_norm")
 
 
@@ -135,7 +145,9 @@ def make_step(
             params=optax.apply_updates(state.params, updates), opt_state=opt_state, model_state=model_state
         )
         if ema is not None:
-            new = new.replace(ema=jax.tree.map(lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, new.params))
+            new = new.replace(
+                ema=jax.tree.map(lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, new.params)
+            )
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if on_nonfinite != "keep":
             new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
@@ -204,9 +216,7 @@ def _accumulated(gradient: Callable, state: State, batch: Any, key: jax.Array, a
     def one(carry: tuple[_Sums, Any], item: Any) -> tuple[tuple[_Sums, Any], None]:
         sums, model_state = carry
         index, micro = item
-        (loss, (named, model_state)), grads = gradient(
-            state.params, model_state, micro, jax.random.fold_in(key, index)
-        )
+        (loss, (named, model_state)), grads = gradient(state.params, model_state, micro, jax.random.fold_in(key, index))
         weight = jnp.sum(micro["mask"], dtype=jnp.float32) if isinstance(micro, dict) and "mask" in micro else 1.0
         values = jax.tree.map(lambda s, x: s + weight * x.astype(s.dtype), sums.values, (loss, named, grads))
         return (_Sums(sums.weight + weight, values), model_state), None
@@ -264,5 +274,7 @@ def _check_arguments(penalty: Any, accumulate: Any, on_nonfinite: Any, ema: Any,
 
 def nonfinite_message(step: int, metrics: Any) -> str:
     """What went wrong in an update that was not finite."""
-    texts = [f"{name}={float(metrics[name]):g}" for name in ("loss", "data_loss", "penalty", "grad_norm") if name in metrics]
+    texts = [
+        f"{name}={float(metrics[name]):g}" for name in ("loss", "data_loss", "penalty", "grad_norm") if name in metrics
+    ]
     return f"the update at step {step} is not finite ({', '.join(texts)}); the state before it was kept"

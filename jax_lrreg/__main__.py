@@ -1,0 +1,160 @@
+"""The command line: `python -m jax_lrreg train | show | list`."""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jax_lrreg import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0, or 2 where an argument or a file is wrong."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    try:
+        command(**options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"jax-lrreg: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(data: str, **options: Any) -> None:
+    """Trains, writes the run folder and prints what came out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jax_lrreg import job
+
+    summary = job.run(data, **options)
+    table = Table(title=f"Trained on {data}", title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in summary.items():
+        table.add_row(name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    console.print(f"Wrote {options['out']}/metrics.csv, config.json and history.png", highlight=False)
+
+
+def show(schedule: str, steps: int, log: bool, out: str) -> None:
+    """Draws a schedule to a file, and prints a table and a sketch of it."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from jax_lrreg import plots, schedules, text
+    from jax_lrreg._struct import require
+
+    lr = text.parse(schedule)
+    require(isinstance(lr, schedules.Schedule), "show", "TEXT", schedule, "a schedule")
+    figure = plots.schedule(lr, steps=steps, log=log).figure
+    figure.savefig(out, dpi=130)
+    plots.plt.close(figure)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table()
+    table.add_column("step", justify="right")
+    table.add_column("value", justify="right")
+    marks = sorted({round(mark) for mark, _ in plots.phases(lr)} | {steps * k // 8 for k in range(9)})
+    for step in marks:
+        if step <= steps:
+            table.add_row(str(step), f"{float(lr(step)):.6g}")
+    console.print(repr(lr), highlight=False, markup=False)
+    console.print(table)
+    console.print(_sketch(np.asarray(lr(np.linspace(0, steps, 72).round().astype(int)), float), steps), highlight=False)
+    console.print(f"Wrote {out}", highlight=False)
+
+
+def list_names() -> None:
+    """Prints every name that a text may hold."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jax_lrreg import penalties, schedules
+
+    table = Table("name", "what it is", title_justify="left")
+    for title, module in (("Schedules", schedules), ("Penalties", penalties)):
+        table.add_section()
+        table.add_row(f"[bold]{title}", "")
+        for name, value in sorted(vars(module).items()):
+            if (
+                not name.startswith("_")
+                and callable(value)
+                and getattr(value, "__module__", "").startswith(module.__name__)
+            ):
+                table.add_row(name, (value.__doc__ or "").strip().split("\n")[0])
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def _sketch(values: Any, steps: int, height: int = 8) -> str:
+    """The values as blocks of text, the largest at the top."""
+    blocks = " ▁▂▃▄▅▆▇█"
+    top = float(max(values)) or 1.0
+    lines = []
+    for row in range(height, 0, -1):
+        eighths = [min(8, max(0, math.ceil(8 * (value / top * height - (row - 1)) - 0.5))) for value in values]
+        label = f"{top:.3g}" if row == height else "0" if row == 1 else ""
+        lines.append(f"{label:>9} " + "".join(blocks[level] for level in eighths))
+    ends = f"step 0{steps:>{len(values) - 6}}"
+    return "\n".join([*lines, " " * 10 + ends])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jax-lrreg", description="Learning-rate schedules and regularization for JAX.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="train | show | list")
+
+    def add(name: str, command: Any, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("train", train, "Train a small network on real data and write a run folder.")
+    sub.add_argument(
+        "--data",
+        default="digits",
+        metavar="NAME|FILE",
+        help="digits, diabetes, breast_cancer, or a .npz or .csv file of numbers (default: digits)",
+    )
+    sub.add_argument("--target", help="the column of a .csv, or the array of a .npz, to predict (.npz: y)")
+    sub.add_argument("--lr", metavar="TEXT", help='a schedule, as in "Cosine(1e-3, steps=2000).warmup(100)"')
+    sub.add_argument("--penalty", metavar="TEXT", help="a penalty, as in \"L1(1e-4).on('**/kernel')\"")
+    sub.add_argument("--optimizer", help="sgd, momentum, adam, adamw, rmsprop or lion (default: adam)")
+    sub.add_argument("--epochs", type=_whole, help="passes over the training examples")
+    sub.add_argument("--batch-size", type=_whole, help="examples per step")
+    sub.add_argument("--seed", type=_natural, default=0, help="of the split, the order and the parameters (default: 0)")
+    sub.add_argument("--out", default="run", metavar="FOLDER", help="the run folder (default: run)")
+    sub = add("show", show, "Draw a schedule, and print a table and a sketch of it.")
+    sub.add_argument("schedule", metavar="TEXT", help='as in "Cosine(1e-3, steps=900).warmup(100)"')
+    sub.add_argument("--steps", type=_whole, default=1000, help="how far to draw (default: 1000)")
+    sub.add_argument("--log", action="store_true", help="draw the values on a logarithmic axis")
+    sub.add_argument("--out", default="schedule.png", metavar="FILE", help="the picture (default: schedule.png)")
+    add("list", list_names, "List the schedules and penalties that a text may name.")
+    return parser
+
+
+def _whole(value: str) -> int:
+    return _number(value, 1)
+
+
+def _natural(value: str) -> int:
+    return _number(value, 0)
+
+
+def _number(value: str, least: int) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = least - 1
+    if not least <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to 2147483647, got {value!r}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Pictures with Matplotlib: each function takes data and axes, draws, and returns the axes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from jax_lrreg._struct import require
+from jax_lrreg.schedules import InUnits, Joined, Product, Schedule, Sum, Warmup
+
+POINTS = 2000  # more than a picture is wide
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by everyone
+
+
+def schedule(
+    schedule: Schedule | Mapping[str, Schedule], *, steps: int, log: bool = False, ax: Axes | None = None
+) -> Axes:
+    """Draws one schedule, or several by name, over `steps` steps.
+
+    Args:
+        schedule: a schedule, or a dict of them; any function `step -> value` will do.
+        steps: how far to draw.
+        log: whether the values are on a logarithmic axis; values of 0 are left out of it.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes. Dotted lines mark where one phase of a single schedule ends and the next begins.
+    """
+    require(isinstance(steps, int) and steps >= 1, "plots.schedule", "steps", steps, "a whole number >= 1")
+    named = schedule if isinstance(schedule, Mapping) else {"": schedule}
+    require(len(named) > 0, "plots.schedule", "schedule", schedule, "at least one schedule")
+    ax = _axes(ax, (7.0, 3.2))
+    for (name, one), color in zip(named.items(), _cycle(COLORS, len(named)), strict=True):
+        marks = [int(mark) for mark, _ in phases(one) if 0 < mark < steps]
+        x = sample_steps(steps, marks)
+        y = np.asarray(_values(one, x))
+        if log:
+            y = np.where(y > 0, y, np.nan)
+        ax.plot(x, y, color=color, label=name or None, linewidth=1.8)
+    if log:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
+    if not isinstance(schedule, Mapping):
+        for mark, label in phases(schedule):
+            if 0 < mark < steps:
+                ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+                ax.annotate(
+                    label,
+                    (mark, 1),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(2, 2),
+                    textcoords="offset points",
+                    va="bottom",
+                    fontsize=8,
+                    color="0.4",
+                )
+    ax.set_xlim(0, steps)
+    ax.set_xlabel("step")
+    ax.set_ylabel("value")
+    _plain_steps(ax, steps)
+    if any(named):
+        ax.legend(frameon=False)
+    return ax
+
+
+def sample_steps(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
+    """Whole steps from 0 to `steps`, at most about `POINTS`, with both sides of each mark among them."""
+    even = np.linspace(0, steps, min(steps + 1, POINTS)).round().astype(np.int64)
+    sides = [mark + side for mark in marks for side in (-1, 0)]
+    every = np.unique(np.concatenate([even, np.asarray(sides, np.int64)]))
+    return every[(every >= 0) & (every <= steps)]
+
+
+def phases(schedule: Any, per_step: float = 1.0) -> list[tuple[float, str]]:
+    """Where the phases of a schedule begin, in steps, and what they are called."""
+    if isinstance(schedule, Warmup):
+        length = float(np.asarray(schedule.steps)) / per_step
+        return [(0.0, "warmup"), *((length + at, name) for at, name in phases(schedule.schedule, per_step))]
+    if isinstance(schedule, Joined):
+        found, begin = [], 0.0
+        for piece, length in zip(schedule.pieces, (*schedule.lengths, 0), strict=True):
+            found += [(begin + at, name) for at, name in phases(piece, per_step)]
+            begin += float(np.asarray(length)) / per_step
+        return found
+    if isinstance(schedule, InUnits):
+        return phases(schedule.schedule, per_step * float(np.asarray(schedule.per_step)))
+    if isinstance(schedule, Product | Sum):
+        pair = [phases(schedule.first, per_step), phases(schedule.second, per_step)]
+        return max(pair, key=len)
+    inner = getattr(schedule, "schedule", None)
+    if isinstance(inner, Schedule):
+        return phases(inner, per_step)
+    return [(0.0, type(schedule).__name__.lower() if isinstance(schedule, Schedule) else "")]
+
+
+def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Draws what `training.fit` recorded: loss, penalty and learning rate on one time axis.
+
+    Args:
+        history: as returned by `fit`. Evaluation metrics whose name contains "loss" are drawn with the
+            loss, those with "accuracy" in a panel of their own.
+        axes: as many axes as there are panels; a new figure by default.
+
+    Returns:
+        The axes, from top to bottom.
+    """
+    require("step" in history, "plots.history", "history", sorted(history), "what training.fit returns")
+    evaluated = evaluated_names(history)
+    panels: list[tuple[str, list[str]]] = [("loss", [n for n in ("loss", "data_loss") if n in history])]
+    panels[0][1].extend(name for name in evaluated if "loss" in name)
+    panels.append(("accuracy", [name for name in history if "accuracy" in name]))
+    panels += [(name, [name]) for name in ("penalty", "learning_rate") if name in history]
+    panels = [(label, names) for label, names in panels if names]
+    if "penalty" in history and not np.any(history["penalty"]):
+        panels = [panel for panel in panels if panel[0] != "penalty"]
+        panels[0] = ("loss", [name for name in panels[0][1] if name != "data_loss"])
+    if axes is None:
+        _, grid = plt.subplots(
+            len(panels), 1, sharex=True, figsize=(7.0, 1.2 + 1.6 * len(panels)), layout="constrained", squeeze=False
+        )
+        axes = list(grid[:, 0])
+    require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
+    for ax, (label, names) in zip(axes, panels, strict=True):
+        for name, color in zip(names, _cycle(COLORS, len(names)), strict=True):
+            index = history["eval_step"] if name in evaluated else history["step"]
+            style: dict[str, Any] = {"linestyle": "--", "marker": ".", "markersize": 4} if name in evaluated else {}
+            ax.plot(index, history[name], color=color, label=name.replace("_", " "), linewidth=1.6, **style)
+        ax.set_ylabel(label.replace("_", " "))
+        if label == "loss" and all(np.nanmin(np.asarray(history[name])) > 0 for name in names):
+            ax.set_yscale("log")
+        if len(names) > 1:
+            ax.legend(frameon=False, fontsize=8, ncols=len(names))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("step")
+    _plain_steps(axes[-1], int(history["step"][-1]))
+    return axes
+
+
+def evaluated_names(history: Mapping[str, Any]) -> list[str]:
+    """The names in a history that belong to `eval_step`: `fit` puts them behind it."""
+    names = list(history)
+    return names[names.index("eval_step") + 1 :] if "eval_step" in names else []
+
+
+def _values(schedule: Any, steps: np.ndarray) -> Any:
+    if isinstance(schedule, Schedule):
+        return schedule(jnp.asarray(np.minimum(steps, 2**31 - 1), jnp.int32))
+    return [float(schedule(int(step))) for step in steps]
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is None:
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _plain_steps(ax: Axes, steps: int) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if steps >= 10_000:
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _cycle(colors: Sequence[str], count: int) -> list[str]:
+    return [colors[index % len(colors)] for index in range(count)]
