@@ -95,17 +95,16 @@ def fit(
             state, sums = run(state, sums, source.arrays, payload, np.int32(count), gather=source.gather)
             now += count
             evaluate = eval_fn is not None and (now == end or (eval_every and (now - start) % eval_every == 0))
-            shown: dict[str, float] = {}
-            if pending is not None and (evaluate or (now - start) % log_every == 0 or now == end):
-                shown, pending = history.add(*pending), None
             if (now - start) % log_every == 0 or now == end:
+                if pending is not None:
+                    bar.update(pending[0], history.add(*pending))
                 pending, sums = (now, sums), _zero_sums(shapes)
-            if pending is not None and (evaluate or now == end):
-                shown, pending = history.add(*pending), None
-            if evaluate:
-                shown |= history.add_evaluation(now, eval_fn(state))  # type: ignore[misc]
-            if shown:
-                bar.update(now, shown)
+            if evaluate or now == end:
+                entry = {} if pending is None else history.add(*pending)
+                if evaluate:
+                    entry |= history.add_evaluation(now, eval_fn(state))  # type: ignore[misc]
+                bar.update(now, entry)
+                pending = None
     return state, history.arrays()
 
 

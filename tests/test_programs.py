@@ -1,0 +1,150 @@
+"""The user programs of the design, as written."""
+
+import ast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from sklearn.datasets import load_digits
+
+from jax_lrreg import penalties, schedules, text, training, transforms
+
+
+def test_program_1_a_schedule_in_any_optax_optimizer(capsys):
+    lr = schedules.Cosine(1e-3, steps=10_000).warmup(500)
+    tx = optax.adamw(lr)
+    print(lr)
+    assert text.parse(capsys.readouterr().out) == lr
+    values = lr(jnp.arange(10_500))
+    assert lr(0) == 0
+    assert values[500] == np.float32(1e-3)
+    np.testing.assert_allclose(values, jax.jit(lr)(jnp.arange(10_500)), rtol=3e-7)
+    np.testing.assert_allclose(values[:50], [lr(step) for step in range(50)], rtol=3e-7)
+    params = {"w": jnp.ones(3)}
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    assert jax.tree.all(jax.tree.map(lambda u: bool(jnp.all(u == 0)), updates))
+
+
+def test_program_2_the_source_articles_schedules_and_penalties():
+    eta0, max_iter, alpha, step_size, lam, m = 0.01, 1000, 0.9, 500, 0.3, 200
+    constant = schedules.Constant(eta0)
+    polynomial = schedules.Polynomial(eta0, steps=max_iter, power=alpha)
+    linear = schedules.Linear(eta0, steps=step_size)
+    steps = np.arange(1500)
+    np.testing.assert_allclose(constant(steps), np.full(1500, eta0), rtol=1e-7)
+    np.testing.assert_allclose(polynomial(steps), eta0 * np.maximum(1 - steps / max_iter, 0) ** alpha, rtol=1e-6)
+    np.testing.assert_allclose(linear(steps), eta0 * np.maximum(1 - steps / step_size, 0), rtol=1e-6)
+    w = np.linspace(-2, 3, 11, dtype=np.float32)
+    np.testing.assert_allclose((penalties.L1(lam) / m)(w), lam / m * np.abs(w).sum(), rtol=1e-6)
+    np.testing.assert_allclose((penalties.L2(lam) / m)(w), lam / (2 * m) * (w**2).sum(), rtol=1e-6)
+
+
+def test_program_4_penalties_by_path():
+    params = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "kernel": jnp.ones(4)}
+    lr = schedules.Constant(0.1)
+    reg = penalties.L2(1e-4).on("**/kernel") + penalties.L1(1e-3).on("encoder/**/kernel")
+    report = str(reg.report(params))
+    assert "encoder/bias" in report
+    assert "not covered" in report
+    value = reg(params)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, 1e-4 / 2 * 10 + 1e-3 * 6, rtol=1e-6)
+    coupled = optax.chain(transforms.add_penalty(reg), optax.adam(lr))
+    decoupled = optax.chain(
+        optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr)
+    )
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for tx, expected in ((coupled, -0.1), (decoupled, -0.1 * (1e-4 + 1e-3))):
+        updates, _ = tx.update(zero, tx.init(params), params)
+        np.testing.assert_allclose(updates["encoder"]["kernel"], expected, rtol=1e-3)
+        np.testing.assert_array_equal(updates["encoder"]["bias"], 0)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=True):
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(32)(x)))
+        x = nn.Dropout(0.1, deterministic=not train)(x)
+        return nn.Dense(10)(x)
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(64, 32, rngs=rngs)
+        self.norm = nnx.BatchNorm(32, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+        self.last = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))
+
+
+def plain(params, x):
+    return jnp.tanh(x @ params["first"]["kernel"]) @ params["last"]["kernel"]
+
+
+def plain_params():
+    first, last = jax.random.split(jax.random.key(3))
+    return {
+        "first": {"kernel": jax.random.normal(first, (64, 32)) / 8},
+        "last": {"kernel": jax.random.normal(last, (32, 10)) / 6},
+    }
+
+
+MODULES = {"linen": (Net(), {}), "nnx": (NnxNet(nnx.Rngs(0)), {}), "function": (plain, {"params": plain_params()})}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_programs_7_and_8_a_step_and_a_loop(kind):
+    module, given = MODULES[kind]
+    x, y = load_digits(return_X_y=True)
+    x, y = (x / 16).astype(np.float32), y.astype(np.int32)
+    lr = schedules.Cosine(1e-2, steps=270).warmup(30)
+    reg = penalties.L2(1e-4).on("**/kernel")
+    tx = optax.adam(lr)
+    batch = {"x": x[:128], "y": y[:128]}
+
+    def loss_fn(model, batch):
+        logits = model(batch["x"])
+        accuracy = (logits.argmax(-1) == batch["y"]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {"accuracy": accuracy}
+
+    state = training.init(module, tx, key=jax.random.key(0), example=batch["x"], **given)
+    step = training.make_step(module, loss_fn, tx, penalty=reg, learning_rate=lr)
+    state, metrics = step(state, batch)
+    names = {"loss", "data_loss", "penalty", "learning_rate", "grad_norm", "skipped", "accuracy"}
+    assert set(metrics) == names
+    np.testing.assert_allclose(metrics["loss"], metrics["data_loss"] + metrics["penalty"], rtol=1e-6)
+
+    def metrics_fn(model, batch):
+        logits = model(batch["x"], train=False) if kind == "linen" else model(batch["x"])
+        return {"val_accuracy": (logits.argmax(-1) == batch["y"]).mean()}
+
+    data = training.ArrayData({"x": x, "y": y}, batch_size=128, key=jax.random.key(1))
+    evaluate = training.make_eval(module, metrics_fn, data)
+    state, history = training.fit(
+        step, state, data, steps=299, log_every=100, eval_every=200, eval_fn=evaluate, progress=True
+    )
+    assert int(state.step) == 300
+    np.testing.assert_array_equal(history["step"], [101, 201, 300])
+    np.testing.assert_array_equal(history["eval_step"], [201, 300])
+    np.testing.assert_allclose(history["learning_rate"], lr(history["step"] - 1), rtol=1e-6)
+    assert history["val_accuracy"][-1] > 0.95
+    trained = training.merge(module, state)
+    if kind == "linen":
+        logits = module.apply(trained, x, train=False)
+    elif kind == "nnx":
+        trained.eval()
+        logits = trained(x)
+    else:
+        logits = module(trained, x)
+    assert (np.asarray(logits).argmax(-1) == y).mean() > 0.95
+
+
+def test_the_programs_are_python():
+    with open(__file__) as file:
+        ast.parse(file.read())

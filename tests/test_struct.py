@@ -1,0 +1,83 @@
+import pickle
+from dataclasses import KW_ONLY
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_lrreg._struct import number_text, pytree, require, require_number, static
+
+
+@pytree
+class Point:
+    x: Any
+    _: KW_ONLY
+    y: Any = 2.0
+    label: str = static(default="p")
+
+    def __post_init__(self):
+        require_number(self, "x", self.x, "a number >= 0", lambda x: x >= 0)
+
+
+def test_prints_the_shortest_call_that_makes_it():
+    assert repr(Point(1)) == "Point(1)"
+    assert repr(Point(0.1, y=3.0)) == "Point(0.1, y=3.0)"
+    assert repr(Point(1, label="q")) == "Point(1, label='q')"
+    assert repr(Point(jnp.float32(0.1))) == "Point(0.10000000149011612)"
+    assert repr(Point(np.arange(3))) == "Point([0, 1, 2])"
+    assert number_text(jnp.ones(100)) == "<float32[100]>"
+
+
+def test_equality_and_hash_are_by_value():
+    assert Point(1.0) == Point(jnp.float32(1.0)) == Point(np.float64(1))
+    assert hash(Point(1.0)) == hash(Point(jnp.float32(1.0)))
+    assert Point(np.arange(3)) == Point(jnp.arange(3)) != Point(np.arange(4))
+    assert Point(1.0) != Point(1.0, label="q")
+    assert Point(1.0) != 1.0
+    assert len({Point(1), Point(1), Point(2)}) == 2
+
+
+def test_is_frozen_and_pickles():
+    with pytest.raises(AttributeError):
+        Point(1).x = 3  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(Point(jnp.float32(1), y=jnp.arange(3)))) == Point(1, y=np.arange(3))
+
+
+def test_numbers_are_leaves_and_structure_is_not():
+    assert jax.tree.leaves(Point(1, y=3)) == [1, 3]
+    assert jax.tree.structure(Point(1)) == jax.tree.structure(Point(5)) != jax.tree.structure(Point(1, label="q"))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(Point(1))[0]]
+    assert paths == [".x", ".y"]
+
+
+def test_unflattening_never_validates():
+    negative = jax.tree.map(lambda x: -x, Point(1.0))
+    assert negative.x == -1.0
+    assert jax.tree.map(lambda _: object(), Point(1.0)).x is not None
+    assert jax.grad(lambda p: (p.x * p.y) ** 2)(Point(1.0)).x == 8.0
+
+
+def test_traced_values_are_trusted_and_batches_are_checked():
+    assert jax.jit(lambda x: Point(x).x)(-1.0) == -1.0
+    assert jax.vmap(lambda x: Point(x).x)(jnp.array([-1.0, 1.0])).shape == (2,)
+    with pytest.raises(ValueError, match=r"Point: `x` must be a number >= 0, got \[-1.0, 1.0\]"):
+        Point(np.array([-1.0, 1.0]))
+
+
+@pytest.mark.parametrize("value", [None, "1", True, [1], 1j, object()])
+def test_what_is_no_real_number_is_a_type_error(value):
+    with pytest.raises(TypeError, match="Point: `x` must be a number >= 0, got"):
+        Point(value)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), np.float32(-1), jnp.array([1.0, np.nan])])
+def test_a_number_out_of_range_is_a_value_error(value):
+    with pytest.raises(ValueError, match="Point: `x` must be a number >= 0, got"):
+        Point(value)
+
+
+def test_require_names_owner_argument_value_and_what_is_allowed():
+    with pytest.raises(ValueError, match="^fit: `steps` must be a whole number, got 0$"):
+        require(False, "fit", "steps", 0, "a whole number")

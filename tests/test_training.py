@@ -1,0 +1,479 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jax_lrreg import penalties, schedules, training
+
+
+def apply(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def loss_fn(model, batch):
+    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
+
+
+def problem(n=64, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    y = (x @ np.array([1.0, -2.0, 0.5], np.float32) + 0.1 * rng.normal(size=n)).astype(np.float32)
+    return {"x": x, "y": y}, {"w": jnp.zeros(3), "b": jnp.zeros(())}
+
+
+def start(tx, **options):
+    _, params = problem()
+    return training.init(apply, tx, key=jax.random.key(0), params=params, **options)
+
+
+def equal(a, b):
+    a, b = (jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, t)
+            for t in (a, b))
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+class TestState:
+    def test_holds_strongly_typed_arrays_only(self):
+        state = start(optax.adam(0.1), hyper={"lr": 0.1, "steps": 5})
+        for leaf in jax.tree.leaves(state):
+            assert isinstance(leaf, jax.Array)
+            assert not jax.typeof(leaf).weak_type
+        assert state.step.dtype == jnp.int32
+        assert state.hyper["steps"].dtype == jnp.int32
+
+    def test_shares_nothing_with_what_it_was_made_of(self):
+        batch, params = problem()
+        key = jax.random.key(0)
+        state = training.init(apply, optax.sgd(0.1), key=key, params=params)
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1))
+        step(state, batch)
+        assert not params["w"].is_deleted()
+        jax.random.normal(key)
+
+    def test_the_step_donates_it(self):
+        batch, _ = problem()
+        state = start(optax.sgd(0.1))
+        training.make_step(apply, loss_fn, optax.sgd(0.1))(state, batch)
+        assert state.params["w"].is_deleted()
+        state = start(optax.sgd(0.1))
+        training.make_step(apply, loss_fn, optax.sgd(0.1), donate=False)(state, batch)
+        assert not state.params["w"].is_deleted()
+
+
+class TestStep:
+    def test_is_the_hand_written_update(self):
+        batch, params = problem()
+        lr = schedules.Linear(0.1, steps=10)
+        reg = penalties.L2(0.3) + penalties.L1(0.1).on("w")
+        tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lr))
+        step = training.make_step(apply, loss_fn, tx, penalty=reg, learning_rate=lr)
+        state, opt_state = start(tx), tx.init(params)
+        for index in range(12):
+            def total(p):
+                return loss_fn(lambda x: apply(p, x), batch) + reg(p)  # noqa: B023
+
+            loss, grads = jax.value_and_grad(total)(params)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            state, metrics = step(state, batch)
+            np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+            np.testing.assert_allclose(metrics["learning_rate"], lr(index), rtol=1e-6)
+            np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+        np.testing.assert_allclose(state.params["w"], params["w"], rtol=1e-5)
+
+    def test_accumulating_is_the_same_update_as_the_whole_batch(self):
+        batch, _ = problem()
+        reg = penalties.L2(0.3)
+        whole, _ = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg)(start(optax.sgd(0.1)), batch)
+        for k in (2, 4):
+            step = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg, accumulate=k)
+            state, metrics = step(start(optax.sgd(0.1)), batch)
+            np.testing.assert_allclose(state.params["w"], whole.params["w"], rtol=1e-6)
+            assert int(state.step) == 1
+
+    def test_accumulating_weighs_micro_batches_by_their_mask(self):
+        batch, _ = problem(8)
+        batch["mask"] = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+
+        def masked(model, batch):
+            errors = (model(batch["x"]) - batch["y"]) ** 2
+            return jnp.sum(errors * batch["mask"]) / jnp.sum(batch["mask"])
+
+        whole, _ = training.make_step(apply, masked, optax.sgd(0.1))(start(optax.sgd(0.1)), batch)
+        split, _ = training.make_step(apply, masked, optax.sgd(0.1), accumulate=2)(start(optax.sgd(0.1)), batch)
+        np.testing.assert_allclose(split.params["w"], whole.params["w"], rtol=1e-6)
+
+    @pytest.mark.parametrize("where", ["loss", "gradient", "micro-batch"])
+    def test_a_nonfinite_update_leaves_everything_as_it_was_and_is_counted(self, where):
+        batch, _ = problem(8)
+        tx = optax.adam(schedules.Linear(0.1, steps=10))
+        step = training.make_step(
+            apply, loss_fn, tx, learning_rate=schedules.Linear(0.1, steps=10), ema=0.9,
+            accumulate=2 if where == "micro-batch" else 1,
+        )
+        state, _ = step(start(tx), batch)
+        before = jax.tree.map(np.asarray, (state.params, state.opt_state, state.ema))
+        bad = {"x": batch["x"].copy(), "y": batch["y"].copy()}
+        bad["x" if where == "gradient" else "y"][0] = np.inf if where == "gradient" else np.nan
+        state, metrics = step(state, bad)
+        assert metrics["skipped"] == 1
+        assert equal(before, (state.params, state.opt_state, state.ema))
+        assert int(state.step) == 2
+        np.testing.assert_allclose(metrics["learning_rate"], 0.09, rtol=1e-6)
+        state, metrics = step(state, batch)
+        assert metrics["skipped"] == 0
+        np.testing.assert_allclose(metrics["learning_rate"], 0.09, rtol=1e-6)
+        assert np.isfinite(state.params["w"]).all()
+
+    def test_raise_and_keep(self):
+        batch, _ = problem(8)
+        batch["y"] = batch["y"].copy()
+        batch["y"][0] = np.nan
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
+        with pytest.raises(FloatingPointError, match="the update at step 0 is not finite .loss=nan"):
+            step(start(optax.sgd(0.1)), batch)
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="keep")
+        state, metrics = step(start(optax.sgd(0.1)), batch)
+        assert metrics["skipped"] == 0
+        assert np.isnan(state.params["w"]).all()
+
+    def test_the_reported_rate_is_the_applied_one_under_multi_steps(self):
+        batch, _ = problem(8)
+        lr = schedules.Linear(1.0, steps=10)
+        tx = optax.MultiSteps(optax.sgd(lr), every_k_schedule=2).gradient_transformation()
+        step = training.make_step(apply, loss_fn, tx, learning_rate=lr)
+        state, rates = start(tx), []
+        for _ in range(6):
+            state, metrics = step(state, batch)
+            rates.append(float(metrics["learning_rate"]))
+        np.testing.assert_allclose(rates, [1.0, 1.0, 0.9, 0.9, 0.8, 0.8], rtol=1e-6)
+
+    def test_hyperparameters_are_data(self):
+        batch, _ = problem(8)
+        traces = []
+
+        def counting(model, batch):
+            traces.append(1)
+            return loss_fn(model, batch)
+
+        def tx(hyper):
+            return optax.sgd(hyper["lr"])
+
+        step = training.make_step(
+            apply, counting, tx, penalty=lambda hyper: hyper["reg"], learning_rate=lambda hyper: hyper["lr"]
+        )
+        hyper = {"lr": schedules.Linear(0.1, steps=10), "reg": penalties.L2(0.1)}
+        state = start(tx, hyper=hyper)
+        for strength in (0.1, 0.5, 1.0):
+            state = state.replace(hyper={**state.hyper, "reg": penalties.L2(jnp.float32(strength))})
+            weights = np.append(state.params["w"], state.params["b"])
+            state, metrics = step(state, batch)
+            np.testing.assert_allclose(metrics["penalty"], strength / 2 * (weights**2).sum(), atol=1e-6)
+        assert len(traces) == 1
+
+    def test_vmaps_over_states(self):
+        batch, params = problem(8)
+
+        def tx(hyper):
+            return optax.sgd(hyper)
+
+        step = training.make_step(apply, loss_fn, tx, learning_rate=lambda hyper: hyper)
+
+        def run(rate):
+            state = training.init(apply, tx, key=jax.random.key(0), params=params, hyper=rate)
+            return step.body(state, batch)[0].params["w"]
+
+        rates = jnp.array([0.01, 0.1])
+        each = jnp.stack([run(rate) for rate in rates])
+        np.testing.assert_allclose(jax.vmap(run)(rates), each, rtol=1e-6)
+
+    def test_extra_arguments_reach_the_optimizer(self):
+        batch, _ = problem(8)
+        for tx in (optax.polyak_sgd(), optax.lbfgs(), optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())):
+            state, metrics = training.make_step(apply, loss_fn, tx)(start(tx), batch)
+            assert metrics["skipped"] == 0
+
+    def test_monitors(self):
+        batch, _ = problem(8)
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=("param_norm", "update_norm"))
+        _, metrics = step(start(optax.sgd(0.1)), batch)
+        assert metrics["param_norm"] == 0
+        assert metrics["update_norm"] > 0
+        assert "grad_norm" not in metrics
+
+    def test_ema(self):
+        batch, _ = problem(8)
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), ema=0.9)
+        first = start(optax.sgd(0.1))
+        state, _ = step(first, batch)
+        np.testing.assert_allclose(state.ema["w"], 0.1 * np.asarray(state.params["w"]), rtol=1e-5)
+
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, deterministic=False)(x) + nn.Dropout(0.5, deterministic=False)(x) * 100
+
+
+def test_every_step_and_layer_has_its_own_key():
+    step = training.make_step(Dropping(), lambda model, x: (jnp.zeros(()), {"sum": model(x).sum()}), optax.sgd(0.1))
+    state = training.init(Dropping(), optax.sgd(0.1), key=jax.random.key(0), example=jnp.ones(32))
+    sums = []
+    for _ in range(4):
+        state, metrics = step(state, jnp.ones(32))
+        sums.append(float(metrics["sum"]))
+    assert len(set(sums)) == 4
+    assert sums[0] % 202 != 0
+
+
+def test_nnx_is_bit_identical_to_the_nnx_loop():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(3, 8, rngs=rngs)
+            self.norm = nnx.BatchNorm(8, rngs=rngs)
+            self.drop = nnx.Dropout(0.2, rngs=rngs)
+            self.last = nnx.Linear(8, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))[..., 0]
+
+    batch, _ = problem()
+    tx = optax.adam(0.01)
+    module = Net(nnx.Rngs(0))
+    state = training.init(module, tx, key=jax.random.key(0))
+    step = training.make_step(module, loss_fn, tx, on_nonfinite="keep", monitors=())
+    optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def theirs(module, optimizer, batch):
+        grads = nnx.grad(lambda m: loss_fn(m, batch))(module)
+        optimizer.update(module, grads)
+
+    for _ in range(30):
+        state, _ = step(state, batch)
+        theirs(module, optimizer, batch)
+    ours = training.merge(module, state)
+    pure = [nnx.to_pure_dict(nnx.state(m)) for m in (ours, module)]
+    assert equal(*pure)
+
+
+class TestFit:
+    def run(self, chunk="auto", steps=90, data=None, **options):
+        batch, _ = problem()
+        tx = optax.adam(schedules.Cosine(0.1, steps=90))
+        data = training.ArrayData(batch, 16, jax.random.key(5)) if data is None else data
+        step = training.make_step(
+            apply, loss_fn, tx, penalty=penalties.L1(0.01), learning_rate=schedules.Cosine(0.1, steps=90)
+        )
+        return training.fit(step, start(tx), data, steps=steps, chunk=chunk, **options)
+
+    @pytest.mark.parametrize("chunk", [1, 7, 100, "auto"])
+    def test_the_result_does_not_depend_on_the_chunk(self, chunk):
+        state, history = self.run(13, log_every=40)
+        other, others = self.run(chunk, log_every=40)
+        assert equal(state, other)
+        assert history.keys() == others.keys()
+        assert all(np.array_equal(history[name], others[name]) for name in history)
+
+    def test_is_the_loop_written_by_hand(self):
+        batch, _ = problem()
+        data = training.ArrayData(batch, 16, jax.random.key(5))
+        tx = optax.adam(schedules.Cosine(0.1, steps=90))
+        step = training.make_step(apply, loss_fn, tx, penalty=penalties.L1(0.01))
+        state, losses = start(tx), []
+        for index in range(90):
+            state, metrics = step(state, data(index))
+            losses.append(float(metrics["loss"]))
+        other, history = self.run(log_every=30)
+        np.testing.assert_allclose(other.params["w"], state.params["w"], rtol=1e-5)
+        np.testing.assert_allclose(history["loss"], np.reshape(losses, (3, 30)).mean(1), rtol=1e-5)
+
+    def test_goes_on_where_it_stopped(self):
+        whole, _ = self.run(steps=90)
+        batch, _ = problem()
+        tx = optax.adam(schedules.Cosine(0.1, steps=90))
+        step = training.make_step(
+            apply, loss_fn, tx, penalty=penalties.L1(0.01), learning_rate=schedules.Cosine(0.1, steps=90)
+        )
+        state = start(tx)
+        for steps in (31, 59):
+            state, _ = training.fit(step, state, training.ArrayData(batch, 16, jax.random.key(5)), steps=steps)
+        assert equal(whole, state)
+
+    def test_traces_once(self):
+        batch, _ = problem()
+        traces = []
+
+        def counting(model, batch):
+            traces.append(1)
+            return loss_fn(model, batch)
+
+        step = training.make_step(apply, counting, optax.sgd(0.01))
+        data = training.ArrayData(batch, 16, jax.random.key(5))
+        state = start(optax.sgd(0.01))
+        state, _ = training.fit(step, state, data, steps=97, chunk=10, log_every=25, eval_every=33, eval_fn=lambda s: {})
+        state, _ = training.fit(step, state, data, steps=97, chunk=10, log_every=25)
+        assert len(traces) == 1
+
+    def test_takes_any_iterable(self):
+        batch, _ = problem()
+        data = training.ArrayData(batch, 16, jax.random.key(5))
+        state, history = self.run(7, data=(data(step) for step in range(200)), steps=90)
+        other, others = self.run(7, data=data)
+        np.testing.assert_allclose(state.params["w"], other.params["w"], rtol=1e-6)
+        np.testing.assert_allclose(history["loss"], others["loss"], rtol=1e-6)
+
+    def test_counts_skipped_updates_and_leaves_them_out_of_the_mean(self):
+        batch, _ = problem()
+        data = training.ArrayData(batch, 16, jax.random.key(5))
+
+        def batches():
+            for index in range(40):
+                bad = data(index)
+                if index % 10 == 3:
+                    bad = {"x": bad["x"], "y": np.full_like(bad["y"], np.nan)}
+                yield bad
+
+        state, history = self.run(data=batches(), steps=40, log_every=20)
+        np.testing.assert_array_equal(history["skipped"], [2, 2])
+        assert np.isfinite(history["loss"]).all()
+        assert int(state.step) == 40
+
+    def test_raises_by_name_when_an_update_is_not_finite(self):
+        batch, params = problem()
+        data = training.ArrayData({"x": batch["x"], "y": batch["y"] * np.nan}, 16, jax.random.key(5))
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
+        with pytest.raises(FloatingPointError, match="is not finite"):
+            training.fit(step, start(optax.sgd(0.1)), data, steps=10)
+
+    def test_progress_prints_plain_lines_without_a_terminal(self, capsys):
+        self.run(steps=40, log_every=20, progress=True)
+        lines = capsys.readouterr().out.strip().splitlines()
+        assert len(lines) == 2
+        assert lines[-1].startswith("step 40/40  loss ")
+        assert "steps/s" in lines[-1]
+        self.run(steps=40, log_every=20)
+        assert capsys.readouterr().out == ""
+
+    def test_loggers_get_every_entry(self):
+        seen = []
+        self.run(steps=40, log_every=20, loggers=[lambda step, metrics: seen.append((step, metrics["loss"]))])
+        assert [step for step, _ in seen] == [20, 40]
+
+    def test_convolutions_on_the_cpu_are_not_looped(self):
+        class Cnn(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                return nn.Dense(1)(nn.Conv(2, (3, 3))(x).reshape(len(x), -1))[:, 0]
+
+        rng = np.random.default_rng(0)
+        arrays = {"x": rng.normal(size=(32, 4, 4, 1)).astype(np.float32), "y": np.ones(32, np.float32)}
+        data = training.ArrayData(arrays, 8, jax.random.key(1))
+        step = training.make_step(Cnn(), loss_fn, optax.sgd(0.01))
+        state = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        state, history = training.fit(step, state, data, steps=12, log_every=6)
+        looped = jax.default_backend() != "cpu"
+        assert set(step.programs) == {"many" if looped else "one"}
+        assert history["loss"][-1] < history["loss"][0]
+
+
+class TestArrayData:
+    def test_a_batch_is_a_pure_function_of_key_and_step(self):
+        make = lambda seed: training.ArrayData({"i": np.arange(10)}, 3, jax.random.key(seed))  # noqa: E731
+        one, two = make(0), make(0)
+        for step in (7, 0, 5, 7):
+            np.testing.assert_array_equal(one(step)["i"], two(step)["i"])
+        assert not np.array_equal(make(1)(0)["i"], one(0)["i"])
+
+    def test_an_epoch_holds_every_example_once_in_its_own_order(self):
+        data = training.ArrayData({"i": np.arange(12)}, 3, jax.random.key(0))
+        epochs = [np.concatenate([data(4 * epoch + b)["i"] for b in range(4)]) for epoch in range(3)]
+        for epoch in epochs:
+            np.testing.assert_array_equal(np.sort(epoch), np.arange(12))
+        assert not np.array_equal(epochs[0], epochs[1])
+
+    def test_remainders(self):
+        drop = training.ArrayData({"i": np.arange(10)}, 4, jax.random.key(0))
+        assert drop.steps_per_epoch == 2
+        pad = training.ArrayData({"i": np.arange(10)}, 4, jax.random.key(0), remainder="pad")
+        assert pad.steps_per_epoch == 3
+        batches = [pad(step) for step in range(3)]
+        real = np.concatenate([b["i"][b["mask"] == 1] for b in batches])
+        np.testing.assert_array_equal(np.sort(real), np.arange(10))
+        assert sum(b["mask"].sum() for b in batches) == 10
+        plain = training.ArrayData(np.arange(10), 5, shuffle=False)
+        np.testing.assert_array_equal(plain(1), np.arange(5, 10))
+
+
+def model_of(value):
+    return lambda model, batch: value
+
+
+_DATA, _ = problem()
+_STEP = training.make_step(apply, loss_fn, optax.sgd(0.1))
+_FIT = {"step": _STEP, "data": training.ArrayData(_DATA, 16, jax.random.key(0)), "steps": 5}
+WRONG = [
+    (TypeError, "`module`", lambda: training.init(3, optax.sgd(0.1), key=jax.random.key(0))),
+    (ValueError, "`key`", lambda: training.init(apply, optax.sgd(0.1), key=0, params=1.0)),
+    (TypeError, "`params`", lambda: training.init(apply, optax.sgd(0.1), key=jax.random.key(0))),
+    (TypeError, "`example`", lambda: training.init(nn.Dense(1), optax.sgd(0.1), key=jax.random.key(0))),
+    (TypeError, "tx must be", lambda: training.init(apply, 0.1, key=jax.random.key(0), params=1.0)),
+    (ValueError, "`hyper`", lambda: training.init(apply, optax.sgd, key=jax.random.key(0), params=1.0)),
+    (ValueError, "`accumulate`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), accumulate=0)),
+    (ValueError, "`on_nonfinite`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="stop")),
+    (ValueError, "`ema`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), ema=1.0)),
+    (ValueError, "`monitors`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=("norm",))),
+    (TypeError, "`penalty`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=0.1)),
+    (ValueError, "returns a real scalar", lambda: one_step(model_of(jnp.ones(2)))),
+    (ValueError, "returns a real scalar", lambda: one_step(model_of(jnp.array(1)))),
+    (ValueError, "other names", lambda: one_step(model_of((jnp.zeros(()), {"penalty": 1.0})))),
+    (ValueError, "a scalar", lambda: one_step(model_of((jnp.zeros(()), {"all": jnp.ones(3)})))),
+    (TypeError, "metric 'name'", lambda: one_step(model_of((jnp.zeros(()), {"name": "text"})))),
+    (ValueError, "`accumulate`=3", lambda: one_step(loss_fn, accumulate=3)),
+    (TypeError, "`step`", lambda: training.fit(**{**_FIT, "step": loss_fn}, state=start(optax.sgd(0.1)))),
+    (ValueError, "`steps`", lambda: training.fit(**{**_FIT, "steps": 0}, state=start(optax.sgd(0.1)))),
+    (ValueError, "`steps`", lambda: training.fit(**{**_FIT, "steps": 2.5}, state=start(optax.sgd(0.1)))),
+    (ValueError, "`chunk`", lambda: training.fit(**_FIT, chunk="big", state=start(optax.sgd(0.1)))),
+    (ValueError, "`log_every`", lambda: training.fit(**_FIT, log_every=0, state=start(optax.sgd(0.1)))),
+    (ValueError, "`eval_every`", lambda: training.fit(**_FIT, eval_every=-1, state=start(optax.sgd(0.1)))),
+    (ValueError, "`eval_fn`", lambda: training.fit(**_FIT, eval_every=1, state=start(optax.sgd(0.1)))),
+    (ValueError, "`eval_fn`", lambda: training.fit(**_FIT, eval_fn=lambda s: {"loss": 1}, state=start(optax.sgd(0.1)))),
+    (TypeError, "`data`", lambda: training.fit(**{**_FIT, "data": 3}, state=start(optax.sgd(0.1)))),
+    (ValueError, "ended after 1", lambda: training.fit(**{**_FIT, "data": [_DATA]}, state=start(optax.sgd(0.1)))),
+    (ValueError, "`data`", lambda: training.fit(**{**_FIT, "data": []}, state=start(optax.sgd(0.1)))),
+    (
+        ValueError,
+        "batch 1 of `data`",
+        lambda: training.fit(
+            **{**_FIT, "data": [_DATA, jax.tree.map(lambda x: x[:3], _DATA)]}, state=start(optax.sgd(0.1))
+        ),
+    ),
+    (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 0, jax.random.key(0))),
+    (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 65, jax.random.key(0))),
+    (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 7, jax.random.key(0), remainder="error")),
+    (ValueError, "`remainder`", lambda: training.ArrayData(_DATA, 7, jax.random.key(0), remainder="wrap")),
+    (ValueError, "`key`", lambda: training.ArrayData(_DATA, 7)),
+    (ValueError, "`arrays`", lambda: training.ArrayData({}, 7, jax.random.key(0))),
+    (ValueError, "`arrays`", lambda: training.ArrayData({"x": np.ones(3), "y": np.ones(4)}, 1, jax.random.key(0))),
+    (ValueError, "`arrays`", lambda: training.ArrayData(np.ones(3), 2, jax.random.key(0), remainder="pad")),
+]
+
+
+def one_step(loss, **options):
+    step = training.make_step(apply, loss, optax.sgd(0.1), **options)
+    state = start(optax.sgd(0.1))
+    try:
+        step(state, _DATA)
+    finally:
+        assert not state.params["w"].is_deleted()
+
+
+@pytest.mark.parametrize(("error", "words", "call"), WRONG, ids=[f"{w}-{i}" for i, (_, w, _) in enumerate(WRONG)])
+def test_a_wrong_call_is_refused_by_name(error, words, call):
+    with pytest.raises(error, match=words):
+        call()
