@@ -51,7 +51,7 @@ def show(schedule: str, steps: int, log: bool, out: str) -> None:
 
     lr = text.parse(schedule)
     require(isinstance(lr, schedules.Schedule), "show", "TEXT", schedule, "a schedule")
-    figure = plots.schedule(lr, steps=steps, log=log).figure
+    figure = plots.figure_of(plots.schedule(lr, steps=steps, log=log))
     figure.savefig(out, dpi=130)
     plots.plt.close(figure)
     console = Console(width=None if sys.stdout.isatty() else 110)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 T = TypeVar("T", bound=type)
 
@@ -24,7 +25,7 @@ def pytree(cls: T) -> T:
     them without calling `__init__`, so a check in `__post_init__` sees only what a user wrote, never
     the tracers and placeholders that transformations put in the fields.
     """
-    own_repr = "__repr__" in cls.__dict__
+    own_repr = cls.__dict__.get("__repr__", call_text)
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)
     data = [f.name for f in fields if not f.metadata.get("static")]
@@ -44,10 +45,8 @@ def pytree(cls: T) -> T:
         return obj
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    cls.__eq__ = _equal
-    cls.__hash__ = _hash
-    if not own_repr:
-        cls.__repr__ = call_text
+    for name, method in {"__eq__": _equal, "__hash__": _hash, "__repr__": own_repr}.items():
+        setattr(cls, name, method)
     return cls
 
 
@@ -61,7 +60,7 @@ def arguments_text(obj: Any) -> list[str]:
     texts = []
     for index, field in enumerate(dataclasses.fields(obj)):
         value = getattr(obj, field.name)
-        traced = isinstance(value, jax.core.Tracer)
+        traced = isinstance(value, Tracer)
         if field.default is dataclasses.MISSING or traced or _key(field.default) != _key(value):
             texts.append(number_text(value) if index == 0 else f"{field.name}={number_text(value)}")
     return texts
@@ -69,7 +68,7 @@ def arguments_text(obj: Any) -> list[str]:
 
 def number_text(value: Any) -> str:
     """The shortest text that reads back as exactly `value`."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
         if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
             return repr(np.asarray(value, None if value.dtype.kind in "iuf" else np.float32).tolist())
         return f"<{value.dtype}{list(value.shape)}>"
@@ -80,9 +79,9 @@ def number_text(value: Any) -> str:
 
 def _key(value: Any) -> Any:
     """What `value` is compared and hashed by: a number by itself, an array by its shape and numbers."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
+            value = jax.random.key_data(jnp.asarray(value))
         value = np.asarray(value)
         return value.item() if value.ndim == 0 else (value.shape, tuple(value.ravel().tolist()))
     if isinstance(value, dict):
@@ -119,6 +118,6 @@ def require_number(owner: Any, argument: str, value: Any, allowed: str, test: Ca
     dtype = getattr(value, "dtype", np.dtype(type(value) if type(value) in (int, float) else object))
     real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
     require(real, owner, argument, value, allowed, error=TypeError)
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         array = np.asarray(value, np.float64)
         require(np.all(np.isfinite(array)) and np.all(test(array)), owner, argument, value, allowed)

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ class Defaults(NamedTuple):
 
 
 def defaults(data: str, examples: int) -> Defaults:
-    """Warmup and cosine for classes; for `diabetes` the program of the source article, whose lambdas are per data set."""
+    """Warmup and cosine; for `diabetes` the program of the source article, whose lambdas are per data set."""
     if data == "diabetes":
         return Defaults(
             (10,),
@@ -167,7 +168,7 @@ def run(
         eval_fn=test,
         eval_every=source.steps_per_epoch * max(1, epochs // 20),
         progress=progress,
-        loggers=[lambda step, metrics: times.setdefault(step, time.perf_counter())],
+        loggers=[lambda step, _: times.setdefault(step, time.perf_counter())],
     )
     seconds = time.perf_counter() - began
     compiled, last = min(times), max(times)  # the first interval has the compilation in it
@@ -214,7 +215,7 @@ def write(folder: Path, history: dict[str, np.ndarray], config: dict[str, Any]) 
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
     _replace(folder / "metrics.csv", lambda file: file.write(_csv(history).encode()))
-    figure = plots.history(history)[0].figure
+    figure = plots.figure_of(plots.history(history)[0])
     _replace(folder / "history.png", lambda file: figure.savefig(file, format="png", dpi=130))
     plots.plt.close(figure)
 
@@ -273,11 +274,15 @@ def _load_file(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_npz(path: Path, target: str) -> tuple[np.ndarray, np.ndarray]:
+    require(zipfile.is_zipfile(path), "train", "--data", str(path), "a file that numpy.savez made")
     with np.load(path, allow_pickle=False) as file:
         require(target in file, "train", "--target", target, f"one of the arrays {', '.join(file)}")
         names = [name for name in file if name != target]
         require("x" in names or len(names) == 1, "train", "--data", names, "a file with inputs `x` and a target `y`")
-        return file["x" if "x" in names else names[0]], file[target]
+        try:
+            return file["x" if "x" in names else names[0]], file[target]
+        except ValueError:
+            raise ValueError(f"--data: {path} must hold arrays of numbers, but holds Python objects") from None
 
 
 def _load_csv(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:

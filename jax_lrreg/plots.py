@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from jax_lrreg._struct import require
@@ -145,6 +146,13 @@ def evaluated_names(history: Mapping[str, Any]) -> list[str]:
     """The names in a history that belong to `eval_step`: `fit` puts them behind it."""
     names = list(history)
     return names[names.index("eval_step") + 1 :] if "eval_step" in names else []
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that the axes are in, to save or close."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def _values(schedule: Any, steps: np.ndarray) -> Any:

@@ -44,7 +44,7 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
         del params
         return AddPenaltyState(jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: AddPenaltyState, params: Any = None) -> tuple[Any, AddPenaltyState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AddPenaltyState]:
         if params is None:
             raise ValueError("add_penalty: `params` must be given to `update`, got None")
         gradient = penalty.gradient(params, state.count)
@@ -52,6 +52,6 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
         def add(update: jax.Array, term: jax.Array) -> jax.Array:
             return update + term.astype(update.dtype) if is_parameter(update) else update
 
-        return jax.tree.map(add, updates, gradient), AddPenaltyState(optax.safe_increment(state.count))
+        return jax.tree.map(add, updates, gradient), AddPenaltyState(jnp.asarray(optax.safe_increment(state.count)))
 
     return optax.GradientTransformation(init, update)

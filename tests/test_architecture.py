@@ -92,7 +92,8 @@ def test_a_file_is_short_and_nothing_is_evaluated_or_unpickled(path):
 
 
 def test_import_loads_neither_flax_nor_orbax_nor_matplotlib_nor_sklearn():
-    code = "import sys, jax_lrreg; print([m for m in ('flax', 'orbax', 'matplotlib', 'sklearn', 'rich') if m in sys.modules])"
+    heavy = ("flax", "orbax", "matplotlib", "sklearn", "rich")
+    code = f"import sys, jax_lrreg; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -54,9 +54,7 @@ def test_program_4_penalties_by_path():
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, 1e-4 / 2 * 10 + 1e-3 * 6, rtol=1e-6)
     coupled = optax.chain(transforms.add_penalty(reg), optax.adam(lr))
-    decoupled = optax.chain(
-        optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr)
-    )
+    decoupled = optax.chain(optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr))
     zero = jax.tree.map(jnp.zeros_like, params)
     for tx, expected in ((coupled, -0.1), (decoupled, -0.1 * (1e-4 + 1e-3))):
         updates, _ = tx.update(zero, tx.init(params), params)

@@ -79,5 +79,5 @@ def test_a_number_out_of_range_is_a_value_error(value):
 
 
 def test_require_names_owner_argument_value_and_what_is_allowed():
-    with pytest.raises(ValueError, match="^fit: `steps` must be a whole number, got 0$"):
+    with pytest.raises(ValueError, match=r"^fit: `steps` must be a whole number, got 0$"):
         require(False, "fit", "steps", 0, "a whole number")

@@ -30,8 +30,10 @@ def start(tx, **options):
 
 
 def equal(a, b):
-    a, b = (jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, t)
-            for t in (a, b))
+    a, b = (
+        jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, t)
+        for t in (a, b)
+    )
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
         np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
@@ -74,8 +76,9 @@ class TestStep:
         step = training.make_step(apply, loss_fn, tx, penalty=reg, learning_rate=lr)
         state, opt_state = start(tx), tx.init(params)
         for index in range(12):
+
             def total(p):
-                return loss_fn(lambda x: apply(p, x), batch) + reg(p)  # noqa: B023
+                return loss_fn(lambda x: apply(p, x), batch) + reg(p)
 
             loss, grads = jax.value_and_grad(total)(params)
             updates, opt_state = tx.update(grads, opt_state, params)
@@ -92,7 +95,7 @@ class TestStep:
         whole, _ = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg)(start(optax.sgd(0.1)), batch)
         for k in (2, 4):
             step = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg, accumulate=k)
-            state, metrics = step(start(optax.sgd(0.1)), batch)
+            state, _ = step(start(optax.sgd(0.1)), batch)
             np.testing.assert_allclose(state.params["w"], whole.params["w"], rtol=1e-6)
             assert int(state.step) == 1
 
@@ -113,7 +116,11 @@ class TestStep:
         batch, _ = problem(8)
         tx = optax.adam(schedules.Linear(0.1, steps=10))
         step = training.make_step(
-            apply, loss_fn, tx, learning_rate=schedules.Linear(0.1, steps=10), ema=0.9,
+            apply,
+            loss_fn,
+            tx,
+            learning_rate=schedules.Linear(0.1, steps=10),
+            ema=0.9,
             accumulate=2 if where == "micro-batch" else 1,
         )
         state, _ = step(start(tx), batch)
@@ -135,7 +142,7 @@ class TestStep:
         batch["y"] = batch["y"].copy()
         batch["y"][0] = np.nan
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
-        with pytest.raises(FloatingPointError, match="the update at step 0 is not finite .loss=nan"):
+        with pytest.raises(FloatingPointError, match=r"the update at step 0 is not finite .loss=nan"):
             step(start(optax.sgd(0.1)), batch)
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="keep")
         state, metrics = step(start(optax.sgd(0.1)), batch)
@@ -195,7 +202,7 @@ class TestStep:
     def test_extra_arguments_reach_the_optimizer(self):
         batch, _ = problem(8)
         for tx in (optax.polyak_sgd(), optax.lbfgs(), optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())):
-            state, metrics = training.make_step(apply, loss_fn, tx)(start(tx), batch)
+            _, metrics = training.make_step(apply, loss_fn, tx)(start(tx), batch)
             assert metrics["skipped"] == 0
 
     def test_monitors(self):
@@ -316,7 +323,9 @@ class TestFit:
         step = training.make_step(apply, counting, optax.sgd(0.01))
         data = training.ArrayData(batch, 16, jax.random.key(5))
         state = start(optax.sgd(0.01))
-        state, _ = training.fit(step, state, data, steps=97, chunk=10, log_every=25, eval_every=33, eval_fn=lambda s: {})
+        state, _ = training.fit(
+            step, state, data, steps=97, chunk=10, log_every=25, eval_every=33, eval_fn=lambda s: {}
+        )
         state, _ = training.fit(step, state, data, steps=97, chunk=10, log_every=25)
         assert len(traces) == 1
 
@@ -345,7 +354,7 @@ class TestFit:
         assert int(state.step) == 40
 
     def test_raises_by_name_when_an_update_is_not_finite(self):
-        batch, params = problem()
+        batch, _ = problem()
         data = training.ArrayData({"x": batch["x"], "y": batch["y"] * np.nan}, 16, jax.random.key(5))
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
         with pytest.raises(FloatingPointError, match="is not finite"):

@@ -14,7 +14,7 @@ from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import RESERVED, Step, nonfinite_message
 
-Logger = Callable[[int, dict[str, float]], None]
+Logger = Callable[[int, dict[str, float]], Any]
 
 
 def fit(
@@ -158,7 +158,7 @@ def _check_arguments(step: Any, steps: Any, chunk: Any, log_every: Any, eval_eve
     if not isinstance(step, Step):
         raise TypeError(f"fit: `step` must come from make_step, got {step!r}")
 
-    def whole(x: Any) -> bool:
+    def whole(x: Any) -> Any:
         return isinstance(x, int | np.integer) and not isinstance(x, bool) and x >= 1
 
     require(whole(steps), "fit", "steps", steps, "a whole number >= 1")

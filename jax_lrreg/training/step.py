@@ -174,7 +174,7 @@ def update_count(state: State) -> jax.Array:
     found: dict[str, jax.Array] = {}
 
     def look(node: Any) -> None:
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
+        if hasattr(node, "_fields"):
             for name in ("count", "gradient_step"):
                 if name in node._fields and jnp.ndim(getattr(node, name)) == 0:
                     kind = "schedule" if type(node).__name__ == "ScaleByScheduleState" else name

@@ -1,0 +1,64 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from jax_lrreg import plots, schedules
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_a_schedule_is_drawn_with_its_phases():
+    lr = schedules.Cosine(1e-3, steps=900).warmup(100)
+    ax = plots.schedule(lr, steps=1000)
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(y, lr(np.asarray(x)), rtol=1e-5)
+    assert [text.get_text() for text in ax.texts] == ["cosine"]
+    assert ax.get_xlim() == (0, 1000)
+
+
+def test_a_long_horizon_has_both_sides_of_every_jump_and_few_points():
+    lr = schedules.join([(schedules.Constant(0.1), 123_456_789), (schedules.Constant(0.01), None)])
+    ax = plots.schedule(lr, steps=10**9)
+    x = ax.lines[0].get_xdata()
+    assert {123_456_788, 123_456_789} <= set(np.asarray(x).tolist())
+    assert len(x) < 2100
+
+
+def test_several_schedules_and_functions_get_a_legend_and_a_log_axis_no_zeros():
+    ax = plots.schedule({"cosine": schedules.Cosine(0.1, steps=10), "mine": lambda step: 0.1}, steps=10, log=True)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["cosine", "mine"]
+    assert ax.get_yscale() == "log"
+    assert np.isnan(ax.lines[0].get_ydata()[-1])
+
+
+def test_units_move_the_phases():
+    lr = schedules.join([(schedules.Constant(0.1), 5), (schedules.Cosine(0.1, steps=85), None)])
+    assert [round(at) for at, _ in plots.phases(lr.in_units(per_step=1 / 390))] == [0, 1950]
+
+
+def test_history_has_a_panel_for_each_thing():
+    history = {
+        "step": np.array([10, 20]), "loss": np.array([1.0, 0.5]), "data_loss": np.array([0.9, 0.4]),
+        "penalty": np.array([0.1, 0.1]), "learning_rate": np.array([0.1, 0.05]), "skipped": np.array([0, 0]),
+        "accuracy": np.array([0.5, 0.6]), "eval_step": np.array([10, 20]), "val_loss": np.array([1.1, 0.6]),
+        "val_accuracy": np.array([0.4, 0.5]),
+    }  # fmt: skip
+    axes = plots.history(history)
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "accuracy", "penalty", "learning rate"]
+    assert [line.get_label() for line in axes[0].lines] == ["loss", "data loss", "val loss"]
+    del history["val_loss"], history["val_accuracy"], history["eval_step"], history["accuracy"]
+    history["penalty"] = np.zeros(2)
+    assert [ax.get_ylabel() for ax in plots.history(history)] == ["loss", "learning rate"]
+
+
+def test_wrong_calls():
+    with pytest.raises(ValueError, match="`steps`"):
+        plots.schedule(schedules.Constant(0.1), steps=0)
+    with pytest.raises(ValueError, match="`schedule`"):
+        plots.schedule({}, steps=10)
+    with pytest.raises(ValueError, match="`history`"):
+        plots.history({"loss": np.ones(3)})
