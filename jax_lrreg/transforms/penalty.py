@@ -1,4 +1,4 @@
-"""Optax gradient transformations made of penalties, schedules and controllers."""
+"""A penalty as an Optax gradient transformation."""
 
 from typing import Any, NamedTuple
 
