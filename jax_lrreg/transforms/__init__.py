@@ -1,4 +1,11 @@
 """Optax gradient transformations made of penalties, schedules and controllers."""
 
+from jax_lrreg.transforms.metric import Metric as Metric
 from jax_lrreg.transforms.penalty import AddPenaltyState as AddPenaltyState
+from jax_lrreg.transforms.penalty import add_cautious_penalty as add_cautious_penalty
+from jax_lrreg.transforms.penalty import add_corrected_penalty as add_corrected_penalty
+from jax_lrreg.transforms.penalty import add_independent_penalty as add_independent_penalty
 from jax_lrreg.transforms.penalty import add_penalty as add_penalty
+from jax_lrreg.transforms.probe import measure as measure
+from jax_lrreg.transforms.proximal import ProximalState as ProximalState
+from jax_lrreg.transforms.proximal import proximal as proximal

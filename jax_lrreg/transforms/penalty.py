@@ -1,12 +1,15 @@
-"""A penalty as an Optax gradient transformation."""
+"""A penalty as an Optax gradient transformation, and the ways in which weight decay is decoupled."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_lrreg._struct import require_number
 from jax_lrreg.penalties import Penalty
+from jax_lrreg.schedules.base import as_schedule
 from jax_lrreg.select import is_parameter
 
 
@@ -21,14 +24,17 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
         update <- update + gradient of penalty(params)
 
-    Before the preconditioner it is coupled, as in torch's `Adam(weight_decay)`; after it and before the
-    learning rate it is decoupled, as in AdamW.
+    Before the preconditioner it is coupled, as in PyTorch's `Adam(weight_decay)`; after it and before the
+    learning rate it is decoupled, as in AdamW. With `L2SP` it decays toward a reference.
 
     Args:
         penalty: its strengths may be schedules of the number of updates made so far.
 
     Returns:
         An Optax transformation whose `update` needs `params`.
+
+    Reference:
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2 (arXiv:1711.05101).
 
     Example:
         >>> from jax_lrreg.penalties import L2
@@ -37,8 +43,110 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
         >>> print(tx.update({"kernel": jnp.array([0.5])}, tx.init(params), params)[0]["kernel"])
         [-0.7]
     """
+    return _adding("add_penalty", penalty, lambda update, gradient, _: update + gradient)
+
+
+def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
+    """Adds the gradient of a penalty where it points the way the update goes already.
+
+        update <- update + gradient    where update * gradient > 0, else update
+
+    Its place is after the preconditioner and before the learning rate, where updates still point uphill.
+
+    Args:
+        penalty: as in `add_penalty`.
+
+    Returns:
+        An Optax transformation whose `update` needs `params`.
+
+    Reference:
+        Chen et al., Cautious weight decay, 2025 (arXiv:2510.12402).
+
+    Example:
+        >>> from jax_lrreg.penalties import L2
+        >>> params, tx = jnp.array([2.0, 2.0]), add_cautious_penalty(L2(0.1))
+        >>> print(tx.update(jnp.array([1.0, -1.0]), tx.init(params), params)[0])
+        [ 1.2 -1. ]
+    """
+
+    def change(update: jax.Array, gradient: jax.Array, count: jax.Array) -> jax.Array:
+        del count
+        return jnp.where(update * gradient > 0, update + gradient, update)
+
+    return _adding("add_cautious_penalty", penalty, change)
+
+
+def add_corrected_penalty(penalty: Penalty, learning_rate: Any, *, peak_value: Any) -> optax.GradientTransformation:
+    """Adds the gradient of a penalty in proportion to the learning rate, as AdamC does before normalization layers.
+
+        update <- update + learning_rate(count) / peak_value * gradient
+
+    Its place is after the preconditioner and before the learning rate, so that the decay in one step is
+    learning_rate^2 / peak_value * strength.
+
+    Args:
+        penalty: as in `add_penalty`; choose the layers that a normalization follows.
+        learning_rate: the schedule of the optimizer.
+        peak_value: its largest value; positive.
+
+    Returns:
+        An Optax transformation whose `update` needs `params`.
+
+    Reference:
+        Defazio, Why gradients rapidly increase near the end of training, 2025 (arXiv:2506.02285).
+
+    Example:
+        >>> from jax_lrreg.penalties import L2
+        >>> from jax_lrreg.schedules import Constant
+        >>> params, tx = jnp.array([2.0]), add_corrected_penalty(L2(0.1), Constant(0.5), peak_value=1.0)
+        >>> print(tx.update(jnp.array([1.0]), tx.init(params), params)[0])
+        [1.1]
+    """
+    schedule = as_schedule(learning_rate, "learning_rate")
+    require_number("add_corrected_penalty", "peak_value", peak_value, "a number > 0", lambda x: x > 0)
+
+    def change(update: jax.Array, gradient: jax.Array, count: jax.Array) -> jax.Array:
+        return update + schedule(count) / peak_value * gradient
+
+    return _adding("add_corrected_penalty", penalty, change)
+
+
+def add_independent_penalty(penalty: Penalty, schedule: Any = 1.0) -> optax.GradientTransformation:
+    """Takes a step down the gradient of a penalty that does not depend on the learning rate.
+
+        update <- update - schedule(count) * gradient
+
+    Its place is after the learning rate, where updates point downhill. `L2(decay)` shrinks the parameters by
+    the factor `1 - decay * schedule(count)`.
+
+    Args:
+        penalty: as in `add_penalty`.
+        schedule: a number or schedule, usually from 1 down to 0 like the learning rate's shape.
+
+    Returns:
+        An Optax transformation whose `update` needs `params`.
+
+    Reference:
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, eta_t of algorithm 2 (arXiv:1711.05101).
+
+    Example:
+        >>> from jax_lrreg.penalties import L2
+        >>> params, tx = jnp.array([2.0]), add_independent_penalty(L2(0.1))
+        >>> print(tx.update(jnp.array([0.0]), tx.init(params), params)[0])
+        [-0.2]
+    """
+    factor = as_schedule(schedule, "schedule")
+    return _adding(
+        "add_independent_penalty", penalty, lambda update, gradient, count: update - factor(count) * gradient
+    )
+
+
+def _adding(
+    name: str, penalty: Penalty, change: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+) -> optax.GradientTransformation:
+    """A transformation that changes each update given the penalty's gradient and the count."""
     if not isinstance(penalty, Penalty):
-        raise TypeError(f"add_penalty: `penalty` must be a Penalty, got {penalty!r}")
+        raise TypeError(f"{name}: `penalty` must be a Penalty, got {penalty!r}")
 
     def init(params: Any) -> AddPenaltyState:
         del params
@@ -46,12 +154,13 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AddPenaltyState]:
         if params is None:
-            raise ValueError("add_penalty: `params` must be given to `update`, got None")
-        gradient = penalty.gradient(params, state.count)
+            raise ValueError(f"{name}: `params` must be given to `update`, got None")
+        gradients = penalty.gradient(params, state.count)
 
-        def add(update: jax.Array, term: jax.Array) -> jax.Array:
-            return update + term.astype(update.dtype) if is_parameter(update) else update
+        def one(update: jax.Array, gradient: jax.Array) -> jax.Array:
+            return change(update, gradient, state.count).astype(update.dtype) if is_parameter(update) else update
 
-        return jax.tree.map(add, updates, gradient), AddPenaltyState(jnp.asarray(optax.safe_increment(state.count)))
+        changed = jax.tree.map(one, updates, gradients)
+        return changed, AddPenaltyState(jnp.asarray(optax.safe_increment(state.count)))
 
     return optax.GradientTransformation(init, update)

@@ -1,0 +1,288 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.linear_model import Lasso, MultiTaskLasso
+
+from jax_lrreg import penalties, schedules, training, transforms
+
+STEPS = 6000
+RATE = schedules.Cosine(1e-2, steps=STEPS)
+KNOWN = {
+    "sgd": optax.sgd,
+    "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+    "nesterov": lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True),
+    "adam": optax.adam,
+    "adam, other constants": lambda lr: optax.adam(lr, b1=0.95, b2=0.98, eps=1e-4),
+    "adam, eps_root": lambda lr: optax.adam(lr, eps_root=1e-6),
+    "adamw": lambda lr: optax.adamw(lr, weight_decay=0.0),
+    "nadam": optax.nadam,
+    "nadamw": lambda lr: optax.nadamw(lr, weight_decay=0.0),
+    "amsgrad": lambda lr: optax.amsgrad(10 * lr),
+    "adabelief": optax.adabelief,
+    "rmsprop": optax.rmsprop,
+    "rmsprop, momentum": lambda lr: optax.rmsprop(lr, momentum=0.9),
+    "rmsprop, bias": lambda lr: optax.rmsprop(lr, bias_correction=True, eps_in_sqrt=False),
+    "adagrad": lambda lr: optax.adagrad(50 * lr),
+    "clipped adam": lambda lr: optax.chain(optax.clip_by_global_norm(100.0), optax.adam(lr)),
+    "injected adam": lambda lr: optax.inject_hyperparams(optax.adam)(learning_rate=lr),
+}
+UNKNOWN = {
+    "lion": optax.lion,
+    "lamb": optax.lamb,
+    "radam": optax.radam,
+    "adamax": optax.adamax,
+    "yogi": optax.yogi,
+    "adan": optax.adan,
+    "adadelta": optax.adadelta,
+    "adafactor": optax.adafactor,
+    "sign_sgd": optax.sign_sgd,
+    "fromage": optax.fromage,
+    "prodigy": optax.contrib.prodigy,
+    "muon": optax.contrib.muon,
+    "multi steps": lambda lr: optax.MultiSteps(optax.adam(lr), 2).gradient_transformation(),
+}
+
+
+def lasso():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 40))
+    true = np.zeros(40)
+    true[:8] = rng.choice([-1, 1], 8) * rng.uniform(0.5, 3, 8)
+    y = x @ true + 0.5 * rng.normal(size=200)
+    x, y = x - x.mean(0), y - y.mean()
+    return x, y, Lasso(alpha=0.3, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x, y).coef_
+
+
+X, Y, COEF = lasso()
+
+
+def gradient(w):
+    return jax.grad(lambda w: jnp.mean((X.astype(np.float32) @ w - Y.astype(np.float32)) ** 2) / 2)(w)
+
+
+def run(tx, steps=STEPS):
+    def body(_, carry):
+        w, state = carry
+        updates, state = tx.update(gradient(w), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros(40)
+    return np.asarray(jax.jit(lambda: jax.lax.fori_loop(0, steps, body, (w, tx.init(w)))[0])())
+
+
+def test_the_problem_has_32_zeros():
+    assert (COEF == 0).sum() == 32
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_reaches_the_lasso_with_its_exact_zeros(name):
+    rate = RATE * {"adagrad": 50, "amsgrad": 10}.get(name, 1)
+    w = run(transforms.proximal(KNOWN[name](RATE), penalties.L1(0.3), learning_rate=rate))
+    np.testing.assert_array_equal(w == 0, COEF == 0)
+    np.testing.assert_allclose(w, COEF, atol=2e-5)
+
+
+def test_the_two_wrong_ways_give_no_zeros_or_another_solution():
+    in_loss = run(optax.chain(transforms.add_penalty(penalties.L1(0.3)), optax.adam(RATE)))
+    assert (in_loss == 0).sum() == 0
+    metric = lambda state, rate: rate  # noqa: E731 - soft thresholding by the rate times the strength
+    thresholded = run(transforms.proximal(optax.adam(RATE), penalties.L1(0.3), RATE, metric=metric))
+    assert np.abs(thresholded - COEF).max() > 0.1
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_metric_is_refused(name):
+    with pytest.raises(ValueError, match=r"proximal: .*give (it as )?`metric=`"):
+        transforms.proximal(UNKNOWN[name](0.01), penalties.L1(0.1), learning_rate=0.01)
+
+
+def test_another_learning_rate_does_not_pass_unnoticed():
+    with pytest.raises(ValueError, match=r"got 0.01 at step 0 where the optimizer uses 0.02"):
+        transforms.proximal(optax.adam(0.02), penalties.L1(0.1), learning_rate=0.01)
+    with pytest.raises(
+        ValueError, match=r"`learning_rate` must be that of the inner optimizer, got 0.01 at step 1000 "
+    ):
+        transforms.proximal(optax.adam(RATE), penalties.L1(0.1), learning_rate=1e-2)
+
+
+def test_measures_the_constants():
+    def measured(inner):
+        return transforms.measure(inner, lambda step: 0.01)
+
+    adam = measured(optax.adam(0.01, b2=0.98, eps=1e-4))
+    np.testing.assert_allclose([adam.b2, adam.eps, adam.eps_root], [0.98, 1e-4, 0], rtol=1e-5)
+    root = measured(optax.adam(0.01, eps_root=1e-6))
+    np.testing.assert_allclose([root.b2, root.eps_root], [0.999, 1e-6], rtol=1e-5)
+    assert measured(optax.sgd(0.01)) == transforms.Metric()
+    for centered in (False, True):
+        rms = measured(optax.rmsprop(0.01, eps=1e-5, centered=centered, momentum=0.8, nesterov=centered))
+        np.testing.assert_allclose([rms.eps_root, rms.momentum, rms.lag, rms.eps], [1e-5, 0.8, 0.8, 0], rtol=1e-5)
+    np.testing.assert_allclose(measured(optax.sgd(0.01, momentum=0.9)).momentum, 0.9, rtol=1e-6)
+
+
+def test_an_explicit_metric_allows_traced_hyperparameters_and_a_sweep():
+    def solve(strength, rate):
+        tx = transforms.proximal(
+            optax.adam(rate), penalties.L1(strength), rate, metric=transforms.Metric(b2=0.999, eps=1e-8)
+        )
+
+        def body(_, carry):
+            w, state = carry
+            updates, state = tx.update(gradient(w), state, w)
+            return optax.apply_updates(w, updates), state
+
+        w = jnp.zeros(40)
+        return jax.lax.fori_loop(0, 500, body, (w, tx.init(w)))[0]
+
+    strengths = jnp.array([0.1, 0.3, 1.0])
+    batched = jax.jit(jax.vmap(solve, in_axes=(0, None)))(strengths, jnp.float32(0.01))
+    for strength, w in zip(strengths, batched, strict=True):
+        np.testing.assert_allclose(w, jax.jit(solve)(strength, 0.01), atol=1e-5)
+    zeros = (np.asarray(batched) == 0).sum(1)
+    assert zeros[0] <= zeros[1] <= zeros[2]
+    with pytest.raises(ValueError, match="traced"):
+        jax.jit(lambda rate: transforms.proximal(optax.adam(rate), penalties.L1(0.1), rate).init(jnp.zeros(2)))(0.1)
+
+
+def test_zeros_stay_exact_in_bfloat16():
+    params = {"w": jnp.full(8, 0.37, jnp.bfloat16), "v": jnp.full(8, 0.37, jnp.float32)}
+    tx = transforms.proximal(optax.adam(0.01), penalties.L1(5.0), learning_rate=0.01)
+    state = tx.init(params)
+    for _ in range(100):
+        updates, state = tx.update(jax.tree.map(lambda p: (0.01 * p).astype(p.dtype), params), state, params)
+        assert updates["w"].dtype == jnp.bfloat16
+        params = optax.apply_updates(params, updates)
+    assert not jnp.any(params["w"])
+    assert not jnp.any(params["v"])
+
+
+def test_what_is_not_selected_moves_exactly_as_without():
+    params = {"kernel": jnp.linspace(-1, 1, 7), "bias": jnp.linspace(1, 2, 3)}
+    grads = jax.tree.map(jnp.cos, params)
+    plain = optax.adam(0.01)
+    tx = transforms.proximal(plain, penalties.L1(10.0).on("kernel"), learning_rate=0.01)
+    ours, _ = tx.update(grads, tx.init(params), params)
+    theirs, _ = plain.update(grads, plain.init(params), params)
+    np.testing.assert_array_equal(ours["bias"], theirs["bias"])
+    assert not np.array_equal(ours["kernel"], theirs["kernel"])
+
+
+@pytest.mark.parametrize("wrap", ["masked", "multi steps", "partition", "chain"])
+def test_works_inside(wrap):
+    inner = transforms.proximal(optax.adam(0.05), penalties.L1(1.0), learning_rate=0.05)
+    tx = {
+        "masked": optax.masked(inner, {"a": True, "b": False}),
+        "multi steps": optax.MultiSteps(inner, 2).gradient_transformation(),
+        "partition": optax.partition({"prox": inner, "sgd": optax.sgd(0.1)}, {"a": "prox", "b": "sgd"}),
+        "chain": optax.chain(optax.clip_by_global_norm(10.0), inner),
+    }[wrap]  # fmt: skip
+    params = {"a": jnp.array([0.3, -2.0]), "b": jnp.array([0.3])}
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        grads = {"a": params["a"] - jnp.array([0.5, -3.0]), "b": params["b"] * 0.1}
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(1500):
+        params, state = step(params, state)
+    np.testing.assert_allclose(params["a"], [0.0, -2.0], atol=1e-2)
+    assert params["a"][0] == 0
+
+
+def test_group_rows_under_adam():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(100, 10))
+    true = np.zeros((10, 3))
+    true[:4] = rng.normal(size=(4, 3))
+    y = x @ true + 0.1 * rng.normal(size=(100, 3))
+    reference = MultiTaskLasso(alpha=0.2, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(x, y).coef_.T
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    lr = schedules.Cosine(1e-2, steps=4000)
+    tx = transforms.proximal(optax.adam(lr), penalties.GroupLasso(0.2, axis=-1), lr)
+
+    def body(_, carry):
+        w, state = carry
+        grads = jax.grad(lambda w: jnp.sum((x @ w - y) ** 2) / (2 * len(x)))(w)
+        updates, state = tx.update(grads, state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros((10, 3))
+    w = np.asarray(jax.jit(lambda: jax.lax.fori_loop(0, 4000, body, (w, tx.init(w)))[0])())
+    np.testing.assert_allclose(w, reference, atol=1e-4)
+    np.testing.assert_array_equal(np.all(w == 0, 1), np.all(reference == 0, 1))
+    assert np.all(reference == 0, 1).sum() >= 4
+
+
+def test_in_a_training_step_with_accumulation():
+    def apply(params, x):
+        return x @ params
+
+    def loss_fn(model, batch):
+        return jnp.mean((model(batch["x"]) - batch["y"]) ** 2) / 2
+
+    lr = schedules.Cosine(1e-2, steps=3000)
+    tx = transforms.proximal(optax.adam(lr), penalties.L1(0.3), lr)
+    data = training.ArrayData({"x": X.astype(np.float32), "y": Y.astype(np.float32)}, 200, shuffle=False)
+    step = training.make_step(apply, loss_fn, tx, accumulate=4, learning_rate=lr)
+    state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(40))
+    state, history = training.fit(step, state, data, steps=3000, log_every=1000)
+    np.testing.assert_array_equal(np.asarray(state.params) == 0, COEF == 0)
+    np.testing.assert_allclose(history["learning_rate"], lr(history["step"] - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (TypeError, "`inner`", lambda: transforms.proximal(0.1, penalties.L1(0.1), 0.1)),
+        (TypeError, "`penalty`", lambda: transforms.proximal(optax.sgd(0.1), 0.1, 0.1)),
+        (TypeError, "`learning_rate`", lambda: transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), None)),
+        (ValueError, "`learning_rate`", lambda: transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), -1.0)),
+        (TypeError, "`metric`", lambda: transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), 0.1, metric="adam")),
+        (ValueError, "`b2`", lambda: transforms.Metric(b2=1.0)),
+        (ValueError, "`eps`", lambda: transforms.Metric(eps=-1.0)),
+        (ValueError, "`momentum`", lambda: transforms.Metric(momentum=1.5)),
+        (ValueError, "positive at some", lambda: transforms.proximal(optax.sgd(0.0), penalties.L1(0.1), lambda _: 0.0)),
+    ],
+)  # fmt: skip
+def test_wrong_calls(error, words, call):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_penalty_without_a_prox_is_refused_by_name():
+    tx = transforms.proximal(optax.sgd(0.1), penalties.L1(0.1) + penalties.L2(0.1), 0.1)
+    params = jnp.ones(2)
+    with pytest.raises(ValueError, match="L1 and L2 both apply"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_decay_family():
+    params, grads = jnp.array([10.0, -0.1]), jnp.array([3.0, 0.01])
+
+    def moved(*chain):
+        tx = optax.chain(*chain)
+        return optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+
+    adam, rate = optax.scale_by_adam(), optax.scale_by_learning_rate(0.1)
+    l2 = penalties.L2(0.2)
+    clip = optax.clip_by_global_norm(1.0)
+    np.testing.assert_allclose(moved(clip, transforms.add_penalty(l2), adam, rate), [9.9, 0.0], atol=1e-5)
+    np.testing.assert_allclose(moved(clip, adam, transforms.add_penalty(l2), rate), [9.7, -0.198], atol=1e-5)
+    independent = transforms.add_independent_penalty(penalties.L2(0.02))
+    np.testing.assert_allclose(moved(clip, adam, rate, independent), [9.7, -0.198], atol=1e-5)
+    np.testing.assert_allclose(moved(clip, adam, transforms.add_cautious_penalty(l2), rate), [9.7, -0.2], atol=1e-5)
+    corrected = transforms.add_corrected_penalty(l2, schedules.Constant(0.1), peak_value=0.4)
+    np.testing.assert_allclose(moved(clip, adam, corrected, rate), [9.9 - 0.05, -0.2 + 0.0005], atol=1e-5)
+
+
+def test_independent_decay_follows_its_own_schedule():
+    tx = transforms.add_independent_penalty(penalties.L2(0.1), schedules.Linear(1.0, steps=2))
+    params, state = jnp.array([1.0]), None
+    state = tx.init(params)
+    for factor in (0.9, 0.95, 1.0):
+        updates, state = tx.update(jnp.zeros(1), state, params)
+        np.testing.assert_allclose(updates, factor - 1, atol=1e-6)
