@@ -1,8 +1,10 @@
 """Pictures with Matplotlib: each function takes data and axes, draws, and returns the axes."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from jax_lrreg._struct import require
+from jax_lrreg.penalties import Penalty
 from jax_lrreg.schedules import InUnits, Joined, Product, Schedule, Sum, Warmup
 
 POINTS = 2000  # more than a picture is wide
@@ -140,6 +143,86 @@ def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -
     axes[-1].set_xlabel("step")
     _plain_steps(axes[-1], int(history["step"][-1]))
     return axes
+
+
+def penalty(
+    penalty: Penalty | Mapping[str, Penalty],
+    *,
+    low: float = -3.0,
+    high: float = 3.0,
+    step_size: float = 1.0,
+    axes: Sequence[Axes] | None = None,
+) -> Sequence[Axes]:
+    """Draws one or several penalties of a single number: value, gradient and prox.
+
+    Args:
+        penalty: a penalty, or a dict of them. One without a prox is left out of the third panel.
+        low, high: the range of the number.
+        step_size: of the prox.
+        axes: three axes; a new figure by default.
+
+    Returns:
+        The axes of value, gradient and prox.
+    """
+    named = penalty if isinstance(penalty, Mapping) else {"": penalty}
+    require(len(named) > 0, "plots.penalty", "penalty", penalty, "at least one penalty")
+    require(low < high, "plots.penalty", "low", low, f"less than high={high}")
+    if axes is None:
+        _, axes = plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")
+    require(len(axes) == 3, "plots.penalty", "axes", len(axes), "three axes")
+    w = jnp.linspace(low, high, 1001)
+    axes[2].plot(w, w, color="0.8", linewidth=0.8)  # no penalty
+    for (name, one), color in zip(named.items(), _cycle(COLORS, len(named)), strict=True):
+        style: dict[str, Any] = {"color": color, "label": name or None, "linewidth": 1.8}
+        axes[0].plot(w, jax.vmap(lambda x, p=one: p(x[None]))(w), **style)
+        axes[1].plot(w, jax.vmap(lambda x, p=one: p.gradient(x[None])[0])(w), **style)
+        with contextlib.suppress(NotImplementedError):
+            axes[2].plot(w, jax.vmap(lambda x, p=one: p.prox(x[None], step_size)[0])(w), **style)
+    for ax, title in zip(axes, ("value", "gradient", f"prox, step size {step_size:g}"), strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("w")
+        ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        ax.spines[["top", "right"]].set_visible(False)
+    if any(named):
+        axes[0].legend(frameon=False, fontsize=8)
+    return axes
+
+
+def path(strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+    """Draws a regularization path: each coefficient against the strength, and how many are not zero.
+
+    Args:
+        strengths: [points], positive.
+        coefficients: [points, coefficients].
+        names: of the coefficients, for a legend; none by default.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
+    shaped = strengths.ndim == 1 and coefficients.ndim == 2 and len(strengths) == len(coefficients)
+    require(shaped, "plots.path", "coefficients", coefficients.shape, f"of shape [{strengths.size}, coefficients]")
+    require(np.all(strengths > 0), "plots.path", "strengths", strengths, "numbers > 0")
+    count = coefficients.shape[1]
+    require(len(names) in (0, count), "plots.path", "names", len(names), f"{count} names or none")
+    ax = _axes(ax, (7.0, 3.6))
+    for index, color in enumerate(_cycle(COLORS, count)):
+        ax.plot(strengths, coefficients[:, index], color=color, linewidth=1.5, label=names[index] if names else None)
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.set_xscale("log")
+    ax.set_xlim(strengths.min(), strengths.max())
+    ax.set_xlabel("strength")
+    ax.set_ylabel("coefficient")
+    left = np.count_nonzero(coefficients, axis=1)
+    top = ax.secondary_xaxis("top")
+    chosen = np.unique(np.linspace(0, len(strengths) - 1, 7).round().astype(int))
+    top.set_xticks(strengths[chosen], [str(left[index]) for index in chosen])
+    top.minorticks_off()
+    top.set_xlabel("coefficients that are not zero", fontsize=9)
+    if names:
+        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
 
 
 def evaluated_names(history: Mapping[str, Any]) -> list[str]:

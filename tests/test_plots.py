@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jax_lrreg import plots, schedules
+from jax_lrreg import penalties, plots, schedules
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,21 @@ def test_history_has_a_panel_for_each_thing():
     assert [ax.get_ylabel() for ax in plots.history(history)] == ["loss", "learning rate"]
 
 
+def test_penalties_are_drawn_with_value_gradient_and_prox():
+    axes = plots.penalty({"L1": penalties.L1(0.5), "L2": penalties.L2(0.5)}, step_size=2.0)
+    w, value = axes[0].lines[0].get_data()
+    np.testing.assert_allclose(value, 0.5 * np.abs(w), rtol=1e-6)
+    np.testing.assert_allclose(axes[1].lines[0].get_ydata(), 0.5 * np.sign(w), rtol=1e-6)
+    lines = {line.get_label(): line for line in axes[2].lines}
+    np.testing.assert_allclose(lines["L1"].get_ydata(), np.sign(w) * np.maximum(np.abs(w) - 1, 0), atol=1e-6)
+
+
+def test_a_path_counts_what_is_not_zero():
+    ax = plots.path([0.1, 1.0], [[1.0, -2.0], [0.0, -1.0]], names=["a", "b"])
+    assert len(ax.get_legend().get_texts()) == 2
+    assert [label.get_text() for label in ax.child_axes[0].get_xticklabels()] == ["2", "1"]
+
+
 def test_wrong_calls():
     with pytest.raises(ValueError, match="`steps`"):
         plots.schedule(schedules.Constant(0.1), steps=0)
@@ -62,3 +77,9 @@ def test_wrong_calls():
         plots.schedule({}, steps=10)
     with pytest.raises(ValueError, match="`history`"):
         plots.history({"loss": np.ones(3)})
+    with pytest.raises(ValueError, match="`penalty`"):
+        plots.penalty({})
+    with pytest.raises(ValueError, match="`coefficients`"):
+        plots.path([1.0, 2.0], np.ones((3, 4)))
+    with pytest.raises(ValueError, match="`strengths`"):
+        plots.path([0.0, 2.0], np.ones((2, 4)))
