@@ -62,7 +62,8 @@ def arguments_text(obj: Any) -> list[str]:
         value = getattr(obj, field.name)
         traced = isinstance(value, Tracer)
         if field.default is dataclasses.MISSING or traced or _key(field.default) != _key(value):
-            texts.append(number_text(value) if index == 0 else f"{field.name}={number_text(value)}")
+            positional = index == 0 and not field.kw_only
+            texts.append(number_text(value) if positional else f"{field.name}={number_text(value)}")
     return texts
 
 
@@ -72,7 +73,11 @@ def number_text(value: Any) -> str:
         if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
             return repr(np.asarray(value, None if value.dtype.kind in "iuf" else np.float32).tolist())
         return f"<{value.dtype}{list(value.shape)}>"
-    if isinstance(value, tuple):
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {number_text(item)}' for key, item in value.items())}}}"
+    if type(value) is list:
+        return f"[{', '.join(map(number_text, value))}]"
+    if type(value) is tuple:
         return f"({', '.join(map(number_text, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
 

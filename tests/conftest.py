@@ -1,6 +1,8 @@
 """Switches for every test."""
 
+import gc
 import os
+import re
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("JAX_LRREG_PLATFORM", ""))
@@ -17,3 +19,30 @@ hypothesis.settings.load_profile("ci")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """No addresses in the names of tests: two workers must agree on them."""
+    text = repr(val)
+    return re.sub(r" at 0x[0-9a-f]+", "", text) if " at 0x" in text else None
+
+
+MEMORY = {"after clearing": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _little_memory():
+    """Thousands of small compiled programs fill the memory: they are dropped when they get too many."""
+    yield
+    if _gigabytes() > MEMORY["after clearing"] + 1.5:
+        jax.clear_caches()
+        gc.collect()
+        MEMORY["after clearing"] = _gigabytes()
+
+
+def _gigabytes() -> float:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except OSError:  # not on Linux
+        return 0.0

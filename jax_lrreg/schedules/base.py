@@ -1,6 +1,7 @@
 """`Schedule`, and the algebra that makes new schedules of given ones."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import arguments_text, number_text, pytree, require, require_number, static
-from jax_lrreg.schedules.clock import Clock
+from jax_lrreg._struct import arguments_text, pytree, require_number, static
+from jax_lrreg.schedules.clock import Clock, known
 
 
 class Schedule:
@@ -39,12 +40,22 @@ class Schedule:
         value = jnp.asarray(self.at(clock), clock.dtype)
         return jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, clock.shape))
 
+    @property
+    def horizon(self) -> Any:
+        """The step from which the value stays as it is; None if there is no such step, or none is known."""
+        return None
+
     def __mul__(self, other: "Schedule | Callable | float") -> "Schedule":
         """The product with a number or with another schedule."""
         return Product(self, as_schedule(other, "*"))
 
     def __rmul__(self, other: "Callable | float") -> "Schedule":
         return Product(as_schedule(other, "*"), self)
+
+    def __truediv__(self, other: float) -> "Schedule":
+        """This schedule divided by a number."""
+        require_number("Schedule", "/", other, "a positive number", lambda x: x > 0)
+        return Product(Constant(1 / other), self)
 
     def __add__(self, other: "Schedule | Callable | float") -> "Schedule":
         """The sum with a number or with another schedule."""
@@ -53,40 +64,124 @@ class Schedule:
     def __radd__(self, other: "Callable | float") -> "Schedule":
         return Sum(as_schedule(other, "+"), self)
 
-    def warmup(self, steps: Any, init_value: Any = 0.0) -> "Schedule":
-        """A linear ramp of `steps` before this schedule, which moves back by as much; see `Warmup`."""
-        return Warmup(self, steps=steps, init_value=init_value)
+    # What follows is about time and lives in `ramps` and `timeline`, which need this class: hence the imports inside.
+
+    def warmup(self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0) -> "Schedule":
+        """A ramp of `steps` before this schedule, which moves back by as much; see `Warmup`."""
+        from jax_lrreg.schedules.ramps import Warmup
+
+        return Warmup(self, steps=steps, init_value=init_value, shape=shape, power=power)
+
+    def overlay_warmup(self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0) -> "Schedule":
+        """This schedule, which runs from step 0, times a ramp from `init_value`, a factor, to 1.
+
+        >>> (2 * Constant(0.1)).overlay_warmup(10)
+        2 * Constant(0.1) * Constant(1.0).warmup(10)
+        """
+        return self * Constant(1.0).warmup(steps, init_value=init_value, shape=shape, power=power)
+
+    def cooldown(
+        self, steps: Any, at: Any, end_value: Any = 0.0, shape: str = "linear", power: Any = 2.0, rate: Any = 0.1
+    ) -> "Schedule":
+        """This schedule until `at`, and from there down to `end_value` within `steps`; see `Cooldown`."""
+        from jax_lrreg.schedules.ramps import Cooldown
+
+        return Cooldown(self, steps=steps, start=at, end_value=end_value, shape=shape, power=power, rate=rate)
+
+    def branch_cooldown(
+        self, steps: Any, at: Any, end_value: Any = 0.0, shape: str = "linear", power: Any = 2.0, rate: Any = 0.1
+    ) -> "Schedule":
+        """The schedule of a run that leaves this one at `at` to cool down; a cooldown planned for later is dropped.
+
+        >>> planned = Constant(0.1).cooldown(200, at=800)
+        >>> planned.branch_cooldown(50, at=400)
+        Constant(0.1).cooldown(50, at=400)
+        """
+        from jax_lrreg.schedules.ramps import branch
+
+        return branch(self, at).cooldown(steps, at, end_value=end_value, shape=shape, power=power, rate=rate)
+
+    def extend(self, at: Any, total_steps: Any) -> "Schedule":
+        """This schedule until `at`, its rest stretched or shrunk to end at `total_steps`; see `Extended`."""
+        from jax_lrreg.schedules.timeline import Extended
+
+        return Extended(self, start=at, total_steps=total_steps)
+
+    def shift(self, steps: Any) -> "Schedule":
+        """This schedule, later by `steps`, or earlier if that is negative; see `Shifted`."""
+        from jax_lrreg.schedules.timeline import Shifted
+
+        return Shifted(self, steps=steps)
+
+    def stretch(self, factor: Any) -> "Schedule":
+        """This schedule, slower by `factor`; see `Stretched`."""
+        from jax_lrreg.schedules.timeline import Stretched
+
+        return Stretched(self, factor=factor)
+
+    def repeat(self, steps: Any) -> "Schedule":
+        """The first `steps` of this schedule, over and over; see `Repeated`."""
+        from jax_lrreg.schedules.timeline import Repeated
+
+        return Repeated(self, steps=steps)
+
+    def in_units(self, per_step: Any) -> "Schedule":
+        """This schedule, written in units of which one step covers `per_step`; see `InUnits`."""
+        from jax_lrreg.schedules.timeline import InUnits
+
+        return InUnits(self, per_step=per_step)
+
+    def area(self, steps: int) -> jax.Array:
+        """The sum of the values at the steps 0, ..., steps - 1, without the error of a long sum.
+
+        >>> print(Constant(0.1).area(10**6))
+        100000.0
+        """
+        from jax_lrreg.schedules.area import area
+
+        return area(self, steps)
 
     def clip(self, min: Any = None, max: Any = None) -> "Schedule":  # noqa: A002 - as in jnp.clip
         """This schedule kept within `min` and `max`; see `Clip`."""
         return Clip(self, min=min, max=max)
-
-    def in_units(self, per_step: Any) -> "Schedule":
-        """This schedule, written in units of which one step covers `per_step`; see `InUnits`."""
-        return InUnits(self, per_step=per_step)
 
 
 def as_schedule(value: Any, argument: str) -> Schedule:
     """A schedule as it is, a number as `Constant`, any other callable `step -> value` as `Function`."""
     if isinstance(value, Schedule):
         return value
-    if callable(value):
+    if callable(value) and not isinstance(value, type):
         return Function(value)
-    require_number("Schedule", argument, value, "a number, a schedule or a function of the step", lambda x: x >= 0)
+    require_number("Schedule", argument, value, "a number >= 0, a schedule or a function of the step", lambda x: x >= 0)
     return Constant(value)
 
 
-def interpolate(begin: Any, end: Any, fall: jax.Array, rise: jax.Array) -> jax.Array:
-    """From `begin` to `end`, given a shape as it falls from 1 to 0 and its mirror image as it rises.
+def require_schedules(obj: Any, *names: str) -> None:
+    """Refuses anything but a schedule in the fields named."""
+    for name in names:
+        if not isinstance(value := getattr(obj, name), Schedule):
+            raise TypeError(f"{type(obj).__name__}: `{name}` must be a schedule, got {value!r}")
 
-    Both are asked for because a small number must not be computed as one minus a large one. The ends
-    are hit exactly, and rounding cannot carry the value past either of them.
-    """
-    falls = jnp.asarray(begin) >= end
-    low, high = jnp.where(falls, end, begin), jnp.where(falls, begin, end)
-    value = low + jnp.where(falls, begin - end, end - begin) * jnp.where(falls, fall, rise)
-    value = jnp.where(value > high, high, value)
-    return jnp.where(rise <= 0, begin, jnp.where(fall <= 0, end, value))
+
+def require_values(owner: Any, **values: Any) -> None:
+    """Refuses anything but numbers >= 0, the values that a schedule takes."""
+    for name, value in values.items():
+        require_number(owner, name, value, "a number >= 0", lambda x: x >= 0)
+
+
+def require_positive(owner: Any, **values: Any) -> None:
+    """Refuses anything but positive numbers."""
+    for name, value in values.items():
+        require_number(owner, name, value, "a positive number", lambda x: x > 0)
+
+
+def latest(*horizons: Any) -> Any:
+    """The last of several horizons; None if one of them is."""
+    if any(horizon is None for horizon in horizons):
+        return None
+    if all(isinstance(horizon, int | float) for horizon in horizons):
+        return max(horizons)
+    return functools.reduce(jnp.maximum, horizons)
 
 
 @pytree
@@ -106,7 +201,11 @@ class Constant(Schedule):
     value: Any
 
     def __post_init__(self):
-        require_number(self, "value", self.value, "a number >= 0", lambda x: x >= 0)
+        require_values(self, value=self.value)
+
+    @property
+    def horizon(self):
+        return 0
 
     def at(self, clock):
         return self.value + jnp.zeros(clock.shape, clock.dtype)
@@ -155,6 +254,13 @@ class Product(Schedule):
     first: Schedule
     second: Schedule
 
+    def __post_init__(self):
+        require_schedules(self, "first", "second")
+
+    @property
+    def horizon(self):
+        return latest(self.first.horizon, self.second.horizon)
+
     def at(self, clock):
         return self.first.at(clock) * self.second.at(clock)
 
@@ -174,100 +280,18 @@ class Sum(Schedule):
     first: Schedule
     second: Schedule
 
+    def __post_init__(self):
+        require_schedules(self, "first", "second")
+
+    @property
+    def horizon(self):
+        return latest(self.first.horizon, self.second.horizon)
+
     def at(self, clock):
         return self.first.at(clock) + self.second.at(clock)
 
     def __repr__(self):
         return f"{self.first!r} + {_operand(self.second, Sum, number=True)}"
-
-
-@pytree
-class Joined(Schedule):
-    """Schedules one after the other, written `join([(piece, length), ..., (last, None)])`.
-
-    A piece counts its steps from its own beginning. While it is idle it stands still at its nearer
-    end, so what it would do elsewhere never reaches the value or the gradient.
-
-    Attributes:
-        pieces: the schedules.
-        lengths: the duration of each but the last, positive.
-
-    Example:
-        >>> join([(Constant(0.1), 10), (Constant(0.01), None)])
-        join([(Constant(0.1), 10), (Constant(0.01), None)])
-    """
-
-    pieces: tuple[Schedule, ...]
-    _: KW_ONLY
-    lengths: tuple[Any, ...]
-
-    def __post_init__(self):
-        for length in self.lengths:
-            require_number("join", "length", length, "a positive number of steps", lambda x: x > 0)
-
-    def at(self, clock):
-        value = self.pieces[0].at(clock.upto(self.lengths[0]))
-        for piece, length, end in zip(self.pieces[1:], self.lengths, (*self.lengths[1:], None), strict=True):
-            clock = clock.after(length)
-            own = piece.at(clock if end is None else clock.upto(end))
-            value = jnp.where(clock.begun, own, value)
-        return value
-
-    def __repr__(self):
-        pairs = zip(self.pieces, (*self.lengths, None), strict=True)
-        return f"join([{', '.join(f'({piece!r}, {number_text(length)})' for piece, length in pairs)}])"
-
-
-def join(pieces: Sequence[tuple[Schedule | Callable | float, Any]]) -> Joined:
-    """Schedules one after the other: `[(piece, length), ..., (last, None)]`; see `Joined`."""
-    pairs = list(pieces)
-    require(len(pairs) >= 2, "join", "pieces", len(pairs), "at least two pairs (piece, length)")
-    for pair in pairs:
-        require(isinstance(pair, tuple | list) and len(pair) == 2, "join", "pieces", pair, "pairs (piece, length)")
-    require(pairs[-1][1] is None, "join", "length", pairs[-1][1], "None for the last piece, which has no end")
-    return Joined(
-        tuple(as_schedule(piece, "piece") for piece, _ in pairs), lengths=tuple(length for _, length in pairs[:-1])
-    )
-
-
-@pytree
-class Warmup(Schedule):
-    """A ramp before a schedule, written `schedule.warmup(steps)`. The schedule moves back by `steps`.
-
-        value(step) = init_value + (first - init_value) step / steps     for step < steps
-                    = schedule(step - steps)                             from then on
-
-    where `first` is the schedule's own first value, which is reached at `step == steps`.
-
-    Attributes:
-        schedule: what follows the ramp.
-        steps: duration of the ramp; positive.
-        init_value: value at step 0, not negative.
-
-    Example:
-        >>> Constant(0.1).warmup(5)
-        Constant(0.1).warmup(5)
-        >>> print(Constant(0.1).warmup(5)(1))
-        0.02
-    """
-
-    schedule: Schedule
-    _: KW_ONLY
-    steps: Any
-    init_value: Any = 0.0
-
-    def __post_init__(self):
-        require_number("warmup", "steps", self.steps, "a positive number of steps", lambda x: x > 0)
-        require_number("warmup", "init_value", self.init_value, "a number >= 0", lambda x: x >= 0)
-
-    def at(self, clock):
-        first = self.schedule.at(clock.upto(0))
-        ramp = interpolate(self.init_value, first, clock.left(self.steps), clock.done(self.steps))
-        rest = clock.after(self.steps)
-        return jnp.where(rest.begun, self.schedule.at(rest), ramp)
-
-    def __repr__(self):
-        return _method_text(self, "warmup")
 
 
 @pytree
@@ -292,12 +316,17 @@ class Clip(Schedule):
     max: Any = None
 
     def __post_init__(self):
+        require_schedules(self, "schedule")
         for name in ("min", "max"):
             if getattr(self, name) is not None:
                 require_number("clip", name, getattr(self, name), "a number >= 0 or None", lambda x: x >= 0)
-        if self.min is not None and self.max is not None and not isinstance(self.min, jax.core.Tracer):
-            lowest = np.asarray(self.min)
+        if self.min is not None and self.max is not None and known(self.min):
+            lowest = np.asarray(self.min, np.float64)
             require_number("clip", "max", self.max, f"at least min={self.min}", lambda x: x >= lowest)
+
+    @property
+    def horizon(self):
+        return self.schedule.horizon
 
     def at(self, clock):
         value = self.schedule.at(clock)
@@ -308,39 +337,7 @@ class Clip(Schedule):
         return value
 
     def __repr__(self):
-        return _method_text(self, "clip")
-
-
-@pytree
-class InUnits(Schedule):
-    """A schedule written in other units than steps, as `schedule.in_units(per_step=...)`.
-
-        value(step) = schedule(step per_step)
-
-    but computed in whole steps, so that a horizon of 10^13 tokens ends as exactly as one of 10 steps.
-
-    Attributes:
-        schedule: its durations are in epochs, examples, tokens, ...
-        per_step: how many of these one step covers; positive. 1/390 of an epoch, 256 examples, ...
-
-    Example:
-        >>> from jax_lrreg.schedules import Linear
-        >>> print(Linear(0.1, steps=90).in_units(per_step=1 / 390)(45 * 390))
-        0.05
-    """
-
-    schedule: Schedule
-    _: KW_ONLY
-    per_step: Any
-
-    def __post_init__(self):
-        require_number("in_units", "per_step", self.per_step, "a positive number", lambda x: x > 0)
-
-    def at(self, clock):
-        return self.schedule.at(clock.in_units(self.per_step))
-
-    def __repr__(self):
-        return _method_text(self, "in_units")
+        return method_text(self, "clip")
 
 
 def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
@@ -350,6 +347,12 @@ def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
     return f"({schedule!r})" if isinstance(schedule, looser) else repr(schedule)
 
 
-def _method_text(obj: Any, method: str) -> str:
-    """The text of an object that a method of its first field made: `Cosine(...).warmup(5)`."""
-    return f"{_operand(obj.schedule, Sum | Product)}.{method}({', '.join(arguments_text(obj)[1:])})"
+def method_text(obj: Any, method: str, **renamed: str) -> str:
+    """The text of an object that a method of its first field made: `Cosine(...).warmup(5)`.
+
+    The field `steps` is the method's first argument and stands without its name; a field may be called
+    otherwise than the argument it comes from.
+    """
+    arguments = [text.partition("=") for text in arguments_text(obj)[1:]]
+    texts = [value if name == "steps" else f"{renamed.get(name, name)}={value}" for name, _, value in arguments]
+    return f"{_operand(obj.schedule, Sum | Product)}.{method}({', '.join(texts)})"

@@ -6,13 +6,23 @@ computes what remains before it divides: the result is right to a few units in t
 every step up to 2^31 - 1, and exactly 0 and 1 at the ends.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 LAST_STEP = 2**31 - 1
+LARGEST = 2**31 - 128  # the last float32 that an int32 can hold
+
+
+class Steps(NamedTuple):
+    """A duration in steps: whole ones and a rest. `Clock` takes it wherever it takes a number."""
+
+    whole: Any
+    part: Any
 
 
 class Clock(NamedTuple):
@@ -49,58 +59,102 @@ class Clock(NamedTuple):
         whole = jnp.floor(step)
         return cls(whole.astype(jnp.int32), step - whole, dtype=dtype)
 
-    def steps_of(self, duration: Any) -> tuple[Any, Any]:
+    def steps_of(self, duration: Any) -> Steps:
         """A duration in units of the piece as whole steps and a rest in [0, 1)."""
-        if isinstance(duration, jax.core.Tracer) or isinstance(self.unit, jax.core.Tracer):
+        if isinstance(duration, Steps):
+            return duration
+        if not known(duration, self.unit):
             steps = duration if self._plain else duration / self.unit
             if jnp.issubdtype(jnp.result_type(steps), jnp.integer):
-                return jnp.asarray(steps, jnp.int32), 0
-            whole = jnp.floor(jax.lax.stop_gradient(steps))
-            return whole.astype(jnp.int32), steps - whole
+                return Steps(jnp.asarray(steps, jnp.int32), 0)
+            whole = jnp.floor(jnp.minimum(jax.lax.stop_gradient(steps), LARGEST))
+            return Steps(whole.astype(jnp.int32), steps - whole)
         steps = np.asarray(duration, np.float64) / np.float64(self.unit)
         nearest = np.rint(steps)
         steps = np.where(np.abs(steps - nearest) <= 4e-16 * np.abs(nearest), nearest, steps)  # 5 / (1/390)
-        whole = np.floor(steps)
-        if np.any(whole > LAST_STEP):
+        if np.any(steps >= LAST_STEP + 1):
             raise ValueError(
                 f"a duration of {duration} is {float(np.max(steps)):.6g} steps, beyond 2^31 - 1; write a longer "
                 "horizon in larger units with `in_units(per_step=...)`"
             )
-        part = steps - whole
-        return np.asarray(whole, np.int32), self._number(part) if np.any(part) else 0
+        return self.split(steps)
+
+    def split(self, steps: Any) -> Steps:
+        """A known number of steps as whole ones and a rest, which is large where an int32 is not enough."""
+        whole = np.minimum(np.floor(steps), LAST_STEP)
+        part = np.asarray(steps - whole)
+        return Steps(np.asarray(whole, np.int32), part if np.any(part) else 0)
 
     def left(self, duration: Any) -> jax.Array:
         """The fraction of `duration` that remains: 1 up to the beginning, exactly 0 from the end on."""
-        whole, part, total = self._span(duration)
-        late = jnp.minimum(whole, LAST_STEP - 1) + 1
-        remaining = (whole - jnp.clip(self.step, 0, late)).astype(self.dtype) + (part - self._started_part())
+        whole, part, total, late = self._span(duration)
+        remaining = self.number(whole - jnp.clip(self.step, 0, late))
+        rest = part - self._started_part()
+        if not isinstance(rest, int):
+            remaining = remaining + rest
+            remaining = jnp.where(remaining <= self._slack(part), 0, remaining)
         fraction = jnp.clip(remaining, 0, total) / jnp.where(total > 0, total, 1)
-        return jnp.where(remaining >= total, jnp.where(remaining > 0, self._number(1), 0), fraction)
+        return jnp.where(remaining >= total, jnp.where(remaining > 0, self.number(1), 0), fraction)
 
     def done(self, duration: Any) -> jax.Array:
         """The fraction of `duration` that has passed: 0 up to the beginning, exactly 1 from the end on."""
-        whole, _, total = self._span(duration)
-        late = jnp.minimum(whole, LAST_STEP - 1) + 1
-        elapsed = jnp.clip(self.step, 0, late).astype(self.dtype) + self._started_part()
-        return jnp.where(elapsed >= total, self._number(1), elapsed / jnp.where(total > 0, total, 1))
+        _, part, total, late = self._span(duration)
+        elapsed = self._added(self.number(jnp.clip(self.step, 0, late)), self._started_part())
+        return jnp.where(elapsed >= total - self._slack(part), self.number(1), elapsed / jnp.where(total > 0, total, 1))
 
     def reached(self, duration: Any) -> jax.Array:
         """Whether `duration` has passed."""
         whole, part = self.steps_of(duration)
         if isinstance(part, int) and isinstance(self.part, int):
             return self.step >= whole
-        return (self.step > whole) | ((self.step == whole) & (self.part >= part))
+        ahead = self.part - part + self._slack(part)
+        return (self.step > whole) | ((self.step == whole) & (ahead >= 0)) | ((self.step == whole - 1) & (ahead >= 1))
 
     def after(self, duration: Any) -> "Clock":
-        """The clock of a piece that begins when `duration` has passed."""
+        """The clock of a piece that begins when `duration` has passed; it began earlier if that is negative."""
         whole, part = self.steps_of(duration)
-        return self._moved(-whole, self.part - part if not isinstance(part, int) else self.part)
+        if not isinstance(whole, jax.Array) and np.all(whole >= 0):
+            step, rest = self.step, self.part
+        else:
+            step, rest = jnp.minimum(self.step, LAST_STEP + jnp.minimum(whole, 0)), self.part
+        if not isinstance(part, int):
+            rest = rest - part
+            nearest = jax.lax.stop_gradient(jnp.round(rest))
+            near = jnp.abs(rest - nearest) <= self._slack(part)
+            rest = jnp.where(near, rest - jax.lax.stop_gradient(rest - nearest), rest)
+            carry = jnp.clip(jnp.floor(jax.lax.stop_gradient(rest)), -1, 1)
+            step = jnp.where(carry > 0, jnp.minimum(step, LAST_STEP - 1), step) + carry.astype(jnp.int32)
+            step, rest = jnp.maximum(step, -1), rest - carry
+        return self._replace(step=jnp.maximum(step - whole, -1), part=rest)
 
-    def before(self, duration: Any) -> "Clock":
-        """The clock of a piece that began a `duration` earlier."""
-        whole, part = self.steps_of(duration)
-        step = jnp.minimum(self.step, LAST_STEP - whole)
-        return self._replace(step=step)._moved(whole, self.part + part)
+    def started(self) -> "Clock":
+        """This clock, standing at 0 before the beginning."""
+        return self._replace(step=jnp.maximum(self.step, 0), part=self._started_part())
+
+    def interval(self, boundaries: Sequence[Any]) -> tuple[jax.Array, "Clock", Steps]:
+        """Which interval between 0 and rising boundaries this is, the clock in it, and its duration.
+
+        After the last boundary it is still the last interval, whose duration has then passed.
+        """
+        pairs = [Steps(0, 0), *(self.steps_of(boundary) for boundary in boundaries)]
+        whole = stack([pair.whole for pair in pairs])
+        part = 0 if all(isinstance(pair.part, int) for pair in pairs) else stack([pair.part for pair in pairs])
+        now = self._replace(
+            step=jnp.expand_dims(self.step, -1),
+            part=self.part if isinstance(self.part, int) else jnp.expand_dims(self.part, -1),
+        )
+        inner = Steps(*(x if isinstance(x, int) else _align(x[..., 1:-1], now.step) for x in (whole, part)))
+        index = jnp.sum(now.reached(inner), axis=-1, dtype=jnp.int32)
+        longer, more = whole[..., 1:] - whole[..., :-1], 0
+        if not isinstance(part, int):
+            more = part[..., 1:] - part[..., :-1]
+            borrow = more < 0
+            longer, more = longer - borrow, more + borrow
+        start, length = (
+            Steps(*(x if isinstance(x, int) else pick(x, index) for x in pair))
+            for pair in ((whole, part), (longer, more))
+        )
+        return index, self.after(start), length
 
     def upto(self, duration: Any) -> "Clock":
         """This clock, kept within [0, duration]: what a piece sees while it is idle."""
@@ -114,22 +168,40 @@ class Clock(NamedTuple):
     def cycle(self, period: Any) -> tuple[jax.Array, "Clock"]:
         """How many whole periods have passed, and the clock within the current one."""
         whole, part = self.steps_of(period)
-        step = jnp.maximum(self.step, 0)
+        step, rest = jnp.maximum(self.step, 0), self._started_part()
         if isinstance(part, int):
             whole = jnp.maximum(whole, 1)
-            return step // whole, self._replace(step=step % whole, part=self._started_part())
-        total = self._number(whole) + part
-        count = jnp.floor((step.astype(self.dtype) + self._started_part()) / total).astype(jnp.int32)
-        rest = (step - count * whole).astype(self.dtype) + (self._started_part() - count * part)
-        wrong = (rest >= total).astype(jnp.int32) - (rest < 0)  # the quotient was rounded
-        rest = jnp.clip(rest - wrong * total, 0, total)
-        floor = jnp.floor(rest)
-        return count + wrong, self._replace(step=floor.astype(jnp.int32), part=rest - floor)
+            return step // whole, self._replace(step=step % whole, part=rest)
+        total = self.number(whole + part)
+        count = jnp.int32(self._added(self.number(step), rest) / total)  # rounded, hence the corrections
+        for _ in range(3):
+            more, fraction = self._times(count, part)
+            within = self.number(step - count * whole - more) + (rest - fraction)
+            late = jnp.floor(jax.lax.stop_gradient(within + self._slack(part)) / total)
+            count = count + late.astype(jnp.int32)
+        more, fraction = self._times(count, part)
+        within = jnp.clip(self.number(step - count * whole - more) + (rest - fraction), 0, total)
+        floor = jnp.floor(jax.lax.stop_gradient(within))
+        return count, self._replace(step=floor.astype(jnp.int32), part=within - floor)
+
+    def _times(self, count: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
+        """`count * part` as a whole number and a rest, without the error of a large product."""
+        if self.dtype != jnp.float32:
+            digits, pieces = [part], [count.astype(self.dtype)]
+        else:
+            digits, pieces = digits_of(part, 4), [((count >> shift) & 2047) * 2.0**shift for shift in (22, 11, 0)]
+        whole, rest = jnp.int32(0), self.number(0)
+        for digit in digits:
+            for piece in pieces:
+                product = self.number(piece) * self.number(digit)
+                floor = jnp.floor(jax.lax.stop_gradient(product))
+                whole, rest = whole + floor.astype(jnp.int32), rest + (product - floor)
+        return whole, rest
 
     def position(self) -> jax.Array:
         """The position in units of the piece, from 0, as one floating-point number."""
-        steps = jnp.maximum(self.step, 0).astype(self.dtype) + self._started_part()
-        return steps if self._plain else steps * self._number(self.unit)
+        steps = self._added(self.number(jnp.maximum(self.step, 0)), self._started_part())
+        return steps if self._plain else steps * self.number(self.unit)
 
     def moment(self) -> Any:
         """The position as other functions take it: a whole number of steps where it is one."""
@@ -145,6 +217,14 @@ class Clock(NamedTuple):
         """The shape of the step."""
         return jnp.shape(self.step)
 
+    def at_step(self, step: jax.Array) -> "Clock":
+        """The clock that shows a whole number of steps."""
+        return self._replace(step=step, part=0)
+
+    def number(self, value: Any) -> Any:
+        """A number in the floating-point type of this clock; a known one as a constant."""
+        return jnp.asarray(value, self.dtype) if isinstance(value, jax.Array) else np.asarray(value, self.dtype)
+
     def in_units(self, per_step: Any) -> "Clock":
         """The same moment for a piece written in units of which one step covers `per_step`."""
         return self._replace(unit=self.unit * per_step)
@@ -153,23 +233,44 @@ class Clock(NamedTuple):
     def _plain(self) -> bool:
         return isinstance(self.unit, int) and self.unit == 1
 
-    def _moved(self, whole: Any, part: Any) -> "Clock":
-        """This clock moved by whole steps, with a new rest in (-1, 2)."""
-        if isinstance(part, int):
-            return self._replace(step=jnp.maximum(self.step + whole, -1), part=part)
-        carry = jnp.floor(jax.lax.stop_gradient(part))
-        step = self.step + whole + carry.astype(jnp.int32)
-        return self._replace(step=jnp.maximum(step, -1), part=part - carry)
-
-    def _span(self, duration: Any) -> tuple[Any, Any, jax.Array]:
+    def _span(self, duration: Any) -> tuple[Any, Any, Any, Any]:
+        """A duration as whole steps, their rest and the sum, and the step by which it has passed."""
         whole, part = self.steps_of(duration)
-        return whole, part, self._number(whole) + part
+        library = jnp if isinstance(whole, jax.Array) else np
+        return whole, part, self.number(whole + part), library.minimum(whole, LAST_STEP - 1) + 1
+
+    def _added(self, steps: jax.Array, part: Any) -> jax.Array:
+        return steps if isinstance(part, int) else steps + part
+
+    def _slack(self, part: Any) -> Any:
+        """How late a time may be in steps and count as on time: what the rounding of a few fractions adds up to."""
+        return 0 if isinstance(part, int) and isinstance(self.part, int) else 4 * jnp.finfo(self.dtype).eps
 
     def _started_part(self) -> Any:
         return self.part if isinstance(self.part, int) else jnp.where(self.begun, self.part, 0)
 
-    def _number(self, value: Any) -> jax.Array:
-        return jnp.asarray(value, self.dtype)
+
+def pick(table: Any, index: jax.Array) -> jax.Array:
+    """The entries of `table`, whose last axis `index` counts; any other axes of it go with those of `index`."""
+    if jnp.ndim(table) == 1:
+        return jnp.asarray(table)[index]
+    table = jnp.broadcast_to(table, (*index.shape, table.shape[-1]))
+    return jnp.take_along_axis(table, index[..., None], axis=-1)[..., 0]
+
+
+def known(*values: Any) -> bool:
+    """Whether none of the values is traced."""
+    return not any(isinstance(value, Tracer) for value in values)
+
+
+def exact(value: Any) -> Any:
+    """A known number in double precision, so that it is rounded once, at its use; a traced one as it is."""
+    return np.asarray(value, np.float64) if known(value) else value
+
+
+def log2(value: Any) -> Any:
+    """The logarithm to base 2, in double precision where the number is known."""
+    return np.log2(exact(value)) if known(value) else jnp.log2(value)
 
 
 def exp2_product(clock: Clock, factor: Any) -> jax.Array:
@@ -179,24 +280,61 @@ def exp2_product(clock: Clock, factor: Any) -> jax.Array:
     decides the value. So t is cut into digits of 11 bits and `factor` to 12 bits plus a remainder; each
     product is then exact, and its whole part is taken off before anything is added up.
     """
-    if clock.dtype != jnp.float32:
-        return jnp.exp2((jnp.maximum(clock.step, 0) + clock._started_part()) * clock._number(factor))
-    if isinstance(factor, jax.core.Tracer):
-        coarse = jax.lax.reduce_precision(factor, exponent_bits=8, mantissa_bits=11)
-        fine = factor - coarse
-    else:
-        mantissa, exponent = np.frexp(np.asarray(factor, np.float64))
-        coarse = np.ldexp(np.rint(mantissa * 4096), exponent - 12)
-        fine = clock._number(factor - coarse)
     count, part = jnp.maximum(clock.step, 0), clock._started_part()
-    rest = count.astype(jnp.float32) * fine + part * clock._number(factor)
-    whole = jnp.zeros(())
-    for shift in (22, 11, 0):
-        digit = ((count >> shift) & 2047).astype(jnp.float32)
-        product = digit * clock._number(coarse * 2.0**shift)
-        nearest = jax.lax.stop_gradient(jnp.round(product))
-        whole, rest = whole + nearest, rest + (product - nearest)
+    if clock.dtype != jnp.float32:
+        return jnp.exp2(clock._added(count.astype(clock.dtype), part) * clock.number(factor))
+    coarse, fine = digits_of(factor, 2)
+    pieces = [((count >> shift) & 2047) * np.float32(2.0**shift) for shift in (22, 11, 0)]
+    rest = count.astype(jnp.float32) * clock.number(fine)
+    if not isinstance(part, int):
+        rest = rest + part * clock.number(factor)
+    return _exp2_sum([piece * clock.number(coarse) for piece in pieces], rest)
+
+
+def exact_power(x: jax.Array, exponent: Any) -> jax.Array:
+    """x^exponent for x > 0, right to a few units in the last place, however small x is."""
+    if x.dtype != jnp.float32:
+        return jnp.power(x, exponent)
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    whole = jnp.clip((bits - 0x3F3504F3) >> 23, -126, 126)  # x = 2^whole m, and m is near 1
+    m = x * jax.lax.bitcast_convert_type((127 - whole) << 23, jnp.float32)
+    coarse, fine = (jnp.asarray(digit, jnp.float32) for digit in digits_of(exponent, 2))
+    count, log_m = whole.astype(jnp.float32), jnp.log1p(m - 1) * np.float32(np.log2(np.e))
+    return _exp2_sum([count * coarse], count * fine + log_m * jnp.asarray(exponent, jnp.float32))
+
+
+def digits_of(number: Any, count: int) -> list[Any]:
+    """A number as a sum of pieces of 12 bits, but for the last, which takes all the rest."""
+    if not known(number):  # a traced float32 has no more than two
+        coarse = jax.lax.reduce_precision(number, exponent_bits=8, mantissa_bits=11)
+        return [coarse, number - coarse]
+    pieces, rest = [], exact(number)
+    for _ in range(count - 1):
+        mantissa, exponent = np.frexp(rest)
+        pieces.append(np.ldexp(np.rint(mantissa * 4096), exponent - 12))
+        rest = rest - pieces[-1]
+    return [*pieces, rest]
+
+
+def _exp2_sum(terms: Sequence[jax.Array], rest: jax.Array) -> jax.Array:
+    """2^(terms[0] + terms[1] + ... + rest), without rounding the large terms."""
+    whole = jnp.float32(0)
+    for term in terms:
+        nearest = jax.lax.stop_gradient(jnp.round(term))
+        whole, rest = whole + nearest, rest + (term - nearest)
     nearest = jax.lax.stop_gradient(jnp.round(rest))
     exponent = jnp.clip(whole + nearest, -127, 127).astype(jnp.int32)  # 2^-127 is flushed to 0 below
     power = jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
     return jnp.exp2(jnp.clip(rest - nearest, -1, 1)) * power
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Numbers, or arrays that broadcast, side by side on a new last axis."""
+    library = jnp if any(isinstance(value, jax.Array) for value in values) else np
+    shape = np.broadcast_shapes(*map(np.shape, values))
+    return library.stack([library.broadcast_to(value, shape) for value in values], axis=-1)
+
+
+def _align(table: Any, like: jax.Array) -> Any:
+    """`table` with leading axes of length 1, as many axes as `like` has."""
+    return table.reshape((1,) * (jnp.ndim(like) - jnp.ndim(table)) + table.shape)

@@ -1,24 +1,14 @@
-"""Decays: from one value to another, once."""
+"""Decays with an end: from one value to another, once."""
 
 from dataclasses import KW_ONLY
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jax_lrreg._struct import pytree, require_number
-from jax_lrreg.schedules.base import Schedule, interpolate
-from jax_lrreg.schedules.clock import exp2_product
-
-
-def _require_fields(obj: Schedule, *positive: str) -> None:
-    """Checks the fields that decays share, and that those named are positive."""
-    for name in ("init_value", "end_value"):
-        if hasattr(obj, name):
-            require_number(obj, name, getattr(obj, name), "a number >= 0", lambda x: x >= 0)
-    for name in ("steps", *positive):
-        require_number(obj, name, getattr(obj, name), "a positive number", lambda x: x > 0)
+from jax_lrreg._struct import pytree, require, require_number
+from jax_lrreg.schedules.base import Schedule, require_positive, require_values
+from jax_lrreg.schedules.clock import exact, exp2_product, known
+from jax_lrreg.schedules.curves import LOG2_E, half_wave, interpolate, power
 
 
 @pytree
@@ -43,7 +33,12 @@ class Linear(Schedule):
     end_value: Any = 0.0
 
     def __post_init__(self):
-        _require_fields(self)
+        require_values(self, init_value=self.init_value, end_value=self.end_value)
+        require_positive(self, steps=self.steps)
+
+    @property
+    def horizon(self):
+        return self.steps
 
     def at(self, clock):
         return interpolate(self.init_value, self.end_value, clock.left(self.steps), clock.done(self.steps))
@@ -53,13 +48,19 @@ class Linear(Schedule):
 class Polynomial(Schedule):
     """A power of the remaining time.
 
-        value(step) = end_value + (init_value - end_value) (1 - step / steps)^power     for 0 <= step <= steps
+        value(step) = end_value + (init_value - end_value) (1 - (step / steps)^k_decay)^power
+
+    for 0 <= step <= steps.
 
     Attributes:
         init_value: value at step 0 and before; not negative.
         steps: duration; positive.
         power: exponent; positive. 1 is `Linear`.
         end_value: value from `steps` on; not negative.
+        k_decay: exponent of the time; positive. Above 1 the decay comes later.
+
+    Reference:
+        Zhang and Li, k-decay, 2020 (arXiv:2004.05909).
 
     Example:
         >>> print(Polynomial(0.1, steps=100, power=2.0)(50))
@@ -71,20 +72,26 @@ class Polynomial(Schedule):
     steps: Any
     power: Any = 1.0
     end_value: Any = 0.0
+    k_decay: Any = 1.0
 
     def __post_init__(self):
-        _require_fields(self, "power")
+        require_values(self, init_value=self.init_value, end_value=self.end_value)
+        require_positive(self, steps=self.steps, power=self.power, k_decay=self.k_decay)
+
+    @property
+    def horizon(self):
+        return self.steps
 
     def at(self, clock):
-        fall, rise = power(clock.left(self.steps), clock.done(self.steps), self.power)
-        return interpolate(self.init_value, self.end_value, fall, rise)
+        done, left = power(clock.done(self.steps), clock.left(self.steps), self.k_decay)
+        return interpolate(self.init_value, self.end_value, *power(left, done, self.power))
 
 
 @pytree
 class Cosine(Schedule):
     """Half a cosine wave.
 
-        value(step) = end_value + (init_value - end_value) ((1 + cos(pi step / steps)) / 2)^exponent
+        value(step) = end_value + (init_value - end_value) ((1 + cos(pi (step / steps)^k_decay)) / 2)^exponent
 
     for 0 <= step <= steps.
 
@@ -93,13 +100,15 @@ class Cosine(Schedule):
         steps: duration; positive.
         end_value: value from `steps` on; not negative.
         exponent: applied to the half wave; positive.
+        k_decay: exponent of the time; positive. Above 1 the decay comes later.
 
     Reference:
         Loshchilov and Hutter, SGDR, 2017, eq. 5, one cycle (arXiv:1608.03983).
+        Zhang and Li, k-decay, 2020 (arXiv:2004.05909).
 
     Example:
-        >>> print(Cosine(0.1, steps=100)(50))
-        0.05
+        >>> print(f"{Cosine(0.1, steps=100)(50):.3f}")
+        0.050
     """
 
     init_value: Any
@@ -107,86 +116,110 @@ class Cosine(Schedule):
     steps: Any
     end_value: Any = 0.0
     exponent: Any = 1.0
+    k_decay: Any = 1.0
 
     def __post_init__(self):
-        _require_fields(self, "exponent")
+        require_values(self, init_value=self.init_value, end_value=self.end_value)
+        require_positive(self, steps=self.steps, exponent=self.exponent, k_decay=self.k_decay)
+
+    @property
+    def horizon(self):
+        return self.steps
 
     def at(self, clock):
-        left, done = clock.left(self.steps), clock.done(self.steps)
-        fall, rise = (jnp.where(x >= 1, 1, jnp.sin(jnp.pi / 2 * x) ** 2) for x in (left, done))
+        done, left = power(clock.done(self.steps), clock.left(self.steps), self.k_decay)
+        fall, rise = half_wave(left, done)
         return interpolate(self.init_value, self.end_value, *power(fall, rise, self.exponent))
 
 
 @pytree
-class Exponential(Schedule):
-    """A constant factor per duration.
+class Rex(Schedule):
+    """Reflected exponential: slow at first, then ever faster.
 
-        value(step) = init_value decay_rate^(step / steps)     for step >= 0
+        value(step) = end_value + (init_value - end_value) (1 - x) / (1 - x / 2)     with x = step / steps
 
-    It has no end of its own: see `Schedule.clip`.
+    for 0 <= step <= steps.
 
     Attributes:
         init_value: value at step 0 and before; not negative.
-        steps: in how many steps the value is multiplied by `decay_rate`; positive.
-        decay_rate: positive; above 1 the value grows.
+        steps: duration; positive.
+        end_value: value from `steps` on; not negative.
+
+    Reference:
+        Chen, Wolfe and Kyrillidis, REX, 2021 (arXiv:2107.04197).
 
     Example:
-        >>> print(Exponential(0.1, steps=100, decay_rate=0.5)(200))
-        0.025
+        >>> print(f"{Rex(0.3, steps=100)(50):.3f}")
+        0.200
     """
 
     init_value: Any
     _: KW_ONLY
     steps: Any
-    decay_rate: Any
+    end_value: Any = 0.0
 
     def __post_init__(self):
-        _require_fields(self, "decay_rate")
+        require_values(self, init_value=self.init_value, end_value=self.end_value)
+        require_positive(self, steps=self.steps)
+
+    @property
+    def horizon(self):
+        return self.steps
 
     def at(self, clock):
-        return self.init_value * exp2_product(clock, _log2(self.decay_rate) * clock.unit / self.steps)
+        left, done = clock.left(self.steps), clock.done(self.steps)
+        return interpolate(self.init_value, self.end_value, 2 * left / (1 + left), done / (1 + left))
 
 
 @pytree
-class Step(Schedule):
-    """A staircase: a constant factor after each duration.
+class Tanh(Schedule):
+    """Hyperbolic tangent: a plateau, a fall, a plateau.
 
-        value(step) = init_value decay_rate^floor(step / steps)     for step >= 0
+        value(step) = end_value + (init_value - end_value) (1 - tanh(lower + (upper - lower) step / steps)) / 2
+
+    for 0 <= step < steps, then `end_value`. The curve itself comes near both values without reaching either:
+    it begins (1 + tanh(lower)) / 2 of the way down, and jumps over the last (1 - tanh(upper)) / 2 of it.
 
     Attributes:
-        init_value: value of the first stair; not negative.
-        steps: duration of a stair; positive.
-        decay_rate: factor from one stair to the next; positive.
+        init_value: the value that the first plateau is near to; not negative.
+        steps: duration; positive.
+        end_value: value from `steps` on; not negative.
+        lower: argument of the tangent at the beginning.
+        upper: argument of the tangent at the end; above `lower`.
+
+    Reference:
+        Hsueh, Li and Wu, Stochastic gradient descent with hyperbolic-tangent decay, 2019 (arXiv:1806.01593).
 
     Example:
-        >>> print(Step(0.1, steps=30)(29), Step(0.1, steps=30)(30))
-        0.1 0.01
+        >>> print(Tanh(0.2, steps=100, lower=-5.0, upper=5.0)(50))
+        0.1
     """
 
     init_value: Any
     _: KW_ONLY
     steps: Any
-    decay_rate: Any = 0.1
+    end_value: Any = 0.0
+    lower: Any = -7.0
+    upper: Any = 3.0
 
     def __post_init__(self):
-        _require_fields(self, "decay_rate")
+        require_values(self, init_value=self.init_value, end_value=self.end_value)
+        require_positive(self, steps=self.steps)
+        require_number(self, "lower", self.lower, "a number from -40 to 40", lambda x: abs(x) <= 40)
+        require_number(self, "upper", self.upper, "a number from -40 to 40", lambda x: abs(x) <= 40)
+        if known(self.lower, self.upper):
+            lower, upper = exact(self.lower), exact(self.upper)
+            require((lower < upper).all(), self, "upper", self.upper, f"above lower={self.lower}")
+
+    @property
+    def horizon(self):
+        return self.steps
 
     def at(self, clock):
-        stairs, _ = clock.cycle(self.steps)
-        return self.init_value * exp2_product(clock._replace(step=stairs, part=0), _log2(self.decay_rate))
-
-
-def power(fall: jax.Array, rise: jax.Array, exponent: Any) -> tuple[jax.Array, jax.Array]:
-    """`fall^exponent` and one minus it, given `rise = 1 - fall`, both with all their digits."""
-    if isinstance(exponent, int | float) and exponent == 1:
-        return fall, rise
-    inside = (fall > 0) & (rise > 0)  # the ends have no finite logarithm
-    logarithm = jnp.log1p(-jnp.where(inside & (rise < 0.5), rise, 0.25))
-    logarithm = jnp.where(rise < 0.5, logarithm, jnp.log(jnp.where(inside, fall, 0.5)))
-    falls = jnp.power(jnp.where(inside, fall, 0.5), exponent)
-    rises = -jnp.expm1(exponent * logarithm)
-    return jnp.where(inside, falls, fall), jnp.where(inside, rises, rise)
-
-
-def _log2(x: Any) -> Any:
-    return jnp.log2(x) if isinstance(x, jax.core.Tracer) else np.log2(np.asarray(x, np.float64))
+        # e^(2 x) for the argument x of the tangent, whose exponent has too many digits for a float32
+        lower, upper = exact(self.lower), exact(self.upper)
+        growth = exp2_product(clock.upto(self.steps), 2 * LOG2_E * (upper - lower) * clock.unit / exact(self.steps))
+        odds = clock.number(jnp.exp(2 * lower)) * growth
+        ended = clock.reached(self.steps)
+        fall, rise = jnp.where(ended, 0, 1 / (1 + odds)), jnp.where(ended, 1, odds / (1 + odds))
+        return interpolate(self.init_value, self.end_value, fall, rise)

@@ -1,0 +1,247 @@
+"""`Controller`, a learning rate that listens to a metric, and wrappers that smooth what it hears."""
+
+from dataclasses import KW_ONLY
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_lrreg._struct import pytree, require, require_number, static
+from jax_lrreg.schedules.clock import LAST_STEP, known
+
+
+class Controller:
+    """A multiplier of the learning rate that a metric drives: `(state, metric) -> state`, `state -> scale`.
+
+    A controller is configuration: a frozen tree of numbers that prints, compares, and may be traced or
+    batched. What evolves is the state, a tuple of scalar arrays, so both go through `jit`, `scan` and
+    `vmap`. In an optimizer it stands in `transforms.scale_by_controller`, behind any schedule, which it
+    multiplies.
+
+    Every controller keeps these promises: a metric that is NaN or infinite never counts as an
+    improvement, never becomes the best value, and is counted in `state.nonfinite`; and metrics of any
+    sign are fine.
+
+    Example:
+        >>> from jax_lrreg.schedules import ReduceOnPlateau
+        >>> plateau = ReduceOnPlateau(0.5, patience=1)
+        >>> state = plateau.init()
+        >>> for loss in (1.0, 0.9, 0.9, 0.9):
+        ...     state = plateau.update(state, loss)
+        >>> print(plateau.scale(state))
+        0.5
+    """
+
+    def init(self) -> Any:
+        """The state before any metric."""
+        raise NotImplementedError
+
+    def update(self, state: Any, metric: Any) -> Any:
+        """The state after one more metric, a real scalar."""
+        raise NotImplementedError
+
+    def scale(self, state: Any) -> jax.Array:
+        """What the learning rate is multiplied by, a float32 scalar >= 0."""
+        return state.scale
+
+
+class Best(NamedTuple):
+    """The best metric so far, and whether the latest one set it."""
+
+    value: jax.Array
+    improved: jax.Array
+
+
+def best_of(controller: Any, best: jax.Array, metric: jax.Array) -> Best:
+    """The better of the two, where `metric` must be better by more than `threshold |best| + min_delta`.
+
+    |best|, so that the margin is one for a negative best too. The first finite metric is always better
+    than none, which is written as an infinite `best`.
+    """
+    sign = 1 if controller.mode == "min" else -1
+    nothing = ~jnp.isfinite(best)
+    reference = jnp.where(nothing, 0.0, best)
+    margin = controller.threshold * jnp.abs(reference) + controller.min_delta
+    improved = jnp.isfinite(metric) & (nothing | (sign * (reference - metric) > margin))
+    return Best(jnp.where(improved, metric, best), improved)
+
+
+def worst(mode: str) -> jax.Array:
+    """The value that stands for no metric yet."""
+    return jnp.float32(np.inf if mode == "min" else -np.inf)
+
+
+def as_metric(metric: Any) -> jax.Array:
+    """A metric in the type that controllers reckon in."""
+    return jnp.asarray(metric, jnp.float32)
+
+
+def count(counter: jax.Array, event: Any) -> jax.Array:
+    """The counter after one more possible event; it stays at 2^31 - 1 rather than wrap."""
+    return counter + (jnp.asarray(event) & (counter < LAST_STEP)).astype(jnp.int32)
+
+
+def zero() -> jax.Array:
+    """A counter at 0."""
+    return jnp.zeros((), jnp.int32)
+
+
+def whole(value: Any) -> jax.Array:
+    """A number of updates, as it is kept in a state."""
+    return jnp.asarray(value).astype(jnp.int32)
+
+
+def require_mode(owner: Any) -> None:
+    """Refuses anything but "min" and "max"."""
+    require(owner.mode in ("min", "max"), owner, "mode", owner.mode, "'min' or 'max'")
+
+
+def require_counts(owner: Any, least: int, *names: str) -> None:
+    """Refuses anything but whole numbers from `least` to 2^31 - 1."""
+    for name in names:
+        allowed = f"a whole number >= {least}"
+        require_number(
+            owner, name, getattr(owner, name), allowed, lambda x: (x >= least) & (x <= LAST_STEP) & (x == np.rint(x))
+        )
+
+
+def require_margin(owner: Any) -> None:
+    """Refuses thresholds that are negative, or so large that nothing could ever be better."""
+    require_number(owner, "threshold", owner.threshold, "a number in [0, 1)", lambda x: (x >= 0) & (x < 1))
+    require_number(owner, "min_delta", owner.min_delta, "a number >= 0", lambda x: x >= 0)
+
+
+def require_factor(owner: Any) -> None:
+    """Refuses a factor outside (0, 1)."""
+    require_number(owner, "factor", owner.factor, "a number in (0, 1)", lambda x: (x > 0) & (x < 1))
+
+
+def require_bounds(owner: Any) -> None:
+    """Refuses bounds between which the scale cannot start at 1."""
+    require_number(owner, "min_scale", owner.min_scale, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    if hasattr(owner, "max_scale"):
+        require_number(owner, "max_scale", owner.max_scale, "a number >= 1", lambda x: x >= 1)
+
+
+def require_controller(owner: Any, value: Any) -> None:
+    """Refuses anything but a controller."""
+    if not isinstance(value, Controller):
+        raise TypeError(
+            f"{owner if isinstance(owner, str) else type(owner).__name__}: `controller` must be a controller such as "
+            f"ReduceOnPlateau, got {value!r}"
+        )
+
+
+def fraction(rate: Any, base: Any, owner: str, argument: str) -> Any:
+    """A learning rate as a part of the base rate."""
+    require_number(owner, argument, rate, "a number >= 0", lambda x: x >= 0)
+    require_number(owner, "learning_rate", base, "a positive number", lambda x: x > 0)
+    return rate / base
+
+
+def one_less(owner: str, argument: str, value: Any, least: int) -> Any:
+    """A count of those libraries that act one update earlier than this one."""
+    allowed = f"a whole number >= {least}"
+    require_number(owner, argument, value, allowed, lambda x: (x >= least) & (x == np.rint(x)))
+    return max(value - 1, 0) if isinstance(value, int | float) else jnp.maximum(value - 1, 0)
+
+
+class AveragedState(NamedTuple):
+    """The state of the controller inside, and the sum of the metrics of the window so far."""
+
+    inner: Any
+    total: jax.Array
+    seen: jax.Array
+
+
+@pytree
+class Averaged(Controller):
+    """A controller that hears the mean of each `window` metrics, once per window.
+
+    The loss of a single batch is noisy, and the best of many noisy values is a lucky one; a mean is not.
+    A metric that is not finite spoils its own window only.
+
+    Attributes:
+        controller: what is driven by the means.
+        window: metrics in a window; a whole number >= 1.
+
+    Example:
+        >>> from jax_lrreg.schedules import ReduceOnPlateau
+        >>> Averaged(ReduceOnPlateau(0.5, patience=3), window=100)
+        Averaged(ReduceOnPlateau(0.5, patience=3), window=100)
+    """
+
+    controller: Controller
+    _: KW_ONLY
+    window: Any
+
+    def __post_init__(self):
+        require_controller(self, self.controller)
+        require_counts(self, 1, "window")
+
+    def init(self):
+        return AveragedState(self.controller.init(), jnp.zeros(()), zero())
+
+    def update(self, state, metric):
+        total, seen = state.total + as_metric(metric), count(state.seen, True)
+        full = seen >= self.window
+        new = self.controller.update(state.inner, total / seen)
+        inner = jax.tree.map(lambda after, before: jnp.where(full, after, before), new, state.inner)
+        return AveragedState(inner, jnp.where(full, 0.0, total), jnp.where(full, 0, seen))
+
+    def scale(self, state):
+        return self.controller.scale(state.inner)
+
+
+class SmoothedState(NamedTuple):
+    """The state of the controller inside, and the latest finite metrics in a ring."""
+
+    inner: Any
+    ring: jax.Array
+    seen: jax.Array
+
+
+@pytree
+class Smoothed(Controller):
+    """A controller that hears, at every update, the mean of the latest `window` metrics.
+
+    A metric that is not finite is passed on as it is, and stays out of the mean.
+
+    Attributes:
+        controller: what is driven by the running mean.
+        window: metrics in the mean, fewer at the beginning; a whole number >= 1, and structure: it is
+            the size of the state.
+
+    Example:
+        >>> from jax_lrreg.schedules import Greedy
+        >>> smoothed = Smoothed(Greedy(0.9, patience=2), window=50)
+        >>> smoothed.init().ring.shape
+        (50,)
+    """
+
+    controller: Controller
+    _: KW_ONLY
+    window: int = static()
+
+    def __post_init__(self):
+        require_controller(self, self.controller)
+        require(isinstance(self.window, int) and known(self.window), self, "window", self.window, "a whole number >= 1")
+        require_counts(self, 1, "window")
+
+    def init(self):
+        return SmoothedState(self.controller.init(), jnp.zeros(self.window), zero())
+
+    def update(self, state, metric):
+        metric = as_metric(metric)
+        good = jnp.isfinite(metric)
+        ring = state.ring.at[state.seen % self.window].set(metric, mode="promise_in_bounds")
+        ring = jnp.where(good, ring, state.ring)
+        # Kept below two rounds, so that it never overflows and its remainder goes on.
+        seen = state.seen + good
+        seen = jnp.where(seen >= 2 * self.window, seen - self.window, seen).astype(jnp.int32)
+        mean = jnp.sum(ring) / jnp.clip(seen, 1, self.window)
+        return SmoothedState(self.controller.update(state.inner, jnp.where(good, mean, metric)), ring, seen)
+
+    def scale(self, state):
+        return self.controller.scale(state.inner)

@@ -1,0 +1,178 @@
+"""The controller that raises the learning rate while a metric improves, and cuts it when it does not."""
+
+from dataclasses import KW_ONLY
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_lrreg._struct import pytree, require, require_number, static
+from jax_lrreg.schedules.controller import (
+    Controller,
+    Smoothed,
+    as_metric,
+    best_of,
+    count,
+    fraction,
+    require_bounds,
+    require_counts,
+    require_factor,
+    require_margin,
+    require_mode,
+    whole,
+    worst,
+    zero,
+)
+
+
+class GreedyState(NamedTuple):
+    """What `Greedy` remembers, scalars all.
+
+    Attributes:
+        scale: the multiplier in force.
+        best: the best metric so far; infinite before the first.
+        good: improvements in a row.
+        bad: metrics in a row that were no improvement.
+        pause: metrics still to be ignored after a cut or a rise.
+        floored: cuts that found the scale at `min_scale`, since the last rise.
+        nonfinite: metrics so far that were NaN or infinite.
+    """
+
+    scale: jax.Array
+    best: jax.Array
+    good: jax.Array
+    bad: jax.Array
+    pause: jax.Array
+    floored: jax.Array
+    nonfinite: jax.Array
+
+
+@pytree
+class Greedy(Controller):
+    """Raises the scale after more than `patience` improvements in a row, cuts it after as many failures.
+
+        improved(metric) = best - metric > threshold |best| + min_delta        (mode "max": metric - best)
+        scale <- min(scale / factor, max_scale)    or    max(factor scale, min_scale)
+
+    After a cut `cooldown` metrics go unheard, after a rise `warmup`. When `reset_start` cuts have found
+    the scale at its floor without a rise between, it starts afresh: scale 1, no best.
+
+    Attributes:
+        factor: of a cut; a rise is by 1 / factor; in (0, 1).
+        patience: metrics in a row that change nothing yet; a whole number >= 0.
+        cooldown: metrics that go unheard after a cut; a whole number >= 0.
+        warmup: metrics that go unheard after a rise; a whole number >= 0.
+        mode: "min" for a loss, "max" for an accuracy.
+        threshold: what part of |best| an improvement must exceed, in [0, 1).
+        min_delta: what amount an improvement must exceed, on top of that; >= 0.
+        min_scale: lowest scale, in [0, 1].
+        max_scale: highest scale, >= 1.
+        eps: a change by no more than this is not made; >= 0.
+        reset_start: cuts at the floor after which it starts afresh; a whole number >= 1.
+
+    Reference:
+        Subramaniam and others, GreedyLR: a novel adaptive learning rate scheduler, 2025 (arXiv:2512.14527);
+        the rule is that of transformers.optimization.GreedyLR, without its `smooth`: that is `Smoothed`.
+
+    Example:
+        >>> greedy = Greedy(0.5, patience=1)
+        >>> state = greedy.init()
+        >>> for loss in (5.0, 4.0, 3.0):
+        ...     state = greedy.update(state, loss)
+        >>> print(greedy.scale(state))
+        2.0
+    """
+
+    factor: Any = 0.95
+    _: KW_ONLY
+    patience: Any = 10
+    cooldown: Any = 0
+    warmup: Any = 0
+    mode: str = static(default="min")
+    threshold: Any = 0.0
+    min_delta: Any = 1e-6
+    min_scale: Any = 0.01
+    max_scale: Any = 10.0
+    eps: Any = 0.0
+    reset_start: Any = 500
+
+    def __post_init__(self):
+        require_factor(self)
+        require_counts(self, 0, "patience", "cooldown", "warmup")
+        require_mode(self)
+        require_margin(self)
+        require_bounds(self)
+        require_number(self, "eps", self.eps, "a number >= 0", lambda x: x >= 0)
+        require_counts(self, 1, "reset_start")
+
+    def init(self):
+        return GreedyState(jnp.ones(()), worst(self.mode), zero(), zero(), zero(), zero(), zero())
+
+    def update(self, state, metric):
+        metric = as_metric(metric)
+        heard = state.pause == 0
+        found = best_of(self, state.best, metric)
+        improved = found.improved & heard
+        good = jnp.where(improved, count(state.good, True), 0)
+        bad = jnp.where(improved | ~heard, 0, count(state.bad, True))
+        rise, cut = good > self.patience, bad > self.patience
+        higher = jnp.minimum(state.scale / self.factor, self.max_scale)
+        lower = jnp.maximum(state.scale * self.factor, self.min_scale)
+        scale = jnp.where(rise & (higher - state.scale > self.eps), higher, state.scale)
+        scale = jnp.where(cut & (state.scale - lower > self.eps), lower, scale).astype(jnp.float32)
+        floored = jnp.where(rise, 0, count(state.floored, cut & (scale <= self.min_scale)))
+        afresh = cut & (scale <= self.min_scale) & (floored >= self.reset_start)
+        pause = jnp.where(cut, whole(self.cooldown), jnp.where(rise, whole(self.warmup), state.pause - ~heard))
+        return GreedyState(
+            scale=jnp.where(afresh, 1.0, scale),
+            best=jnp.where(afresh, worst(self.mode), jnp.where(heard, found.value, state.best)),
+            good=jnp.where(rise | afresh, 0, good),
+            bad=jnp.where(cut, 0, bad),
+            pause=pause,
+            floored=jnp.where(afresh, 0, floored),
+            nonfinite=count(state.nonfinite, ~jnp.isfinite(metric)),
+        )
+
+    @classmethod
+    def like_transformers(
+        cls,
+        factor: Any = 0.95,
+        *,
+        mode: str = "min",
+        patience: Any = 10,
+        threshold: Any = 1e-6,
+        threshold_mode: str = "abs",
+        cooldown: Any = 0,
+        warmup: Any = 0,
+        min_lr: Any = 1e-3,
+        max_lr: Any = 1.0,
+        eps: Any = 1e-8,
+        smooth: bool = False,
+        window_size: int = 50,
+        reset_start: Any = 500,
+        learning_rate: Any = 1.0,
+    ) -> "Greedy | Smoothed":
+        """The controller that acts as `GreedyLR` of the same arguments, at a base `learning_rate`.
+
+        The base must lie between `min_lr` and `max_lr`. With `smooth`, a fresh start keeps the running
+        mean, which `GreedyLR` forgets.
+
+        >>> Greedy.like_transformers(0.9, patience=3, learning_rate=0.1)
+        Greedy(0.9, patience=3, eps=1e-07)
+        """
+        require(threshold_mode in ("rel", "abs"), cls.__name__, "threshold_mode", threshold_mode, "'rel' or 'abs'")
+        relative = threshold_mode == "rel"
+        greedy = cls(
+            factor,
+            patience=patience,
+            cooldown=cooldown,
+            warmup=warmup,
+            mode=mode,
+            threshold=threshold if relative else 0.0,
+            min_delta=0.0 if relative else threshold,
+            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr"),
+            max_scale=fraction(max_lr, learning_rate, cls.__name__, "max_lr"),
+            eps=fraction(eps, learning_rate, cls.__name__, "eps"),
+            reset_start=reset_start,
+        )
+        return Smoothed(greedy, window=window_size) if smooth else greedy

@@ -1,0 +1,94 @@
+"""The controller that learns the learning rate by gradient descent on it."""
+
+from dataclasses import KW_ONLY
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_lrreg._struct import pytree, require, require_number, static
+from jax_lrreg.schedules.clock import known
+from jax_lrreg.schedules.controller import Controller, as_metric, count, require_bounds, zero
+
+
+class HypergradientState(NamedTuple):
+    """What `Hypergradient` remembers, scalars both: the multiplier in force, and how many metrics were not finite."""
+
+    scale: jax.Array
+    nonfinite: jax.Array
+
+
+@pytree
+class Hypergradient(Controller):
+    """Raises the scale while a gradient agrees with the step before it, and lowers it where they oppose.
+
+    With `u` the previous update at scale 1, so that `params` have moved by `scale u`, the derivative of
+    the loss by the scale is <gradient, u>. Its metric is the agreement, the opposite of that:
+
+        rule "multiplicative":  metric = -<gradient, u> / (|gradient| |u|)    scale <- scale (1 + rate metric)
+        rule "additive":        metric = -<gradient, u>                       scale <- scale + rate metric
+
+    and the scale stays within `min_scale` and `max_scale`. It begins far below 1: a rate that is too
+    small is soon raised, while a first step that is too large may spoil the parameters for good. The
+    multiplicative rule does not depend on the units of the loss and of the parameters: a rate that serves
+    one problem serves others. What supplies the metric is the transformation `transforms.hypergradient`.
+
+    Attributes:
+        rate: how fast it learns, in (0, 1) for the multiplicative rule, positive for the additive one.
+        rule: "multiplicative" or "additive".
+        init_scale: first scale, positive, between the bounds.
+        min_scale: lowest scale, in [0, 1].
+        max_scale: highest scale, >= 1.
+
+    Reference:
+        Baydin and others, Online learning rate adaptation with hypergradient descent, 2018, eq. 6 and 8
+        (arXiv:1703.04782).
+
+    Example:
+        >>> tuner = Hypergradient(0.1, init_scale=1.0)
+        >>> state = tuner.init()
+        >>> for agreement in (1.0, 0.5):
+        ...     state = tuner.update(state, agreement)
+        >>> print(tuner.scale(state))
+        1.155
+    """
+
+    rate: Any = 0.2
+    _: KW_ONLY
+    rule: str = static(default="multiplicative")
+    init_scale: Any = 0.01
+    min_scale: Any = 1e-6
+    max_scale: Any = 1e6
+
+    def __post_init__(self):
+        rules = ("multiplicative", "additive")
+        require(self.rule in rules, self, "rule", self.rule, f"one of {', '.join(rules)}")
+        if self.rule == "additive":
+            require_number(self, "rate", self.rate, "a positive number", lambda x: x > 0)
+        else:
+            require_number(self, "rate", self.rate, "a number in (0, 1)", lambda x: (x > 0) & (x < 1))
+        require_bounds(self)
+        allowed = f"a positive number from min_scale={self.min_scale} to max_scale={self.max_scale}"
+        low = np.asarray(self.min_scale, np.float64) if known(self.min_scale) else 0.0
+        high = np.asarray(self.max_scale, np.float64) if known(self.max_scale) else np.inf
+        require_number(self, "init_scale", self.init_scale, allowed, lambda x: (x > 0) & (x >= low) & (x <= high))
+
+    def init(self):
+        return HypergradientState(jnp.asarray(self.init_scale, jnp.float32), zero())
+
+    def update(self, state, metric):
+        metric = as_metric(metric)
+        good = jnp.isfinite(metric)
+        change = self.rate * jnp.where(good, metric, 0.0)
+        if self.rule == "multiplicative":
+            change = change * state.scale
+        scale = jnp.clip(state.scale + change, self.min_scale, self.max_scale).astype(jnp.float32)
+        return HypergradientState(scale, count(state.nonfinite, ~good))
+
+    def agreement(self, products: jax.Array, gradient_squares: jax.Array, update_squares: jax.Array) -> jax.Array:
+        """The metric, from <gradient, u>, |gradient|^2 and |u|^2; 0 where a cosine has no direction."""
+        if self.rule == "additive":
+            return -products
+        norms = jnp.sqrt(gradient_squares) * jnp.sqrt(update_squares)
+        return jnp.where(norms > 0, -products / jnp.where(norms > 0, norms, 1.0), 0.0)

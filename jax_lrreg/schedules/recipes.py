@@ -1,0 +1,368 @@
+"""Recipes: the schedules that are known by name, as compositions of the shapes.
+
+They return what they print: `warmup_cosine(...)` is `Cosine(...).warmup(...)`, ready to be changed further.
+Durations count from the start of the run: `total_steps` is all of it, the warmup included.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_lrreg._struct import require, require_number
+from jax_lrreg.schedules.base import Constant, Schedule, require_positive, require_values
+from jax_lrreg.schedules.clock import known
+from jax_lrreg.schedules.decays import Cosine, Linear
+from jax_lrreg.schedules.piecewise import PiecewiseCosine, PiecewiseLinear
+from jax_lrreg.schedules.tails import InverseSqrt
+from jax_lrreg.schedules.timeline import join
+
+
+def warmup_cosine(
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    exponent: Any = 1.0,
+) -> Schedule:
+    """A straight line up, then half a cosine wave down; see `Cosine`.
+
+    Args:
+        peak_value: value at the end of the warmup; not negative.
+        warmup_steps: duration of the warmup; 0 for none.
+        total_steps: step at which `end_value` is reached; above `warmup_steps`.
+        init_value: value at step 0; not negative.
+        end_value: value from `total_steps` on; not negative.
+        exponent: applied to the half wave; positive.
+
+    Example:
+        >>> warmup_cosine(1e-3, warmup_steps=500, total_steps=10_000)
+        Cosine(0.001, steps=9500).warmup(500)
+    """
+    _require_parts("warmup_cosine", total_steps, warmup_steps=warmup_steps)
+    decay = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=end_value, exponent=exponent)
+    return _after_warmup(decay, warmup_steps, init_value)
+
+
+def warmup_linear(
+    peak_value: Any, *, warmup_steps: Any, total_steps: Any, init_value: Any = 0.0, end_value: Any = 0.0
+) -> Schedule:
+    """A straight line up, then a straight line down.
+
+    Args:
+        peak_value: value at the end of the warmup; not negative.
+        warmup_steps: duration of the warmup; 0 for none.
+        total_steps: step at which `end_value` is reached; above `warmup_steps`.
+        init_value: value at step 0; not negative.
+        end_value: value from `total_steps` on; not negative.
+
+    Example:
+        >>> warmup_linear(1e-3, warmup_steps=500, total_steps=10_000)
+        Linear(0.001, steps=9500).warmup(500)
+    """
+    _require_parts("warmup_linear", total_steps, warmup_steps=warmup_steps)
+    decay = Linear(peak_value, steps=total_steps - warmup_steps, end_value=end_value)
+    return _after_warmup(decay, warmup_steps, init_value)
+
+
+def slanted_triangular(peak_value: Any, *, warmup_steps: Any, total_steps: Any, ratio: Any = 32.0) -> Schedule:
+    """A short straight line up from `peak_value / ratio`, and a long one back down to it.
+
+    Args:
+        peak_value: value at the end of the warmup; not negative.
+        warmup_steps: duration of the way up; a tenth of `total_steps` in the source.
+        total_steps: step at which it is down again; above `warmup_steps`.
+        ratio: how many times smaller the first and the last value are; at least 1.
+
+    Reference:
+        Howard and Ruder, Universal language model fine-tuning, 2018, eq. 3 (arXiv:1801.06146).
+
+    Example:
+        >>> slanted_triangular(0.32, warmup_steps=10, total_steps=100)
+        Linear(0.32, steps=90, end_value=0.01).warmup(10, init_value=0.01)
+    """
+    require_values("slanted_triangular", peak_value=peak_value)
+    require_number("slanted_triangular", "ratio", ratio, "a number >= 1", lambda x: x >= 1)
+    foot = peak_value / ratio
+    _require_parts("slanted_triangular", total_steps, warmup_steps=warmup_steps)
+    return warmup_linear(
+        peak_value, warmup_steps=warmup_steps, total_steps=total_steps, init_value=foot, end_value=foot
+    )
+
+
+def warmup_stable_decay(
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    decay_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    shape: str = "linear",
+    power: Any = 2.0,
+    rate: Any = 0.1,
+) -> Schedule:
+    """A straight line up, a plateau, and a cooldown: WSD, or trapezoid; see `Cooldown` for the shapes.
+
+    Args:
+        peak_value: value of the plateau; not negative.
+        warmup_steps: duration of the warmup; 0 for none.
+        decay_steps: duration of the cooldown; positive.
+        total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
+        init_value: value at step 0; not negative.
+        end_value: value from `total_steps` on; not negative.
+        shape: of the cooldown: linear, cosine, 1-sqrt, square, power or exponential.
+        power: exponent of the shape `power`; positive.
+        rate: ratio of the shape `exponential`; positive.
+
+    Reference:
+        Hu et al., MiniCPM, 2024, sec. 4 (arXiv:2404.06395).
+
+    Example:
+        >>> warmup_stable_decay(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000, shape="1-sqrt")
+        Constant(0.001).warmup(100).cooldown(200, at=800, shape='1-sqrt')
+    """
+    owner = "warmup_stable_decay"
+    require_positive(owner, decay_steps=decay_steps)
+    _require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    stable = _after_warmup(Constant(peak_value), warmup_steps, init_value)
+    return stable.cooldown(
+        decay_steps, total_steps - decay_steps, end_value=end_value, shape=shape, power=power, rate=rate
+    )
+
+
+def warmup_stable_decay_periods(
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    decay_steps: Any,
+    period_steps: Sequence[Any],
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    shape: str = "linear",
+) -> Schedule:
+    """Several plateaus, each cooled down at its end and resumed at the peak: WSD-S.
+
+    Each end of a period is the place for a checkpoint of a model that is ready to use.
+
+    Args:
+        peak_value: value of the plateaus; not negative.
+        warmup_steps: duration of the warmup, in the first period only; 0 for none.
+        decay_steps: duration of each cooldown; positive.
+        period_steps: durations of the periods, at least two; the first includes the warmup, and each its cooldown.
+        init_value: value at step 0; not negative.
+        end_value: value at the end of each period, and from the last end on; not negative.
+        shape: of the cooldowns.
+
+    Reference:
+        Wen et al., Understanding warmup-stable-decay learning rates, 2024 (arXiv:2410.05192).
+
+    Example:
+        >>> lr = warmup_stable_decay_periods(0.1, warmup_steps=10, decay_steps=20, period_steps=(100, 200))
+        >>> print(lr(5), lr(90), lr(100), lr(290), lr(300))
+        0.05 0.05 0.1 0.05 0.0
+    """
+    owner = "warmup_stable_decay_periods"
+    if not isinstance(period_steps, list | tuple):
+        raise TypeError(f"{owner}: `period_steps` must be a list of durations, got {period_steps!r}")
+    require(len(period_steps) >= 2, owner, "period_steps", period_steps, "at least two durations")
+    require_positive(owner, decay_steps=decay_steps)
+    _require_parts(owner, period_steps[0], "period_steps", True, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    pieces = []
+    for index, period in enumerate(period_steps):
+        _require_parts(owner, period, "period_steps", True, decay_steps=decay_steps)
+        stable = _after_warmup(Constant(peak_value), 0 if index else warmup_steps, init_value)
+        pieces.append(stable.cooldown(decay_steps, period - decay_steps, end_value=end_value, shape=shape))
+    return join(list(zip(pieces, (*period_steps[:-1], None), strict=True)))
+
+
+def one_cycle(
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    shape: str = "cosine",
+) -> Schedule:
+    """Up to the peak and down to far below the first value, once. For the momentum that goes with it, exchange them.
+
+    Args:
+        peak_value: value at `warmup_steps`; not negative.
+        warmup_steps: duration of the way up; positive.
+        total_steps: step at which `end_value` is reached; above `warmup_steps`.
+        init_value: value at step 0; not negative. The source has a tenth to a thirtieth of the peak.
+        end_value: value from `total_steps` on; not negative.
+        shape: of both ways: cosine or linear.
+
+    Reference:
+        Smith and Topin, Super-convergence, 2018 (arXiv:1708.07120).
+
+    Example:
+        >>> one_cycle(0.1, warmup_steps=300, total_steps=1000, init_value=0.004, end_value=4e-7)
+        PiecewiseCosine(0.004, boundaries=(300, 1000), values=(0.1, 4e-07))
+    """
+    require_positive("one_cycle", warmup_steps=warmup_steps)
+    _require_parts("one_cycle", total_steps, warmup_steps=warmup_steps)
+    return _through("one_cycle", shape)(
+        init_value, boundaries=(warmup_steps, total_steps), values=(peak_value, end_value)
+    )
+
+
+def one_cycle_three_phases(
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    down_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    shape: str = "cosine",
+) -> Schedule:
+    """Up to the peak, back to the first value, and down from there.
+
+    Args:
+        peak_value: value at `warmup_steps`; not negative.
+        warmup_steps: duration of the way up; positive.
+        down_steps: duration of the way back to `init_value`; positive.
+        total_steps: step at which `end_value` is reached; above `warmup_steps + down_steps`.
+        init_value: value at step 0, and again at `warmup_steps + down_steps`; not negative.
+        end_value: value from `total_steps` on; not negative.
+        shape: of all three ways: cosine or linear.
+
+    Reference:
+        Smith and Topin, Super-convergence, 2018 (arXiv:1708.07120).
+
+    Example:
+        >>> one_cycle_three_phases(0.1, warmup_steps=300, down_steps=300, total_steps=1000, init_value=0.004)
+        PiecewiseCosine(0.004, boundaries=(300, 600, 1000), values=(0.1, 0.004, 0.0))
+    """
+    owner = "one_cycle_three_phases"
+    require_positive(owner, warmup_steps=warmup_steps, down_steps=down_steps)
+    _require_parts(owner, total_steps, warmup_steps=warmup_steps, down_steps=down_steps)
+    boundaries = (warmup_steps, warmup_steps + down_steps, total_steps)
+    return _through(owner, shape)(init_value, boundaries=boundaries, values=(peak_value, init_value, end_value))
+
+
+def tri_stage(
+    peak_value: Any, *, warmup_steps: Any, hold_steps: Any, total_steps: Any, init_value: Any = 0.0, end_value: Any
+) -> Schedule:
+    """A straight line up, a plateau, and a geometric decay to `end_value`.
+
+    Args:
+        peak_value: value of the plateau; positive.
+        warmup_steps: duration of the warmup; 0 for none.
+        hold_steps: duration of the plateau; not negative.
+        total_steps: step at which `end_value` is reached; above `warmup_steps + hold_steps`.
+        init_value: value at step 0; not negative.
+        end_value: value from `total_steps` on; positive.
+
+    Reference:
+        Park et al., SpecAugment, 2019, sec. 4.2 (arXiv:1904.08779).
+
+    Example:
+        >>> lr = tri_stage(1e-3, warmup_steps=100, hold_steps=400, total_steps=1000, end_value=1e-5)
+        >>> print(f"{lr(100):.0e} {lr(500):.0e} {lr(750):.0e} {lr(1000):.0e}")
+        1e-03 1e-03 1e-04 1e-05
+    """
+    require_positive("tri_stage", peak_value=peak_value, end_value=end_value)
+    _require_parts("tri_stage", total_steps, warmup_steps=warmup_steps, hold_steps=hold_steps)
+    begin = warmup_steps + hold_steps
+    stable = _after_warmup(Constant(peak_value), warmup_steps, init_value)
+    rate = end_value / peak_value
+    return stable.cooldown(total_steps - begin, begin, end_value=end_value, shape="exponential", rate=rate)
+
+
+def flat_cosine(peak_value: Any, *, decay_steps: Any, total_steps: Any, end_value: Any = 0.0) -> Schedule:
+    """A plateau, then half a cosine wave down.
+
+    Args:
+        peak_value: value of the plateau; not negative.
+        decay_steps: duration of the decay; positive.
+        total_steps: step at which `end_value` is reached; above `decay_steps`.
+        end_value: value from `total_steps` on; not negative.
+
+    Example:
+        >>> flat_cosine(1e-3, decay_steps=250, total_steps=1000)
+        Constant(0.001).cooldown(250, at=750, shape='cosine')
+    """
+    require_positive("flat_cosine", decay_steps=decay_steps)
+    _require_parts("flat_cosine", total_steps, decay_steps=decay_steps)
+    return Constant(peak_value).cooldown(decay_steps, total_steps - decay_steps, end_value=end_value, shape="cosine")
+
+
+def cosine_then_linear(
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    decay_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    cosine_end_value: Any = 0.0,
+    end_value: Any = 0.0,
+) -> Schedule:
+    """A warmup and a cosine over the whole run, whose tail is replaced by a straight line down.
+
+    Args:
+        peak_value: value at the end of the warmup; not negative.
+        warmup_steps: duration of the warmup; 0 for none.
+        decay_steps: duration of the line at the end; positive.
+        total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
+        init_value: value at step 0; not negative.
+        cosine_end_value: what the cosine would fall to at `total_steps`; not negative.
+        end_value: value from `total_steps` on; not negative.
+
+    Reference:
+        OLMo team, 2 OLMo 2 furious, 2024, sec. 2 (arXiv:2501.00656).
+
+    Example:
+        >>> cosine_then_linear(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000)
+        Cosine(0.001, steps=900).warmup(100).cooldown(200, at=800)
+    """
+    owner = "cosine_then_linear"
+    require_positive(owner, decay_steps=decay_steps)
+    _require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    cosine = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=cosine_end_value)
+    running = _after_warmup(cosine, warmup_steps, init_value)
+    return running.cooldown(decay_steps, total_steps - decay_steps, end_value=end_value)
+
+
+def noam(factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
+    """The schedule of the original Transformer; see `InverseSqrt.noam`.
+
+    Example:
+        >>> noam(model_dim=256, warmup_steps=4)
+        InverseSqrt(0.03125, timescale=4).warmup(3, init_value=0.0078125)
+    """
+    return InverseSqrt.noam(factor, model_dim=model_dim, warmup_steps=warmup_steps)
+
+
+def _require_parts(owner: str, total: Any, name: str = "total_steps", fits: bool = False, **parts: Any) -> None:
+    """Refuses parts that are not durations, or that leave nothing of the whole; with `fits` they may fill it."""
+    require_positive(owner, **{name: total})
+    for argument, part in parts.items():
+        require_number(owner, argument, part, "a number of steps >= 0", lambda x: x >= 0)
+    if known(total, *parts.values()):
+        whole, used = np.asarray(total, np.float64), sum(np.asarray(part, np.float64) for part in parts.values())
+        ok = np.all(used <= whole) if fits else np.all(used < whole)
+        longest = max(parts, key=lambda argument: np.max(parts[argument]))
+        allowed = f"{'at most' if fits else 'below'} {name}={total}"
+        others = [argument for argument in parts if argument != longest]
+        if others:
+            allowed += f" together with {' and '.join(f'{argument}={parts[argument]}' for argument in others)}"
+        require(ok, owner, longest, parts[longest], allowed)
+
+
+def _after_warmup(schedule: Schedule, warmup_steps: Any, init_value: Any) -> Schedule:
+    """The schedule after a warmup, or as it is where there is none."""
+    require_values("warmup", init_value=init_value)
+    none = known(warmup_steps) and np.all(np.asarray(warmup_steps) == 0)
+    return schedule if none else schedule.warmup(warmup_steps, init_value=init_value)
+
+
+def _through(owner: str, shape: str) -> type[PiecewiseCosine] | type[PiecewiseLinear]:
+    shapes = {"cosine": PiecewiseCosine, "linear": PiecewiseLinear}
+    require(isinstance(shape, str) and shape in shapes, owner, "shape", shape, "cosine or linear")
+    return shapes[shape]

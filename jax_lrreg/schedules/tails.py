@@ -1,0 +1,253 @@
+"""Decays without an end of their own: exponential, inverse time, inverse square root, power law."""
+
+from dataclasses import KW_ONLY
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_lrreg._struct import pytree, require_number
+from jax_lrreg.schedules.base import Schedule, require_positive, require_values
+from jax_lrreg.schedules.clock import exact, exact_power, exp2_product, known, log2
+
+
+@pytree
+class Exponential(Schedule):
+    """A constant factor per duration.
+
+        value(step) = init_value decay_rate^(step / steps)     for step >= 0
+
+    It has no end of its own: see `Schedule.clip`.
+
+    Attributes:
+        init_value: value at step 0 and before; not negative.
+        steps: in how many steps the value is multiplied by `decay_rate`; positive.
+        decay_rate: positive; above 1 the value grows.
+
+    Example:
+        >>> print(Exponential(0.1, steps=100, decay_rate=0.5)(200))
+        0.025
+    """
+
+    init_value: Any
+    _: KW_ONLY
+    steps: Any
+    decay_rate: Any
+
+    def __post_init__(self):
+        require_values(self, init_value=self.init_value)
+        require_positive(self, steps=self.steps, decay_rate=self.decay_rate)
+
+    def at(self, clock):
+        return self.init_value * exp2_product(clock, log2(self.decay_rate) * clock.unit / exact(self.steps))
+
+
+@pytree
+class HalfLife(Schedule):
+    """Half the value after each duration.
+
+        value(step) = init_value 2^(-step / steps)     for step >= 0
+
+    Attributes:
+        init_value: value at step 0 and before; not negative.
+        steps: the half-life; positive.
+
+    Example:
+        >>> print(HalfLife(0.1, steps=100)(200))
+        0.025
+    """
+
+    init_value: Any
+    _: KW_ONLY
+    steps: Any
+
+    def __post_init__(self):
+        require_values(self, init_value=self.init_value)
+        require_positive(self, steps=self.steps)
+
+    def at(self, clock):
+        return self.init_value * exp2_product(clock, -clock.unit / exact(self.steps))
+
+
+@pytree
+class InverseTime(Schedule):
+    """A hyperbola: its reciprocal grows on a straight line.
+
+        value(step) = init_value / (1 + decay_rate step / steps)     for step >= 0
+
+    Attributes:
+        init_value: value at step 0 and before; not negative.
+        steps: unit of time; positive.
+        decay_rate: how fast the reciprocal grows; not negative.
+
+    Reference:
+        Robbins and Monro, A stochastic approximation method, 1951.
+
+    Example:
+        >>> print(InverseTime(0.1, steps=100)(300))
+        0.025
+    """
+
+    init_value: Any
+    _: KW_ONLY
+    steps: Any
+    decay_rate: Any = 1.0
+
+    def __post_init__(self):
+        require_values(self, init_value=self.init_value, decay_rate=self.decay_rate)
+        require_positive(self, steps=self.steps)
+
+    def at(self, clock):
+        return self.init_value / (1 + clock.position() * clock.number(exact(self.decay_rate) / exact(self.steps)))
+
+
+@pytree
+class InverseSqrt(Schedule):
+    """The inverse square root of the time, from its peak on.
+
+        value(step) = peak_value / sqrt(1 + step / timescale)     for step >= 0
+
+    The four conventions in use are this curve after four different beginnings, and have constructors of
+    their own: `noam`, `fairseq`, `t5`, `shifted`.
+
+    Attributes:
+        peak_value: value at step 0 and before; not negative.
+        timescale: after how many steps the value is 1 / sqrt(2) of the peak; positive.
+
+    Example:
+        >>> print(InverseSqrt(0.1, timescale=100)(300))
+        0.05
+    """
+
+    peak_value: Any
+    _: KW_ONLY
+    timescale: Any
+
+    def __post_init__(self):
+        require_values(self, peak_value=self.peak_value)
+        require_positive(self, timescale=self.timescale)
+
+    def at(self, clock):
+        return self.peak_value * jnp.sqrt(1 / (1 + clock.position() * clock.number(1 / exact(self.timescale))))
+
+    @classmethod
+    def noam(cls, factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
+        """The schedule of the original Transformer, whose first update is number 1.
+
+            value(step) = factor model_dim^-0.5 min(n^-0.5, n warmup_steps^-1.5)     with n = step + 1
+
+        Reference:
+            Vaswani et al., Attention is all you need, 2017, eq. 3 (arXiv:1706.03762).
+
+        Example:
+            >>> InverseSqrt.noam(model_dim=256, warmup_steps=4)
+            InverseSqrt(0.03125, timescale=4).warmup(3, init_value=0.0078125)
+        """
+        require_values("InverseSqrt.noam", factor=factor)
+        require_positive("InverseSqrt.noam", model_dim=model_dim)
+        require_from_one("InverseSqrt.noam", warmup_steps=warmup_steps)
+        peak = factor * inverse_root(model_dim) * inverse_root(warmup_steps)
+        tail = cls(peak, timescale=warmup_steps)
+        if known(warmup_steps) and warmup_steps == 1:
+            return tail
+        return tail.warmup(warmup_steps - 1, init_value=peak / warmup_steps)
+
+    @classmethod
+    def fairseq(cls, peak_value: Any, *, warmup_steps: Any, init_value: Any = 0.0) -> Schedule:
+        """A straight line up, then the inverse square root of the step counted from 0.
+
+            value(step) = init_value + (peak_value - init_value) step / warmup_steps     for step < warmup_steps
+                        = peak_value sqrt(warmup_steps / step)                           from then on
+
+        Example:
+            >>> InverseSqrt.fairseq(0.1, warmup_steps=10)
+            InverseSqrt(0.1, timescale=10).warmup(10)
+        """
+        require_positive("InverseSqrt.fairseq", warmup_steps=warmup_steps)
+        return cls(peak_value, timescale=warmup_steps).warmup(warmup_steps, init_value=init_value)
+
+    @classmethod
+    def t5(cls, factor: Any = 1.0, *, warmup_steps: Any) -> Schedule:
+        """A constant, then the inverse square root of the step, not normalised.
+
+            value(step) = factor / sqrt(max(step, warmup_steps))
+
+        Reference:
+            Raffel et al., Exploring the limits of transfer learning, 2020, sec. 3.1.2 (arXiv:1910.10683).
+
+        Example:
+            >>> InverseSqrt.t5(warmup_steps=10_000)
+            InverseSqrt(0.01, timescale=10000).shift(10000)
+        """
+        require_values("InverseSqrt.t5", factor=factor)
+        require_positive("InverseSqrt.t5", warmup_steps=warmup_steps)
+        return cls(factor * inverse_root(warmup_steps), timescale=warmup_steps).shift(warmup_steps)
+
+    @classmethod
+    def shifted(
+        cls, peak_value: Any, *, warmup_steps: Any, timescale: Any, shift: Any = 0, init_value: Any = 0.0
+    ) -> Schedule:
+        """A straight line up, then an inverse square root with a time scale of its own.
+
+            value(step) = peak_value / sqrt(1 + (step - warmup_steps + shift) / timescale)     from warmup_steps on
+
+        and a straight line from `init_value` to that before.
+
+        Reference:
+            Zhai et al., Scaling vision transformers, 2022, sec. 3.5 (arXiv:2106.04560).
+
+        Example:
+            >>> InverseSqrt.shifted(0.1, warmup_steps=10, timescale=1000)
+            InverseSqrt(0.1, timescale=1000).warmup(10)
+        """
+        require_values("InverseSqrt.shifted", peak_value=peak_value, shift=shift)
+        require_positive("InverseSqrt.shifted", warmup_steps=warmup_steps, timescale=timescale)
+        if known(shift) and np.all(np.asarray(shift) == 0):
+            tail = cls(peak_value, timescale=timescale)
+        else:
+            tail = cls(peak_value * inverse_root(1 + shift / timescale), timescale=timescale + shift)
+        return tail.warmup(warmup_steps, init_value=init_value)
+
+
+@pytree
+class PowerLaw(Schedule):
+    """A power of the time.
+
+        value(step) = init_value (1 + step / timescale)^-exponent     for step >= 0
+
+    Attributes:
+        init_value: value at step 0 and before; not negative.
+        timescale: after how many steps the time has doubled; positive.
+        exponent: positive. 1 is `InverseTime`, 1/2 is `InverseSqrt`.
+
+    Example:
+        >>> print(PowerLaw(0.1, timescale=100, exponent=2.0)(100))
+        0.025
+    """
+
+    init_value: Any
+    _: KW_ONLY
+    timescale: Any
+    exponent: Any
+
+    def __post_init__(self):
+        require_values(self, init_value=self.init_value)
+        require_positive(self, timescale=self.timescale, exponent=self.exponent)
+
+    def at(self, clock):
+        grown = 1 + clock.position() * clock.number(1 / exact(self.timescale))
+        return self.init_value * exact_power(grown, -exact(self.exponent))
+
+
+def inverse_root(x: Any) -> Any:
+    """1 / sqrt(x), in double precision and as a Python number where x is one."""
+    if not known(x):
+        return x**-0.5
+    root = np.asarray(x, np.float64) ** -0.5
+    return root if np.ndim(root) else float(root)
+
+
+def require_from_one(owner: str, **values: Any) -> None:
+    """Refuses anything but numbers >= 1."""
+    for name, value in values.items():
+        require_number(owner, name, value, "a number >= 1", lambda x: x >= 1)

@@ -1,0 +1,281 @@
+"""Schedules made of others by moving them in time: joined, shifted, stretched, repeated, extended."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_lrreg._struct import number_text, pytree, require, require_number
+from jax_lrreg.schedules.base import (
+    Schedule,
+    as_schedule,
+    latest,
+    method_text,
+    require_positive,
+    require_schedules,
+    require_values,
+)
+from jax_lrreg.schedules.clock import exact, known
+
+
+@pytree
+class Joined(Schedule):
+    """Schedules one after the other, written `join([(piece, length), ..., (last, None)])`.
+
+    A piece counts its steps from its own beginning. While it is idle it stands still at its nearer
+    end, so what it would do elsewhere never reaches the value or the gradient.
+
+    Attributes:
+        pieces: the schedules.
+        lengths: the duration of each but the last, positive.
+
+    Example:
+        >>> from jax_lrreg.schedules import Constant
+        >>> join([(Constant(0.1), 10), (Constant(0.01), None)])
+        join([(Constant(0.1), 10), (Constant(0.01), None)])
+    """
+
+    pieces: tuple[Schedule, ...]
+    _: KW_ONLY
+    lengths: tuple[Any, ...]
+
+    def __post_init__(self):
+        count = len(self.pieces) - 1
+        require(count >= 1, "join", "pieces", len(self.pieces), "at least two")
+        require(
+            len(self.lengths) == count, "join", "lengths", len(self.lengths), f"one per piece but the last, {count}"
+        )
+        for piece, length in zip(self.pieces, (*self.lengths, 1), strict=True):
+            require(isinstance(piece, Schedule), "join", "pieces", piece, "schedules")
+            require_positive("join", length=length)
+
+    @property
+    def horizon(self):
+        return after(sum(self.lengths), self.pieces[-1].horizon)
+
+    def at(self, clock):
+        value = self.pieces[0].at(clock.upto(self.lengths[0]))
+        for piece, length, end in zip(self.pieces[1:], self.lengths, (*self.lengths[1:], None), strict=True):
+            clock = clock.after(length)
+            own = piece.at(clock if end is None else clock.upto(end))
+            value = jnp.where(clock.begun, own, value)
+        return value
+
+    def __repr__(self):
+        pairs = zip(self.pieces, (*self.lengths, None), strict=True)
+        return f"join([{', '.join(f'({piece!r}, {number_text(length)})' for piece, length in pairs)}])"
+
+
+def join(pieces: Sequence[tuple[Schedule | Callable | float, Any]]) -> Joined:
+    """Schedules one after the other: `[(piece, length), ..., (last, None)]`; see `Joined`."""
+    if not isinstance(pieces, list | tuple):
+        raise TypeError(f"join: `pieces` must be a list of pairs (piece, length), got {pieces!r}")
+    pairs = list(pieces)
+    require(len(pairs) >= 2, "join", "pieces", len(pairs), "at least two pairs (piece, length)")
+    for pair in pairs:
+        require(isinstance(pair, tuple | list) and len(pair) == 2, "join", "pieces", pair, "pairs (piece, length)")
+    require(pairs[-1][1] is None, "join", "length", pairs[-1][1], "None for the last piece, which has no end")
+    return Joined(
+        tuple(as_schedule(piece, "piece") for piece, _ in pairs), lengths=tuple(length for _, length in pairs[:-1])
+    )
+
+
+@pytree
+class Extended(Schedule):
+    """A schedule whose end is moved while it runs, written `schedule.extend(at=, total_steps=)`.
+
+        value(step) = schedule(step)                                                           for step <= at
+                    = schedule(at + (step - at) (horizon - at) / (total_steps - at))           from then on
+
+    where `horizon` is the end of the schedule. What was left of it is stretched or shrunk, so nothing jumps. The
+    whole schedule, stretched as much, may not be longer than 2^31 - 1 steps.
+
+    Attributes:
+        schedule: what is running; it must have an end.
+        start: the argument `at`, the step at which the end is moved; not negative, before both ends.
+        total_steps: the new end.
+
+    Example:
+        >>> from jax_lrreg.schedules import Linear
+        >>> lr = Linear(0.1, steps=100).extend(at=50, total_steps=250)
+        >>> print(lr(50), lr(150), lr(250))
+        0.05 0.025 0.0
+    """
+
+    schedule: Schedule
+    _: KW_ONLY
+    start: Any
+    total_steps: Any
+
+    def __post_init__(self):
+        require_schedules(self, "schedule")
+        require_values("extend", at=self.start)
+        require_positive("extend", total_steps=self.total_steps)
+        horizon = self.schedule.horizon
+        require(horizon is not None, "extend", "schedule", self.schedule, "one with an end of its own")
+        if known(horizon, self.start):
+            lowest, highest = np.asarray(self.start, np.float64), np.asarray(horizon, np.float64)
+            require_number(
+                "extend", "at", self.start, f"before the end of the schedule, {horizon}", lambda x: x < highest
+            )
+            require_number("extend", "total_steps", self.total_steps, f"above at={self.start}", lambda x: x > lowest)
+
+    @property
+    def horizon(self):
+        return self.total_steps
+
+    def at(self, clock):
+        speed = (self.schedule.horizon - self.start) / (self.total_steps - self.start)
+        late = clock.after(self.start).started().in_units(speed).after(-self.start)
+        early = clock.upto(self.start)
+        return jnp.where(clock.reached(self.start), self.schedule.at(late), self.schedule.at(early))
+
+    def __repr__(self):
+        return method_text(self, "extend", start="at")
+
+
+@pytree
+class Shifted(Schedule):
+    """A schedule that begins later, written `schedule.shift(steps)`, or in the middle, with negative `steps`.
+
+        value(step) = schedule(step - steps)     for step >= 0
+
+    Attributes:
+        schedule: what is moved. Until it begins, it holds its first value.
+        steps: by how much; of any sign.
+
+    Example:
+        >>> from jax_lrreg.schedules import Linear
+        >>> lr = Linear(0.1, steps=100)
+        >>> print(lr.shift(20)(10), lr.shift(20)(70), lr.shift(-20)(30))
+        0.1 0.05 0.05
+    """
+
+    schedule: Schedule
+    _: KW_ONLY
+    steps: Any
+
+    def __post_init__(self):
+        require_schedules(self, "schedule")
+        require_number("shift", "steps", self.steps, "a number", np.isfinite)
+
+    @property
+    def horizon(self):
+        horizon = after(self.steps, self.schedule.horizon)
+        return horizon if horizon is None else latest(0, horizon)
+
+    def at(self, clock):
+        return self.schedule.at(clock.started().after(self.steps))
+
+    def __repr__(self):
+        return method_text(self, "shift")
+
+
+@pytree
+class Stretched(Schedule):
+    """A schedule in slow motion, written `schedule.stretch(factor)`.
+
+        value(step) = schedule(step / factor)
+
+    Attributes:
+        schedule: what is stretched, warmup and all.
+        factor: how many times longer it takes; positive, below 1 it is faster.
+
+    Example:
+        >>> from jax_lrreg.schedules import Linear
+        >>> print(Linear(0.1, steps=100).stretch(3)(150))
+        0.05
+    """
+
+    schedule: Schedule
+    _: KW_ONLY
+    factor: Any
+
+    def __post_init__(self):
+        require_schedules(self, "schedule")
+        require_positive("stretch", factor=self.factor)
+
+    @property
+    def horizon(self):
+        return None if self.schedule.horizon is None else self.schedule.horizon * self.factor
+
+    def at(self, clock):
+        return self.schedule.at(clock.in_units(1 / exact(self.factor)))
+
+    def __repr__(self):
+        return method_text(self, "stretch")
+
+
+@pytree
+class Repeated(Schedule):
+    """The beginning of a schedule over and over, written `schedule.repeat(steps)`.
+
+        value(step) = schedule(step mod steps)
+
+    Attributes:
+        schedule: what is repeated.
+        steps: the period; positive.
+
+    Example:
+        >>> from jax_lrreg.schedules import Linear
+        >>> print(Linear(0.1, steps=10).repeat(10)(25))
+        0.05
+    """
+
+    schedule: Schedule
+    _: KW_ONLY
+    steps: Any
+
+    def __post_init__(self):
+        require_schedules(self, "schedule")
+        require_positive("repeat", steps=self.steps)
+
+    def at(self, clock):
+        return self.schedule.at(clock.cycle(self.steps)[1])
+
+    def __repr__(self):
+        return method_text(self, "repeat")
+
+
+@pytree
+class InUnits(Schedule):
+    """A schedule written in other units than steps, as `schedule.in_units(per_step=...)`.
+
+        value(step) = schedule(step per_step)
+
+    but computed in whole steps, so that a horizon of 10^13 tokens ends as exactly as one of 10 steps.
+
+    Attributes:
+        schedule: its durations are in epochs, examples, tokens, ...
+        per_step: how many of these one step covers; positive. 1/390 of an epoch, 256 examples, ...
+
+    Example:
+        >>> from jax_lrreg.schedules import Linear
+        >>> print(Linear(0.1, steps=90).in_units(per_step=1 / 390)(45 * 390))
+        0.05
+    """
+
+    schedule: Schedule
+    _: KW_ONLY
+    per_step: Any
+
+    def __post_init__(self):
+        require_schedules(self, "schedule")
+        require_positive("in_units", per_step=self.per_step)
+
+    @property
+    def horizon(self):
+        return None if self.schedule.horizon is None else self.schedule.horizon / self.per_step
+
+    def at(self, clock):
+        return self.schedule.at(clock.in_units(self.per_step))
+
+    def __repr__(self):
+        return method_text(self, "in_units")
+
+
+def after(duration: Any, horizon: Any) -> Any:
+    """The horizon of what comes after `duration`."""
+    return None if horizon is None else duration + horizon

@@ -1,0 +1,348 @@
+"""What every schedule promises, on the list of all of them and on random compositions."""
+
+import functools
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jax_lrreg import schedules
+from jax_lrreg.schedules import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Cyclic,
+    Exponential,
+    Function,
+    InverseSqrt,
+    Linear,
+    MultiStep,
+    PiecewiseConstant,
+    PiecewiseCosine,
+    Polynomial,
+    Step,
+    join,
+)
+from tests.laws import SCHEDULES
+
+STEPS = np.concatenate([np.arange(-3, 130), [1000, 10**6, 2**24 + 1, 2**31 - 2, 2**31 - 1]])
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+
+
+def ulps(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.max(np.abs(a - b) / np.spacing(np.maximum(np.abs(b), 1e-37).astype(np.float32)), initial=0)
+
+
+def real(schedule):
+    """The same schedule with every number written as a float, which has a gradient."""
+    return jax.tree.map(float, schedule)
+
+
+def slopes(schedule, steps):
+    """The gradient of the sum over `steps`: finite only if that of every single value is."""
+    return jax.grad(lambda schedule: jnp.sum(schedule(steps)))(real(schedule))
+
+
+@every_schedule
+def test_values_are_finite_not_negative_and_hold_outside_the_span(schedule):
+    value = np.asarray(schedule(jnp.asarray(STEPS)))
+    assert value.dtype == np.float32
+    assert value.shape == STEPS.shape
+    assert np.all(np.isfinite(value))
+    assert np.all(value >= 0)
+    assert np.all(value[STEPS < 0] == value[STEPS == 0])
+    if schedule.horizon is not None:
+        assert np.all(value[schedule.horizon <= STEPS] == value[-1])
+
+
+@every_schedule
+def test_jitted_equals_eager(schedule):
+    steps = jnp.asarray(STEPS)
+    # XLA contracts a product and a sum; a power multiplies that unit in the last place by its exponent
+    assert ulps(jax.jit(schedule)(steps), schedule(steps)) <= 4
+
+
+@every_schedule
+def test_every_kind_of_step_gives_the_same_value(schedule):
+    few = np.minimum(np.arange(len(STEPS)), 127)
+    expected = schedule(few)
+    for dtype in (np.int8, np.uint8, np.int16, np.uint32, np.int64, np.float32):
+        assert np.array_equal(schedule(few.astype(dtype)), expected), dtype
+    assert np.array_equal(schedule(few.reshape(6, -1)), expected.reshape(6, -1))
+    for step in (0, 7, 41.0, np.int64(12), np.uint32(99), jnp.bfloat16(3)):
+        value = schedule(step)
+        assert value.shape == ()
+        assert not value.weak_type
+        assert value.dtype == jnp.float32
+        assert ulps(value, expected[int(step)]) <= 2  # a scalar is not computed by vector instructions
+
+
+@every_schedule
+def test_new_values_do_not_retrace(schedule):
+    traces = []
+
+    @jax.jit
+    def value(schedule, step):
+        traces.append(step)
+        return schedule(step)
+
+    value(schedule, 3)
+    value(jax.tree.map(changed, schedule), 5)
+    assert len(traces) == 1
+
+
+@every_schedule
+def test_vmap_over_each_field_is_the_loop(schedule):
+    leaves, treedef = jax.tree.flatten(schedule)
+    steps = jnp.minimum(jnp.arange(len(STEPS)), 100)
+    value = jax.jit(lambda *leaves: treedef.unflatten(leaves)(steps))
+    # every field is batched, and one after the other has another value
+    rows = [[changed(leaf) if i == j else leaf for j, leaf in enumerate(leaves)] for i in range(-1, len(leaves))]
+    many = jax.jit(jax.vmap(value))(*map(jnp.asarray, zip(*rows, strict=True)))
+    for row, leaf_values in zip(many, rows, strict=True):
+        np.testing.assert_allclose(row, value(*leaf_values), rtol=1e-5, atol=1e-7)
+
+
+def changed(leaf):
+    return leaf + 1 if isinstance(leaf, int) else leaf * 0.99
+
+
+@every_schedule
+def test_gradient_is_the_finite_difference(schedule):
+    # Every step is a fraction, for at a whole one some schedules jump; the last one is beyond most spans.
+    steps = (0.37, 7.21, 10.68, 13.37, 19.41, 29.63, 36.17, 44.83, 61.54, 88.71)
+    with jax.enable_x64(True):
+        leaves, treedef = jax.tree.flatten(real(schedule))
+        at, x = jnp.asarray(steps, jnp.float64), jnp.asarray(leaves, jnp.float64)
+
+        def value(x):
+            return treedef.unflatten(list(x))(at)
+
+        sizes = 1e-6 * np.maximum(np.abs(leaves), 1)
+        shifts = np.diag(sizes)
+        slopes = jax.jit(jax.jacfwd(value))(x)
+        many = jax.jit(jax.vmap(value))(jnp.concatenate([x[None] + shifts, x[None] - shifts]))
+        differences = (many[: len(leaves)] - many[len(leaves) :]) / (2 * sizes[:, None])
+        np.testing.assert_allclose(slopes, differences.T, rtol=1e-5, atol=1e-8)
+
+
+@every_schedule
+def test_gradients_are_finite_everywhere(schedule):
+    for steps in (jnp.asarray(STEPS, jnp.int32), jnp.arange(float(len(STEPS))) - 3):
+        for leaf in jax.tree.leaves(slopes(schedule, steps)):
+            assert np.isfinite(leaf)
+
+
+@every_schedule
+def test_text_copies_and_hash(schedule):
+    again = eval(repr(schedule), {name: getattr(schedules, name) for name in dir(schedules)})
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert repr(again) == repr(schedule)
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    assert jax.tree.map(lambda x: x, schedule) == schedule
+    assert jax.tree.map(lambda x: x + 1, schedule) != schedule or not jax.tree.leaves(schedule)
+
+
+OPTAX = [
+    (Constant(0.1), optax.constant_schedule(0.1)),
+    (Linear(0.1, steps=40, end_value=0.01), optax.linear_schedule(0.1, 0.01, 40)),
+    (Linear(0.1, steps=40).shift(7), optax.linear_schedule(0.1, 0.0, 40, transition_begin=7)),
+    (Polynomial(0.1, steps=40, power=0.9), optax.polynomial_schedule(0.1, 0.0, 0.9, 40)),
+    (Polynomial(0.1, steps=40, power=3.0, end_value=0.2), optax.polynomial_schedule(0.1, 0.2, 3.0, 40)),
+    (Cosine(0.1, steps=40), optax.cosine_decay_schedule(0.1, 40)),
+    (Cosine(0.1, steps=40, end_value=0.01, exponent=1.5), optax.cosine_decay_schedule(0.1, 40, 0.1, 1.5)),
+    (Exponential(0.1, steps=10, decay_rate=0.5), optax.exponential_decay(0.1, 10, 0.5)),
+    (Exponential(0.1, steps=10, decay_rate=0.5).clip(min=0.02), optax.exponential_decay(0.1, 10, 0.5, end_value=0.02)),
+    (Step(0.1, steps=10, decay_rate=0.5), optax.exponential_decay(0.1, 10, 0.5, staircase=True)),
+    (MultiStep(0.1, boundaries=(10, 25), decay_rate=0.3), optax.piecewise_constant_schedule(0.1, {10: 0.3, 25: 0.3})),
+    (
+        PiecewiseConstant(0.1, boundaries=(10, 25), values=(0.03, 0.06)),
+        optax.piecewise_constant_schedule(0.1, {10: 0.3, 25: 2.0}),
+    ),
+    (
+        schedules.PiecewiseLinear(0.1, boundaries=(10, 25), values=(0.03, 0.06)),
+        optax.piecewise_interpolate_schedule("linear", 0.1, {10: 0.3, 25: 2.0}),
+    ),
+    (
+        PiecewiseCosine(0.1, boundaries=(10, 25), values=(0.03, 0.06)),
+        optax.piecewise_interpolate_schedule("cosine", 0.1, {10: 0.3, 25: 2.0}),
+    ),
+    (Constant(0.1).warmup(10, init_value=0.01), optax.warmup_constant_schedule(0.01, 0.1, 10)),
+    (
+        schedules.warmup_cosine(0.1, warmup_steps=10, total_steps=50, end_value=0.01),
+        optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 50, 0.01),
+    ),
+    (
+        Exponential(0.1, steps=10, decay_rate=0.5).warmup(10),
+        optax.warmup_exponential_decay_schedule(0.0, 0.1, 10, 10, 0.5),
+    ),
+    (
+        schedules.one_cycle_three_phases(
+            0.1, warmup_steps=30, down_steps=55, total_steps=100, init_value=0.004, end_value=4e-7, shape="linear"
+        ),
+        optax.linear_onecycle_schedule(100, 0.1),
+    ),
+    (
+        schedules.one_cycle(0.1, warmup_steps=30, total_steps=100, init_value=0.004, end_value=4e-7),
+        optax.cosine_onecycle_schedule(100, 0.1),
+    ),
+    (
+        CosineRestarts(0.1, steps=20, multiplier=2, limit=2),
+        optax.sgdr_schedule(
+            [
+                {"init_value": 0.1, "peak_value": 0.1, "warmup_steps": 0, "decay_steps": 20},
+                {"init_value": 0.1, "peak_value": 0.1, "warmup_steps": 0, "decay_steps": 40},
+            ]
+        ),
+    ),
+    (
+        join([(Linear(0.1, steps=10), 10), (Cosine(0.2, steps=20), None)]),
+        optax.join_schedules([optax.linear_schedule(0.1, 0.0, 10), optax.cosine_decay_schedule(0.2, 20)], [10]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), OPTAX, ids=[repr(ours) for ours, _ in OPTAX])
+def test_optax_has_the_same(ours, theirs):
+    steps = np.arange(110)
+    expected = [float(theirs(int(step))) for step in steps]
+    np.testing.assert_allclose(ours(steps), expected, rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.9])
+def test_no_nan_at_the_end_where_optax_has_one(power):
+    ours = Polynomial(1e-3, steps=1000, power=power)
+    theirs = optax.polynomial_schedule(1e-3, 0.0, power, 1000)
+    steps = jnp.arange(990, 1010)
+    assert np.all(np.isfinite(jax.jit(ours)(steps)))
+    assert np.all(jax.jit(ours)(steps[10:]) == 0)
+    assert np.all(jax.jit(ours)(steps[:10]) > 0)
+    assert not np.all(np.isfinite(jax.jit(theirs)(steps))), "Optax has repaired this; the README may say so"
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_gradients_keep_their_dtype(dtype):
+    tx = optax.scale_by_learning_rate(Cosine(1e-3, steps=100))
+    gradients = {"w": jnp.ones(3, dtype)}
+    updates, _ = tx.update(gradients, tx.init(gradients))
+    assert updates["w"].dtype == dtype
+    np.testing.assert_allclose(np.float32(updates["w"]), -1e-3, rtol=4e-3)
+
+
+def test_any_function_takes_part_and_never_sees_a_step_outside_its_span():
+    seen = join([(Constant(0.1), 10), (Function(lambda step: 1 / jnp.sqrt(step + 1.0)), 5), (lambda step: 0.2, None)])
+    steps = jnp.arange(30)
+    assert np.all(np.isfinite(jax.jit(seen)(steps)))
+    np.testing.assert_allclose(seen(steps)[10:15], 1 / np.sqrt(np.arange(1, 6)), rtol=1e-6)
+    idle = join([(Linear(0.1, steps=10.0), 10.0), (lambda step: jnp.sqrt(step - 0.0), None)])
+    slope = jax.grad(lambda schedule: schedule(5))(idle)
+    assert all(np.isfinite(x) for x in jax.tree.leaves(slope))
+    assert (optax.cosine_decay_schedule(0.1, 10) * Constant(2.0))(5) == pytest.approx(0.1)
+    assert (0.5 * Function(optax.linear_schedule(1.0, 0.0, 10)))(jnp.arange(4)).shape == (4,)
+
+
+def test_momentum_cycles_against_the_learning_rate():
+    rate = Cyclic(0.01, peak_value=0.1, up_steps=5, down_steps=5)(np.arange(40))
+    momentum = Cyclic(0.95, peak_value=0.85, up_steps=5, down_steps=5)(np.arange(40))
+    np.testing.assert_allclose((rate - 0.01) / 0.09, (0.95 - momentum) / 0.1, atol=1e-5)
+
+
+def test_a_cooldown_that_was_planned_gives_way_to_a_branch():
+    planned = schedules.warmup_stable_decay(0.1, warmup_steps=10, decay_steps=20, total_steps=100)
+    branch = planned.branch_cooldown(20, at=40)
+    assert branch == Constant(0.1).warmup(10).cooldown(20, at=40)
+    late = planned.branch_cooldown(5, at=90)
+    steps = np.arange(90)
+    assert np.array_equal(late(steps), planned(steps))
+    assert late(90) == planned(90)
+    assert late(95) == 0
+
+
+@pytest.mark.parametrize("total", [31, 60, 1000])
+def test_moving_the_end_of_a_running_schedule_does_not_jump(total):
+    running = schedules.warmup_cosine(0.1, warmup_steps=10, total_steps=50, end_value=0.01)
+    extended = running.extend(at=30, total_steps=total)
+    steps = np.arange(31)
+    assert np.array_equal(extended(steps), running(steps))
+    assert extended.horizon == total
+    assert extended(total) == running(50)
+    assert np.all(np.diff(extended(np.arange(30, total + 1))) <= 0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7, 1000, 16384, 16385, 10**6])
+def test_area_is_the_sum(steps):
+    schedule = Cosine(1e-3, steps=900_000).warmup(1000)
+    expected = np.sum(np.asarray(schedule(np.arange(steps)), np.float64))
+    np.testing.assert_allclose(schedule.area(steps), expected, rtol=1.2e-7)
+
+
+def test_area_has_a_gradient():
+    area = jax.grad(lambda steps: Linear(0.1, steps=steps).area(150))(100.0)
+    np.testing.assert_allclose(area, 0.1 / 2, rtol=2e-2)
+
+
+def test_tokens_beyond_an_int32_end_exactly():
+    lr = Cosine(3e-4, steps=15 * 10**12).warmup(10**10).in_units(per_step=2**22)
+    steps = (15 * 10**12 + 10**10) / 2**22
+    assert lr.horizon == steps
+    assert lr(int(steps)) > 0
+    assert lr(int(steps) + 1) == 0
+
+
+# Random compositions ---------------------------------------------------------------------------------
+
+durations = st.one_of(st.integers(1, 50), st.floats(0.5, 50.0))
+values = st.floats(0.0, 1.0)
+positive = st.floats(0.01, 1.0)
+shapes = st.one_of(
+    st.builds(Constant, values),
+    st.builds(Linear, values, steps=durations, end_value=values),
+    st.builds(Polynomial, values, steps=durations, power=st.floats(0.2, 4.0), k_decay=st.floats(0.5, 2.0)),
+    st.builds(Cosine, values, steps=durations, end_value=values),
+    st.builds(Exponential, values, steps=durations, decay_rate=positive),
+    st.builds(InverseSqrt, values, timescale=durations),
+    st.builds(Step, values, steps=durations, decay_rate=positive),
+    st.builds(CosineRestarts, values, steps=durations, multiplier=st.sampled_from([1, 1.5, 2]), decay=positive),
+    st.builds(Cyclic, values, peak_value=values, up_steps=durations, down_steps=durations, cycle_decay=positive),
+)
+
+
+def compose(inner):
+    return st.one_of(
+        st.builds(lambda a, b: a * b, inner, inner),
+        st.builds(lambda a, b: a + b, inner, inner),
+        st.builds(lambda a, x: x * a, inner, positive),
+        st.builds(lambda a, n, b: join([(a, n), (b, None)]), inner, durations, inner),
+        st.builds(lambda a, n, x: a.warmup(n, init_value=x), inner, durations, values),
+        st.builds(lambda a, n, t: a.cooldown(n, at=t, shape="1-sqrt"), inner, durations, durations),
+        st.builds(lambda a, n: a.shift(n), inner, st.integers(-20, 20)),
+        st.builds(lambda a, x: a.stretch(x), inner, st.floats(0.3, 3.0)),
+        st.builds(lambda a, n: a.repeat(n), inner, durations),
+        st.builds(lambda a, x: a.in_units(x), inner, st.floats(0.1, 3.0)),
+        st.builds(lambda a, x: a.clip(min=x), inner, positive),
+    )
+
+
+compositions = st.recursive(shapes, compose, max_leaves=5)
+
+
+@functools.partial(settings, max_examples=25)()
+@given(compositions)
+def test_compositions_keep_the_laws(schedule):
+    steps = jnp.asarray(STEPS, jnp.int32)
+    value = np.asarray(schedule(steps))
+    assert np.all(np.isfinite(value))
+    assert np.all(value >= 0)
+    assert np.all(value[STEPS < 0] == value[STEPS == 0])
+    if schedule.horizon is not None:
+        assert np.all(value[schedule.horizon <= STEPS] == value[-1])
+    np.testing.assert_allclose(jax.jit(schedule)(steps), value, rtol=2e-6, atol=1e-30)
+    assert eval(repr(schedule), {name: getattr(schedules, name) for name in dir(schedules)}) == schedule
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, steps)))
