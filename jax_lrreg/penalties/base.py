@@ -1,15 +1,18 @@
-"""`Penalty`: mathematics on one array, lifted to trees here; selection, multiples and sums."""
+"""`Penalty`: mathematics on one array, lifted to trees here."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, fields, replace
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_lrreg._struct import number_text, pytree, require, require_number
+from jax_lrreg._struct import number_text, require, require_number
+from jax_lrreg.penalties.lift import aligned, is_key, parameters, resolved, wide, with_new
+from jax_lrreg.penalties.norms import norm
 from jax_lrreg.schedules import Schedule
-from jax_lrreg.select import Leaf, Predicate, Report, Rules, is_parameter, leaves, selection
+from jax_lrreg.select import Leaf, Report, leaves, selection
 
 
 class Term(NamedTuple):
@@ -19,19 +22,31 @@ class Term(NamedTuple):
     multiplier: Any
 
 
+class Sparsity(NamedTuple):
+    """The fraction of exact zeros, over all chosen parameters and for each of their paths."""
+
+    overall: jax.Array
+    leaves: dict[str, jax.Array]
+
+
 class Penalty:
     """A function of the parameters to keep small, summed over the arrays of a tree: `penalty(params)`.
 
     A subclass writes the mathematics on one array `w`: its `value(w)`, and where it has a closed form
     its `shrink(w, step_size)`, the prox
 
-        shrink(w, step_size) = argmin over z of 1/2 sum (z - w)^2 / step_size + value(z)
+        shrink(w, step_size) = argmin over z of 1/2 sum |z - w|^2 / step_size + value(z)
 
     for a scalar `step_size` or an array like `w`, the diagonal metric of an adaptive optimizer. Where a
-    gradient does not exist, that of `value` is the subgradient of least norm. Arrays come in float32 or
-    wider. Integers, booleans, PRNG keys and None in a tree are skipped. A tree without parameters costs 0.
+    gradient does not exist, that of `value` is the subgradient of least norm. `distance(w, gradient)` is
+    how far `-gradient` is from the subdifferential. Arrays come in float32 or wider. Integers, booleans,
+    PRNG keys and None in a tree are skipped. A tree without parameters costs 0.
 
-    A strength may be a number, a tree of numbers like the parameters, or a `Schedule`; then `step` is asked for.
+    A strength may be a number, an array of numbers like a parameter, a tree of numbers like the parameters,
+    or a `Schedule`; then `step` is asked for.
+
+    It counts as one term of the whole loss: add it once, to the loss that is already averaged over
+    examples, devices and micro-batches, not to each of their parts.
     """
 
     __array_ufunc__ = None  # a NumPy number to the left of an operator leaves the operation to us
@@ -44,88 +59,170 @@ class Penalty:
         """The prox of one array."""
         raise NotImplementedError(f"{type(self).__name__} has no prox in closed form; use it as a loss term")
 
-    def terms(self, items: list[Leaf], step: Any) -> list[list[Term]]:
-        """What applies to each array. Only the algebra of penalties overrides this."""
-        return [[Term(penalty, 1)] for penalty in _resolved(self, items, step)]
+    def distance(self, w: jax.Array, gradient: jax.Array) -> jax.Array:
+        """The norm of the difference between `-gradient` and the nearest subgradient at `w`.
 
-    def __call__(self, params: Any, step: Any = None) -> jax.Array:
-        """The penalty of all `params`, a float32 scalar (float64 if a parameter is)."""
-        _, items = _parameters(params)
-        total = jnp.zeros((), jnp.float32)
-        for item, terms in zip(items, self.terms(items, step), strict=True):
-            for term in terms:
-                total = total + term.multiplier * jnp.real(term.penalty.value(_wide(item.value)))
-        return total
-
-    def gradient(self, params: Any, step: Any = None) -> Any:
-        """The gradient, of the parameters' structure and dtypes; zero for what is no parameter."""
-        values, structure = jax.tree.flatten(params)
-        where, items = _parameters(params)
-
-        def total(parameters: list[Any]) -> jax.Array:
-            given = _with(values, where, parameters)
-            return self(jax.tree.unflatten(structure, given), step)
-
-        gradients = jax.grad(total)([item.value for item in items])
-        zeros = [value if _is_key(value) else jnp.zeros_like(value) for value in values]
-        return jax.tree.unflatten(structure, _with(zeros, where, gradients))
-
-    def prox(self, params: Any, step_size: Any, step: Any = None) -> Any:
-        """`argmin over z of 1/2 sum (z - params)^2 / step_size + penalty(z)`, of the parameters' dtypes.
-
-        `step_size` is a scalar >= 0, or a tree of arrays like the parameters.
+        `gradient` is that of the rest of the loss and points uphill; for a complex `w` it is the conjugate of JAX's.
         """
-        values, structure = jax.tree.flatten(params)
-        sizes = jax.tree.leaves(step_size)
-        for size in sizes:
-            require_number("prox", "step_size", size, "a number >= 0, or a tree of them", lambda x: x >= 0)
-        if len(sizes) == 1 and jnp.ndim(sizes[0]) == 0:
-            sizes = sizes * len(values)
-        require(len(sizes) == len(values), "prox", "step_size", step_size, "a scalar, or a tree like `params`")
-        where, items = _parameters(params)
-        results = []
-        for index, item, terms in zip(where, items, self.terms(items, step), strict=True):
-            if len(terms) > 1:
-                names = " and ".join(type(term.penalty).__name__ for term in terms)
-                raise ValueError(
-                    f"prox: {names} both apply to {item.path!r}, and the prox of a sum is not known; "
-                    "select disjoint parameters, or use one penalty such as ElasticNet"
-                )
-            result = _wide(item.value)
-            for penalty, multiplier in terms:
-                result = penalty.shrink(result, multiplier * jnp.asarray(sizes[index], jnp.real(result).dtype))
-            results.append(result.astype(jnp.result_type(item.value)))
-        return jax.tree.unflatten(structure, _with(values, where, results))
+        raise NotImplementedError(f"{type(self).__name__} has no certificate: its subdifferential has no simple form")
 
-    def on(self, pattern: Any) -> "Penalty":
-        """This penalty on the parameters chosen by a pattern, a list of rules, or a function; see `select`."""
-        return Selected(self, selection=selection(pattern))
+    def zeros(self, w: jax.Array) -> jax.Array:
+        """Which units of one array are exactly zero, a boolean for each entry or group."""
+        return w == 0
 
-    def report(self, params: Any) -> Report:
-        """Which parameter gets what, and why the others get nothing; prints as a table."""
-        where, items = _parameters(params)
-        chosen = dict(zip(where, self.terms(items, 0), strict=True))
-        rows = []
-        for index, (path, value) in enumerate(leaves(params)):
-            shape = "x".join(map(str, jnp.shape(value))) or "scalar"
-            if index not in chosen:
-                kind = getattr(value, "dtype", type(value).__name__)
-                rows.append((path, shape, "", f"holds no real numbers ({kind})"))
-                continue
-            texts = [_times(float(number), repr(penalty)) for penalty, number in chosen[index]]
-            rows.append((path, shape, " + ".join(texts), self.reason(path, value)))
-        return Report(repr(self), rows)
+    def threshold(self, gradient: jax.Array) -> jax.Array:
+        """The smallest strength for which a zero array solves, given the gradient there."""
+        raise NotImplementedError(f"{type(self).__name__} has no strength from which on all parameters are zero")
+
+    def cost(self, w: Any) -> jax.Array:
+        """`value` of an array of any precision. Only constraints override this: they allow for rounding."""
+        return self.value(wide(w))
+
+    def residual(self, w: Any, gradient: jax.Array) -> jax.Array:
+        """`distance` at an array of any precision. Only constraints override this: they allow for rounding."""
+        return self.distance(wide(w), gradient)
+
+    def fits(self, leaf: Leaf) -> None:
+        """Refuses, by its path, an array that the penalty has no meaning for."""
+        require_broadcast(self, leaf, np.shape(leaf.value), *(field.name for field in fields(self)))  # type: ignore[arg-type]
+
+    def terms(self, items: Sequence[Leaf]) -> list[list[Term]]:
+        """What applies to each array. Only the algebra of penalties overrides this."""
+        return [[Term(self, 1)] for _ in items]
+
+    def advanced(self, items: Sequence[Leaf]) -> "Penalty":  # noqa: ARG002 - most penalties carry no state
+        """What `advance` returns. Only the algebra, and penalties that carry state, override this."""
+        return self
 
     def reason(self, path: str, value: Any) -> str:  # noqa: ARG002 - a bare penalty takes every parameter
         """Why the parameter at `path` gets what it gets. Only the algebra of penalties overrides this."""
         return "every parameter"
 
+    def __call__(self, params: Any, step: Any = None) -> jax.Array:
+        """The penalty of all `params`, a float32 scalar (float64 if a parameter is)."""
+        total = jnp.zeros((), jnp.float32)
+        for item, terms in self._applied(parameters(params)[1], step):
+            for penalty, multiplier in terms:
+                total = total + _multiple(multiplier, penalty.cost(item.value))
+        return total
+
+    def gradient(self, params: Any, step: Any = None) -> Any:
+        """The gradient, of the parameters' structure and dtypes; zero for what is no parameter."""
+        values, structure = jax.tree.flatten(params)
+        where, items = parameters(params)
+
+        def total(given: list[Any]) -> jax.Array:
+            return self(jax.tree.unflatten(structure, with_new(values, where, given)), step)
+
+        gradients = jax.grad(total)([item.value for item in items])
+        zeros = [value if is_key(value) else jnp.zeros_like(value) for value in values]
+        return jax.tree.unflatten(structure, with_new(zeros, where, gradients))
+
+    def prox(self, params: Any, step_size: Any, step: Any = None) -> Any:
+        """`argmin over z of 1/2 sum |z - params|^2 / step_size + penalty(z)`, of the parameters' dtypes.
+
+        `step_size` is a scalar >= 0, or a tree of numbers or arrays like the parameters.
+        """
+        values, structure = jax.tree.flatten(params)
+        where, items = parameters(params)
+        allowed = "a number >= 0, or a tree of them like `params`"
+        for size in jax.tree.leaves(step_size, is_leaf=lambda x: x is None):
+            require_number("prox", "step_size", size, allowed, lambda x: x >= 0)
+        scalar = jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0
+        sizes = [step_size] * len(items) if scalar else aligned("prox", "step_size", step_size, items, scalars=True)
+        results = []
+        for (item, terms), size in zip(self._applied(items, step), sizes, strict=True):
+            result = wide(item.value)
+            for penalty, multiplier in _at_most_one("prox", "prox", item, terms):
+                result = penalty.shrink(result, multiplier * jnp.asarray(size, jnp.real(result).dtype))
+            results.append(result.astype(jnp.result_type(item.value)))
+        return jax.tree.unflatten(structure, with_new(values, where, results))
+
+    def certificate(self, params: Any, grads: Any, step: Any = None) -> Any:
+        """How far `params` are from solving their problem: per array, the distance of `-grads` to the subdifferential.
+
+        `grads` is the gradient of the loss without the penalty, from `jax.grad`. The distances, float32 scalars in a
+        tree like `params`, are all 0 at an optimum and only there where loss and penalty are convex.
+        """
+        values, structure = jax.tree.flatten(params)
+        where, items = parameters(params)
+        slopes = aligned("certificate", "grads", grads, items)
+        results = []
+        for (item, terms), slope in zip(self._applied(items, step), slopes, strict=True):
+            slope = jnp.conj(wide(slope))
+            rest = norm(slope)
+            for penalty, multiplier in _at_most_one("certificate", "subdifferential", item, terms):
+                applies = jnp.asarray(multiplier, rest.dtype) > 0
+                divisor = jnp.where(applies, multiplier, 1)
+                rest = jnp.where(applies, divisor * penalty.residual(item.value, slope / divisor), rest)
+            results.append(rest)
+        return jax.tree.unflatten(structure, with_new([jnp.zeros((), jnp.float32)] * len(values), where, results))
+
+    def sparsity(self, params: Any) -> Sparsity:
+        """The fraction of exact zeros among the parameters, or groups of them, that this penalty is on."""
+        zero, every, fractions = jnp.zeros((), jnp.float32), 0, {}
+        for item, terms in self._applied(parameters(params)[1], None, scheduled=False):
+            if terms:
+                penalty = terms[0].penalty if len(terms) == 1 else Penalty()
+                found = penalty.zeros(wide(item.value))
+                count = jnp.sum(found, dtype=jnp.float32)
+                zero, every = zero + count, every + found.size
+                fractions[item.path] = count / found.size
+        return Sparsity(zero / max(every, 1), fractions)
+
+    def max_strength(self, grads: Any, step: Any = None) -> jax.Array:
+        """The smallest strength for which zero solves, given the gradient of the loss at zero.
+
+        It is where a regularization path starts. It stands for the first argument, but for `SparseGroupLasso` it is
+        `group` at the given `l1`. Multiples and selections are taken into account.
+        """
+        largest = jnp.zeros((), jnp.float32)
+        for item, terms in self._applied(parameters(grads)[1], step):
+            for penalty, multiplier in _at_most_one("max_strength", "subdifferential", item, terms):
+                largest = jnp.maximum(largest, penalty.threshold(wide(item.value) / multiplier))
+        return largest
+
+    def advance(self, params: Any) -> "Penalty":
+        """This penalty with the state that it carries brought up to `params`; itself where it carries none."""
+        return self.advanced(parameters(params)[1])
+
+    def on(self, pattern: Any) -> "Penalty":
+        """This penalty on the parameters chosen by a pattern, a list of rules, or a function; see `select`."""
+        from jax_lrreg.penalties.algebra import Selected  # the algebra is made of penalties
+
+        return Selected(self, selection=selection(pattern))
+
+    def report(self, params: Any) -> Report:
+        """Which parameter gets what, and why the others get nothing; prints as a table."""
+        where, items = parameters(params)
+        chosen = dict(zip(where, self.terms(items), strict=True))
+        rows = []
+        for index, leaf in enumerate(leaves(params)):
+            shape = "x".join(map(str, jnp.shape(leaf.value))) or "scalar"
+            if index not in chosen:
+                kind = getattr(leaf.value, "dtype", type(leaf.value).__name__)
+                rows.append((leaf.path, shape, "", f"holds no real numbers ({kind})"))
+                continue
+            texts, why = [], self.reason(leaf.path, leaf.value)
+            for penalty, number in chosen[index]:
+                try:
+                    penalty = resolved(penalty, leaf, None, {}, scheduled=False)
+                except ValueError as error:
+                    why = f"refused: {error}"
+                texts.append(_times(number, repr(penalty)))
+            rows.append((leaf.path, shape, " + ".join(texts), why))
+        return Report(repr(self), rows)
+
     def __add__(self, other: "Penalty") -> "Penalty":
         """The sum of two penalties."""
-        return Sum((*_summands(self), *_summands(other))) if isinstance(other, Penalty) else NotImplemented
+        from jax_lrreg.penalties.algebra import added
+
+        return added(self, other) if isinstance(other, Penalty) else NotImplemented
 
     def __mul__(self, factor: Any) -> "Penalty":
         """A multiple of this penalty."""
+        from jax_lrreg.penalties.algebra import Scaled
+
         return Scaled(self, factor=factor)
 
     __rmul__ = __mul__
@@ -133,156 +230,62 @@ class Penalty:
     def __truediv__(self, divisor: Any) -> "Penalty":
         """This penalty divided by a number, as in `L1(lam) / m` with m examples in the data set."""
         require_number(self, "/", divisor, "a positive number", lambda x: x > 0)
-        return Scaled(self, factor=1 / divisor)
+        return self * (1 / divisor)
+
+    def _applied(self, items: Sequence[Leaf], step: Any, scheduled: bool = True) -> list[tuple[Leaf, list[Term]]]:
+        """What applies to each array, with all that depends on the step or on the path filled in."""
+        found: dict[Any, Any] = {}
+        result = []
+        for item, terms in zip(items, self.terms(items), strict=True):
+            for _, multiplier in terms:
+                one = jnp.ndim(multiplier) == 0
+                require(one, "Penalty", "*", multiplier, "one number; several are swept with `vmap`")
+            known = [Term(resolved(penalty, item, step, found, scheduled), number) for penalty, number in terms]
+            result.append((item, known if np.size(item.value) else []))
+        return result
 
 
-@pytree
-class Scaled(Penalty):
-    """A multiple of a penalty, written `c * penalty` or `penalty / m`.
-
-    Example:
-        >>> from jax_lrreg.penalties import L1
-        >>> L1(0.5) / 200
-        0.005 * L1(0.5)
-    """
-
-    penalty: Penalty
-    _: KW_ONLY
-    factor: Any
-
-    def __post_init__(self):
-        require_number("Penalty", "*", self.factor, "a number >= 0", lambda x: x >= 0)
-
-    def terms(self, items, step):
-        return [[Term(p, self.factor * m) for p, m in terms] for terms in self.penalty.terms(items, step)]
-
-    def reason(self, path, value):
-        return self.penalty.reason(path, value)
-
-    def __repr__(self):
-        inner = f"({self.penalty!r})" if isinstance(self.penalty, Sum) else repr(self.penalty)
-        return f"{number_text(self.factor)} * {inner}"
-
-
-@pytree
-class Sum(Penalty):
-    """The sum of penalties, written `p + q`. It has a prox where no parameter belongs to two of them.
-
-    Example:
-        >>> from jax_lrreg.penalties import L1, L2
-        >>> L1(0.5).on("head/*") + L2(0.1)
-        L1(0.5).on('head/*') + L2(0.1)
-    """
-
-    penalties: tuple[Penalty, ...]
-
-    def terms(self, items, step):
-        every = [penalty.terms(items, step) for penalty in self.penalties]
-        return [[term for terms in of_one for term in terms] for of_one in zip(*every, strict=True)]
-
-    def reason(self, path, value):
-        return "; ".join(penalty.reason(path, value) for penalty in self.penalties)
-
-    def __repr__(self):
-        return " + ".join(map(repr, self.penalties))
-
-
-@pytree
-class Selected(Penalty):
-    """A penalty on chosen parameters only, written `penalty.on(pattern)`.
-
-    Attributes:
-        penalty: what applies to them.
-        selection: `select.Rules` or `select.Predicate`; a pattern that matches nothing raises.
-
-    Example:
-        >>> from jax_lrreg.penalties import L2
-        >>> L2(1e-4).on([("**/bias", 0), ("**", 1)])
-        L2(0.0001).on([('**/bias', 0), ('**', 1)])
-    """
-
-    penalty: Penalty
-    _: KW_ONLY
-    selection: Rules | Predicate
-
-    def terms(self, items, step):
-        self.selection.check([item.path for item in items])
-        chosen = []
-        for item, terms in zip(items, self.penalty.terms(items, step), strict=True):
-            number = self.selection.multiplier(item.path, item.value)
-            chosen.append([Term(p, number * m) for p, m in terms] if number else [])
-        return chosen
-
-    def reason(self, path, value):
-        number = self.selection.multiplier(path, value)
-        if number is None:
-            return f"not covered by {self.selection!r}"
-        return f"left out by {self.selection!r}" if number == 0 else f"chosen by {self.selection!r}"
-
-    def __repr__(self):
-        inner = f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
-        return f"{inner}.on({self.selection!r})"
-
-
-def subgradient_abs(w: jax.Array) -> jax.Array:
-    """|w|, with the derivative 0 at 0 where `jnp.abs` has 1: training must not push an exact zero away."""
-    if jnp.iscomplexobj(w):
-        return jnp.abs(w)
-    return w * jax.lax.stop_gradient(jnp.sign(w))
-
-
-def _resolved(penalty: Penalty, items: Sequence[Leaf], step: Any) -> list[Penalty]:
-    """The penalty of each item: scheduled fields at `step`, fields that are trees at the item's path."""
-    changes: dict[str, Any] = {}
-    trees: dict[str, dict[str, Any]] = {}
-    for field in fields(penalty):  # type: ignore[arg-type]
-        value = getattr(penalty, field.name)
+def require_strength(penalty: Any, *names: str) -> None:
+    """Checks that the named fields are numbers >= 0, trees of them, or schedules."""
+    for name in names:
+        value = getattr(penalty, name)
         if isinstance(value, Schedule):
-            if step is None:
-                raise ValueError(f"{type(penalty).__name__}: `{field.name}` is a schedule, so `step` must be given")
-            changes[field.name] = value(step)
-        elif not field.metadata.get("static") and _is_tree(value):
-            trees[field.name] = {leaf.path: leaf.value for leaf in leaves(value)}
-    if changes:
-        penalty = replace(penalty, **changes)  # type: ignore[type-var]
-    if not trees:
-        return [penalty] * len(items)
-    for name, tree in trees.items():
-        missing = [item.path for item in items if item.path not in tree]
-        require(not missing, penalty, name, sorted(tree), f"a tree like the parameters; it has nothing at {missing}")
-    return [replace(penalty, **{name: tree[item.path] for name, tree in trees.items()}) for item in items]  # type: ignore[type-var]
+            continue
+        for number in jax.tree.leaves(value, is_leaf=lambda x: x is None or isinstance(x, Schedule | Penalty)):
+            require_number(penalty, name, number, "a number >= 0, a tree of them, or a schedule", lambda x: x >= 0)
 
 
-def _parameters(params: Any) -> tuple[list[int], list[Leaf]]:
-    """The leaves of a tree that hold real or complex numbers, and where they stand among all leaves."""
-    chosen = [(index, leaf) for index, leaf in enumerate(leaves(params)) if is_parameter(leaf.value)]
-    return [index for index, _ in chosen], [leaf for _, leaf in chosen]
+def require_broadcast(penalty: Any, leaf: Leaf, shape: Sequence[int], *names: str) -> None:
+    """Checks that the named fields are numbers, or arrays that broadcast to `shape`."""
+    for name in names:
+        own = jnp.shape(getattr(penalty, name)) if isinstance(getattr(penalty, name), jax.Array | np.ndarray) else ()
+        fits = len(own) <= len(shape) and all(a in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False))
+        allowed = f"a number or of a shape that broadcasts to {tuple(shape)} at {leaf.path!r}; see `vmap` for sweeps"
+        require(fits, penalty, name, f"shape {own}", allowed)
 
 
-def _with(values: Sequence[Any], where: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    result = list(values)
-    for index, value in zip(where, new, strict=True):
-        result[index] = value
-    return result
+def smooth_distance(penalty: Penalty, w: jax.Array, gradient: jax.Array) -> jax.Array:
+    """`distance` of a penalty that has a gradient everywhere."""
+    return norm(gradient + jnp.conj(jax.grad(penalty.value)(w)))
 
 
-def _is_tree(value: Any) -> bool:
-    return value is not None and not jax.tree_util.all_leaves([value])
+def _at_most_one(owner: str, what: str, item: Leaf, terms: list[Term]) -> list[Term]:
+    if len(terms) > 1:
+        names = " and ".join(type(term.penalty).__name__ for term in terms)
+        raise ValueError(
+            f"{owner}: {names} both apply to {item.path!r}, and the {what} of a sum is not known; "
+            "select disjoint parameters, or use one penalty such as ElasticNet"
+        )
+    return terms
 
 
-def _is_key(value: Any) -> bool:
-    return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)
+def _multiple(multiplier: Any, value: jax.Array) -> jax.Array:
+    """`multiplier * value`, where an infinite value stays infinite: 0 times a constraint is not NaN."""
+    finite = jnp.isfinite(value)
+    return jnp.where(finite, multiplier * jnp.where(finite, value, 0), value)
 
 
-def _wide(w: Any) -> jax.Array:
-    """`w` in float32 or wider: sums of many small squares do not fit in 16 bits."""
-    w = jnp.asarray(w)
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32))
-
-
-def _summands(penalty: Penalty) -> tuple[Penalty, ...]:
-    return penalty.penalties if isinstance(penalty, Sum) else (penalty,)
-
-
-def _times(number: float, text: str) -> str:
-    return text if number == 1 else f"{number:g} * {text}"
+def _times(number: Any, text: str) -> str:
+    if jnp.ndim(number):
+        return f"{number_text(number)} * {text}"
+    return text if float(number) == 1 else f"{float(number):g} * {text}"

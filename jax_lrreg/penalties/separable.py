@@ -6,18 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require_number
-from jax_lrreg.penalties.base import Penalty, subgradient_abs
-from jax_lrreg.schedules import Schedule
-
-
-def require_strength(penalty: Penalty, *names: str) -> None:
-    """Checks that the named fields are numbers >= 0, trees of them, or schedules."""
-    for name in names:
-        value = getattr(penalty, name)
-        if not isinstance(value, Schedule):
-            for number in jax.tree.leaves(value, is_leaf=lambda x: x is None):
-                require_number(penalty, name, number, "a number >= 0, a tree of them, or a schedule", lambda x: x >= 0)
+from jax_lrreg._struct import pytree, require, require_number
+from jax_lrreg.penalties.base import Penalty, require_strength, smooth_distance
+from jax_lrreg.penalties.norms import modulus, norm, soft_threshold, square
 
 
 @pytree
@@ -48,10 +39,16 @@ class L1(Penalty):
         require_strength(self, "strength")
 
     def value(self, w):
-        return jnp.sum(self.strength * subgradient_abs(w))
+        return jnp.sum(self.strength * modulus(w))
 
     def shrink(self, w, step_size):
         return soft_threshold(w, step_size * self.strength)
+
+    def distance(self, w, gradient):
+        return kinked_distance(self, w, gradient, self.strength)
+
+    def threshold(self, gradient):
+        return largest(self, "strength", gradient)
 
 
 @pytree
@@ -78,10 +75,13 @@ class L2(Penalty):
         require_strength(self, "strength")
 
     def value(self, w):
-        return jnp.sum(self.strength * jnp.real(w * jnp.conj(w))) / 2
+        return jnp.sum(self.strength * square(w)) / 2
 
     def shrink(self, w, step_size):
         return w / (1 + step_size * self.strength)
+
+    def distance(self, w, gradient):
+        return smooth_distance(self, w, gradient)
 
 
 @pytree
@@ -123,10 +123,115 @@ class ElasticNet(Penalty):
     def shrink(self, w, step_size):
         return soft_threshold(w, step_size * self.l1) / (1 + step_size * self.l2)
 
+    def distance(self, w, gradient):
+        return kinked_distance(self, w, gradient, self.l1)
 
-def soft_threshold(w: jax.Array, threshold: Any) -> jax.Array:
-    """`sign(w) max(|w| - threshold, 0)`, on the modulus where `w` is complex; exactly `w` for a threshold of 0."""
-    if jnp.iscomplexobj(w):
-        size = jnp.abs(w)
-        return w * (jnp.maximum(size - threshold, 0) / jnp.where(size > 0, size, 1))
-    return w - jnp.clip(w, -threshold, threshold)
+    def threshold(self, gradient):
+        return largest(self, "l1", gradient)
+
+
+@pytree
+class Huber(Penalty):
+    """Ridge for small parameters, the lasso for large ones: smooth, so it makes no zeros.
+
+        value(w) = strength sum (w^2 / 2 where |w| <= delta, delta (|w| - delta / 2) elsewhere)
+        shrink(w, step_size) = w / (1 + step_size strength), but moved by at most step_size strength delta
+
+    Attributes:
+        strength: lambda, not negative.
+        delta: where the one passes into the other; positive.
+
+    Reference:
+        Huber, Robust estimation of a location parameter, 1964.
+
+    Example:
+        >>> print(Huber(1.0, delta=1.0)(jnp.array([0.5, -3.0])))
+        2.625
+    """
+
+    strength: Any
+    _: KW_ONLY
+    delta: Any
+
+    def __post_init__(self):
+        require_strength(self, "strength")
+        require_number(self, "delta", self.delta, "a positive number", lambda x: x > 0)
+
+    def value(self, w):
+        size = modulus(w)
+        return jnp.sum(
+            self.strength * jnp.where(size <= self.delta, square(w) / 2, self.delta * (size - self.delta / 2))
+        )
+
+    def shrink(self, w, step_size):
+        pull = step_size * self.strength
+        near = jnp.abs(w) <= self.delta * (1 + pull)
+        return jnp.where(near, w / (1 + pull), soft_threshold(w, pull * self.delta))
+
+    def distance(self, w, gradient):
+        return smooth_distance(self, w, gradient)
+
+
+@pytree
+class NonNegativeL1(Penalty):
+    """The lasso on parameters that must not be negative.
+
+        value(w) = strength sum w, and infinity if some w < 0
+        shrink(w, step_size) = max(w - step_size strength, 0)
+
+    Attributes:
+        strength: lambda, not negative.
+
+    Reference:
+        Efron, Hastie, Johnstone and Tibshirani, Least angle regression, 2004 (the positive lasso).
+
+    Example:
+        >>> print(NonNegativeL1(0.5).prox(jnp.array([1.0, -2.0, 0.1]), step_size=1.0))
+        [0.5 0.  0. ]
+    """
+
+    strength: Any
+
+    def __post_init__(self):
+        require_strength(self, "strength")
+
+    def fits(self, leaf):
+        super().fits(leaf)
+        require_real(self, leaf)
+
+    def value(self, w):
+        return jnp.sum(self.strength * modulus(w)) + jnp.where(jnp.any(w < 0), jnp.inf, 0)
+
+    def shrink(self, w, step_size):
+        return jnp.maximum(w - step_size * self.strength, 0)
+
+    def distance(self, w, gradient):
+        beyond = jnp.where(w > 0, gradient + self.strength, jnp.maximum(-gradient - self.strength, 0))
+        return norm(beyond) + jnp.where(jnp.any(w < 0), jnp.inf, 0)
+
+    def threshold(self, gradient):
+        return largest(self, "strength", jnp.maximum(-gradient, 0))
+
+
+def kinked_distance(penalty: Penalty, w: jax.Array, gradient: jax.Array, slope: Any) -> jax.Array:
+    """`distance` of a penalty that has a gradient except at 0, where its slope to either side is `slope`."""
+    elsewhere = jnp.abs(gradient + jnp.conj(jax.grad(penalty.value)(w)))
+    return norm(jnp.where(w == 0, jnp.maximum(jnp.abs(gradient) - slope, 0), elsewhere))
+
+
+def largest(penalty: Penalty, name: str, gradient: jax.Array) -> jax.Array:
+    """`threshold` where zero solves as long as no |gradient| exceeds the one number in the field `name`."""
+    require_one(penalty, name)
+    return jnp.max(jnp.abs(gradient))
+
+
+def require_one(penalty: Penalty, name: str) -> None:
+    """Refuses an array in the field that `max_strength` stands for."""
+    shape = jnp.shape(getattr(penalty, name))
+    require(shape == (), penalty, name, f"shape {shape}", "one number, for `max_strength`")
+
+
+def require_real(penalty: Penalty, leaf: Any) -> None:
+    """Refuses a complex array by its path."""
+    allowed = f"real: {type(penalty).__name__} has no meaning for complex numbers"
+    require(not jnp.iscomplexobj(leaf.value), "on", leaf.path, jnp.result_type(leaf.value).name, allowed)

@@ -1,0 +1,151 @@
+"""Penalties on what a model computes, not on its parameters: activations, and derivatives by the input."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_lrreg._struct import require, require_number
+from jax_lrreg.penalties.base import Penalty
+from jax_lrreg.penalties.norms import norm, square
+from jax_lrreg.select import leaves
+
+
+def activity_penalty(penalty: Penalty, collection: Any, *, batch_size: int, calls: int = 1, step: Any = None) -> jax.Array:
+    """A penalty of sown activations: per example, and averaged over the calls of a module in one forward pass.
+
+        activity_penalty = 1 / (batch_size calls) sum over calls of penalty(activations of the call)
+
+    so that neither a larger batch nor a shared layer makes it stronger. The activations are those that
+    `module.sow(name, value)` has put into a collection of a Linen module, returned by
+    `apply(..., mutable=[name])`, or into the state that `nnx.capture(model, nnx.Intermediate)` returns. Within
+    `jax.jit` with a sharded batch it is counted once; in `shard_map` give the local batch and average the result.
+
+    Rematerialisation needs nothing. Under `nn.scan` the collection must be among its `variable_axes`, with axis 0;
+    otherwise Linen drops it. Each of the stacked layers then counts as a layer of its own.
+
+    Args:
+        penalty: what applies to each activation; `.on(pattern)` chooses by the path in the collection.
+        collection: a tree of activations, or of tuples of them, one for each call.
+        batch_size: the number of examples, which must be the length of one of the first two axes.
+        calls: how often each module is called in one forward pass. Another number of sown values is refused:
+            as a rule they were left by `init` or by the step before.
+        step: where the strength is a schedule.
+
+    Raises:
+        ValueError: the collection is empty, as it is when nobody asked for it, or its shapes or numbers do not fit.
+
+    Reference:
+        Merity, McCann and Socher, Revisiting activation regularization for language RNNs, 2017.
+
+    Example:
+        >>> from jax_lrreg.penalties import L1
+        >>> sown = {"Dense_0": {"activation": (jnp.array([[1.0, -2.0], [0.0, 3.0]]),)}}
+        >>> print(activity_penalty(L1(0.5), sown, batch_size=2))
+        1.5
+    """
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"activity_penalty: `penalty` must be a Penalty, got {penalty!r}")
+    for name, value in (("batch_size", batch_size), ("calls", calls)):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        require(whole, "activity_penalty", name, value, "a positive whole number")
+    sown, structure = jax.tree.flatten(collection, is_leaf=lambda x: isinstance(x, tuple))
+    allowed = "a collection with activations in it: is it among `mutable`, and under `nn.scan` among `variable_axes`?"
+    require(len(jax.tree.leaves(sown)) > 0, "activity_penalty", "collection", collection, allowed)
+    total = jnp.zeros((), jnp.float32)
+    for call in range(calls):
+        values = []
+        for value in sown:
+            several = value if isinstance(value, tuple) else (value,)
+            number = f"{calls} sown value(s) each, the number of `calls`; `init` and earlier steps leave theirs behind"
+            require(len(several) == calls, "activity_penalty", "collection", f"one with {len(several)}", number)
+            values.append(several[call])
+        activations = jax.tree.unflatten(structure, values)
+        for path, array in leaves(activations):
+            fits = batch_size in jnp.shape(array)[:2]
+            allowed = f"the length of one of the first two axes of {path!r}, which has shape {jnp.shape(array)}"
+            require(fits, "activity_penalty", "batch_size", batch_size, allowed)
+        total = total + penalty(activations, step)
+    return total / (batch_size * calls)
+
+
+def gradient_penalty(f: Callable[[Any], jax.Array], x: jax.Array, *, target: Any = 1.0) -> jax.Array:
+    """How far the gradient of `f` by its input is from a given length, averaged over examples.
+
+        gradient_penalty = mean over examples of (||gradient of f at x_i|| - target)^2
+
+    With `target=1` at points from `interpolate` it is that of WGAN-GP; half of it with `target=0` at real examples
+    is R1. Where the gradient is 0 its norm has the derivative 0, not NaN.
+
+    Args:
+        f: takes one example and returns a scalar; for a model, `lambda x: model(x[None])[0, 0]`.
+        x: examples along the first axis.
+        target: the length, not negative.
+
+    Reference:
+        Gulrajani et al., Improved training of Wasserstein GANs, 2017; Mescheder, Geiger and Nowozin, Which training
+        methods for GANs do actually converge?, 2018 (R1).
+
+    Example:
+        >>> print(gradient_penalty(lambda x: 3 * x[0] + 4 * x[1], jnp.ones((2, 2))))
+        16.0
+    """
+    require_number("gradient_penalty", "target", target, "a number >= 0", lambda t: t >= 0)
+    _require_examples("gradient_penalty", "x", x)
+    gradients = jax.vmap(jax.grad(f))(x)
+    return jnp.mean((norm(gradients, tuple(range(1, gradients.ndim))) - target) ** 2)
+
+
+def jacobian_penalty(f: Callable[[Any], jax.Array], x: jax.Array, key: jax.Array, *, projections: int = 1) -> jax.Array:
+    """Half the squared Frobenius norm of the Jacobian of `f` by its input, averaged over examples.
+
+        jacobian_penalty = mean over examples of 1/2 ||J(x_i)||^2
+
+    estimated without bias from random projections: ||J||^2 = outputs E ||v^T J||^2 over unit vectors v.
+
+    Args:
+        f: takes one example and returns an array of any shape.
+        x: examples along the first axis.
+        key: a typed PRNG key; another one for each step.
+        projections: how many vectors for each example, each of which costs one backward pass.
+
+    Reference:
+        Hoffman, Roberts and Yaida, Robust learning with Jacobian regularization, 2019, algorithm 1.
+
+    Example:
+        >>> print(jacobian_penalty(lambda x: 3 * x[:1], jnp.ones((2, 2)), jax.random.key(0)))
+        4.5
+    """
+    whole = isinstance(projections, int) and not isinstance(projections, bool) and projections > 0
+    require(whole, "jacobian_penalty", "projections", projections, "a positive whole number")
+    _require_examples("jacobian_penalty", "x", x)
+
+    def one(x: jax.Array, key: jax.Array) -> jax.Array:
+        y, pull = jax.vjp(f, x)
+        v = jax.random.normal(key, (projections, *y.shape), y.dtype)
+        v = v / norm(v, tuple(range(1, v.ndim)), keepdims=True)
+        return y.size * jnp.sum(square(jax.vmap(pull)(v)[0])) / projections / 2
+
+    return jnp.mean(jax.vmap(one)(x, jax.random.split(key, jnp.shape(x)[0])))
+
+
+def interpolate(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
+    """Random points on the lines between two sets of examples, where WGAN-GP asks for gradients of length 1.
+
+        interpolate = u real + (1 - u) fake, with one uniform u for each example
+
+    Example:
+        >>> print(interpolate(jnp.ones((2, 3)), jnp.ones((2, 3)), jax.random.key(0)).shape)
+        (2, 3)
+    """
+    _require_examples("interpolate", "real", real)
+    allowed = f"of the shape of `real`, {jnp.shape(real)}"
+    require(jnp.shape(fake) == jnp.shape(real), "interpolate", "fake", f"shape {jnp.shape(fake)}", allowed)
+    u = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1), real.dtype)
+    return u * real + (1 - u) * fake
+
+
+def _require_examples(owner: str, name: str, x: Any) -> None:
+    fits = jnp.ndim(x) >= 1 and jnp.shape(x)[0] > 0
+    require(fits, owner, name, f"shape {jnp.shape(x)}", "an array with at least one example along its first axis")

@@ -1,0 +1,125 @@
+"""Constraints as penalties: 0 where they hold, infinite elsewhere, and the prox is the projection."""
+
+from dataclasses import KW_ONLY
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from optax import projections
+
+from jax_lrreg._struct import pytree, require_number
+from jax_lrreg.penalties.base import Penalty
+from jax_lrreg.penalties.lift import wide
+from jax_lrreg.penalties.norms import norm
+from jax_lrreg.penalties.separable import require_real
+
+
+class Constraint(Penalty):
+    """A set that parameters must stay in. Its value is 0 there and infinite elsewhere; its prox is the projection.
+
+        shrink(w, step_size) = argmin over z in the set of sum |z - w|^2 / step_size
+
+    The size of a scalar step does not matter, so that 0 projects too, and a multiple of a constraint is refused.
+    A subclass writes `shrink`, `excess(w)`, which is how far outside `w` is relative to the set's own size, and
+    `distance(w, gradient)`, that of `-gradient` to the normal cone at a `w` in the set.
+    The value allows an excess of one unit in the last place of the parameter's dtype and the rounding of long
+    sums in float32 (or float64): the value of a projection is exactly 0 in every dtype.
+    """
+
+    def excess(self, w: jax.Array) -> jax.Array:
+        """How far outside the set each entry or group of `w` is, relative to the set's size; 0 or less within."""
+        raise NotImplementedError
+
+    def value(self, w):
+        return self.cost(w)
+
+    def cost(self, w):
+        return jnp.where(jnp.all(self.excess(wide(w)) <= rounding(w)), 0.0, jnp.inf)
+
+    def residual(self, w, gradient):
+        return self.distance(wide(w), gradient) + self.cost(w)
+
+    def __mul__(self, factor):
+        name = type(self).__name__
+        raise TypeError(f"{name}: a constraint has no strength, so it cannot be multiplied by {factor!r}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor):
+        return self * divisor
+
+
+@pytree
+class NonNegative(Constraint):
+    """No entry below 0.
+
+        shrink(w, step_size) = max(w, 0)
+
+    Example:
+        >>> print(NonNegative().prox(jnp.array([1.0, -2.0]), step_size=0.1))
+        [1. 0.]
+    """
+
+    def fits(self, leaf):
+        require_real(self, leaf)
+
+    def excess(self, w):
+        return jnp.where(w < 0, jnp.inf, 0.0)
+
+    def shrink(self, w, step_size):  # noqa: ARG002 - the same for every step size
+        return projections.projection_non_negative(w)
+
+    def distance(self, w, gradient):
+        return norm(jnp.where(w == 0, jnp.maximum(-gradient, 0), gradient))
+
+
+@pytree
+class Box(Constraint):
+    """Every entry between two bounds.
+
+        shrink(w, step_size) = min(max(w, min), max)
+
+    Attributes:
+        min: lower bound, a number or an array of them.
+        max: upper bound, not below `min`.
+
+    Example:
+        >>> print(Box(min=-1.0, max=1.0).prox(jnp.array([0.5, -2.0]), step_size=0.1))
+        [ 0.5 -1. ]
+    """
+
+    min: Any
+    _: KW_ONLY
+    max: Any
+
+    def __post_init__(self):
+        require_number(self, "min", self.min, "a number", lambda _: True)
+        require_number(self, "max", self.max, "a number", lambda _: True)
+        if not isinstance(self.min, Tracer):
+            lowest = np.asarray(self.min, np.float64)
+            require_number(self, "max", self.max, f"at least min={self.min}", lambda x: x >= lowest)
+
+    def fits(self, leaf):
+        require_real(self, leaf)
+        super().fits(leaf)
+
+    def excess(self, w):
+        outside = jnp.maximum(self.min - w, w - self.max)
+        return outside / jnp.maximum(jnp.abs(w), jnp.finfo(w.dtype).tiny)
+
+    def shrink(self, w, step_size):  # noqa: ARG002 - the same for every step size
+        lower, upper = (jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape) for bound in (self.min, self.max))
+        return projections.projection_box(w, lower, upper)
+
+    def distance(self, w, gradient):
+        rest = jnp.where(w <= self.min, jnp.maximum(-gradient, 0), gradient)
+        rest = jnp.where(w >= self.max, jnp.where(w <= self.min, 0, jnp.maximum(gradient, 0)), rest)
+        return norm(rest)
+
+
+def rounding(w: Any) -> float:
+    """The relative excess that comes from rounding: of one number in its dtype, and of sums in a wide one."""
+    own, accurate = jnp.finfo(jnp.result_type(w)).eps, jnp.finfo(wide(w).dtype).eps
+    return float(own) + 4 * float(accurate) * max(np.size(w), 1) ** 0.5

@@ -1,0 +1,226 @@
+"""The strengths of other libraries as penalties, and back: Keras, scikit-learn, and weight decay in PyTorch.
+
+Our data term is the mean over examples. For a linear model it is half the mean squared error, 1/(2m) sum e^2;
+where yours is the mean squared error, double the strengths. No other library is imported here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax_lrreg._struct import require, require_number
+from jax_lrreg.penalties.algebra import Scaled
+from jax_lrreg.penalties.balls import MaxNorm, UnitNorm
+from jax_lrreg.penalties.base import Penalty
+from jax_lrreg.penalties.constraints import NonNegative
+from jax_lrreg.penalties.grouped import GroupLasso
+from jax_lrreg.penalties.separable import L1, L2, ElasticNet
+
+
+def from_keras(obj: Any) -> Penalty:
+    """A Keras regularizer or constraint as the penalty that does the same.
+
+    Keras's L2 has no 1/2, so that `L2(c)` becomes `L2(2 c)`. Its `MaxNorm` and `UnitNorm` divide by the norm plus
+    1e-7; ours do not. A constraint of Keras acts after each update, as `transforms.proximal` does.
+
+    Args:
+        obj: `L1`, `L2`, `L1L2`, `NonNeg`, `MaxNorm`, `UnitNorm`, or a `MinMaxNorm` that is one of these.
+
+    Raises:
+        ValueError: it has no equal here: `OrthogonalRegularizer` (it penalises the mean |cosine| between rows, unlike
+            `Orthogonal`), and a `MinMaxNorm` with a lower bound or a rate.
+    """
+    name = _known("from_keras", obj, "keras", ("regularizers", "constraints"))
+    config = obj.get_config()
+    if name == "L1":
+        return L1(config["l1"])
+    if name == "L2":
+        return L2(2 * config["l2"])
+    if name == "L1L2":
+        return ElasticNet(config["l1"], l2=2 * config["l2"])
+    if name == "NonNeg":
+        return NonNegative()
+    if name == "MaxNorm":
+        return MaxNorm(float(config["max_value"]), axis=_axis(config["axis"]))
+    if name == "UnitNorm":
+        return UnitNorm(axis=_axis(config["axis"]))
+    if name == "MinMaxNorm":
+        low, high, rate = (float(config[key]) for key in ("min_value", "max_value", "rate"))
+        require(rate == 1, "from_keras", "rate", rate, "1: a constraint here holds after every step")
+        if low == high == 1:
+            return UnitNorm(axis=_axis(config["axis"]))
+        require(low == 0, "from_keras", "min_value", low, "0, or 1 like `max_value`: there is no norm from below here")
+        return MaxNorm(high, axis=_axis(config["axis"]))
+    why = " (it penalises cosines between rows; `Orthogonal` is another penalty)" if "Orthogonal" in name else ""
+    raise ValueError(f"from_keras: {name} has no equal here{why}; known are L1, L2, L1L2, NonNeg, MaxNorm and UnitNorm")
+
+
+def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
+    """The penalty on `coef_` in the objective of a scikit-learn estimator, beside a mean over examples.
+
+        Lasso(alpha)                    L1(alpha)
+        ElasticNet(alpha, l1_ratio=r)   ElasticNet(alpha r, l2=alpha (1 - r))
+        MultiTaskLasso(alpha)           GroupLasso(alpha, axis=-1) on an (in, out) kernel
+        Ridge(alpha)                    L2(alpha / num_examples)
+        LogisticRegression(C)           L2(1 / (C num_examples)), with l1_ratio=1 L1, in between ElasticNet
+
+    Intercepts are not penalised: choose kernels with `.on("**/kernel")`.
+
+    Args:
+        estimator: one of these; nothing needs to be fitted.
+        num_examples: m, the size of the data set, which Ridge and LogisticRegression need.
+    """
+    name = _known("from_sklearn", estimator, "sklearn", ("linear_model",))
+    given = estimator.get_params()
+    if name == "Lasso":
+        return L1(given["alpha"])
+    if name == "ElasticNet":
+        return ElasticNet.from_alpha_ratio(given["alpha"], l1_ratio=given["l1_ratio"])
+    if name == "MultiTaskLasso":
+        return GroupLasso(given["alpha"], axis=-1)
+    if name == "Ridge":
+        return L2(given["alpha"] / _examples("from_sklearn", num_examples))
+    if name == "LogisticRegression":
+        return _logistic(given, _examples("from_sklearn", num_examples))
+    raise ValueError(f"from_sklearn: {name} has no equal here; known are {', '.join(_TO_SKLEARN)}")
+
+
+def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[str, float]:
+    """The arguments that give a scikit-learn estimator the same penalty; the inverse of `from_sklearn`.
+
+    Args:
+        penalty: `L1`, `L2`, `ElasticNet` or `GroupLasso` with plain numbers, or a multiple of one: `L1(lam) / m`.
+        estimator: "Lasso", "ElasticNet", "MultiTaskLasso", "Ridge" or "LogisticRegression".
+        num_examples: m, the size of the data set.
+
+    Example:
+        >>> to_sklearn(L1(30.0) / 200, estimator="Lasso", num_examples=200)
+        {'alpha': 0.15}
+        >>> to_sklearn(L2(30.0) / 200, estimator="Ridge", num_examples=200)
+        {'alpha': 30.0}
+    """
+    known = isinstance(estimator, str) and estimator in _TO_SKLEARN
+    require(known, "to_sklearn", "estimator", estimator, f"one of {', '.join(_TO_SKLEARN)}")
+    plain, factor = _plain("to_sklearn", penalty)
+    result = _TO_SKLEARN[estimator](plain, factor, _examples("to_sklearn", num_examples))
+    if result is None:
+        raise ValueError(f"to_sklearn: {estimator} has no penalty like {penalty!r}")
+    return result
+
+
+def from_weight_decay(weight_decay: Any) -> L2:
+    """PyTorch's `weight_decay` of SGD, Adam or RMSprop, which adds `weight_decay w` to the gradient.
+
+    Not that of AdamW and its kin, which is no term of the loss: see `transforms.add_penalty` behind the preconditioner.
+    """
+    require_number("from_weight_decay", "weight_decay", weight_decay, "a number >= 0", lambda x: x >= 0)
+    return L2(weight_decay)
+
+
+def to_weight_decay(penalty: Penalty) -> float:
+    """The `weight_decay` of a coupled PyTorch optimizer (SGD, Adam, RMSprop) that is the same as an L2 penalty.
+
+    Example:
+        >>> to_weight_decay(L2(30.0) / 200)
+        0.15
+    """
+    plain, factor = _plain("to_weight_decay", penalty)
+    if not isinstance(plain, L2):
+        raise ValueError(f"to_weight_decay: `penalty` must be an L2 or a multiple of one, got {penalty!r}")
+    return factor * _number("to_weight_decay", plain, "strength")
+
+
+def _logistic(given: dict[str, Any], num_examples: int) -> Penalty:
+    # Older versions name the penalty; newer ones tell it from the ratio alone and have no penalty for C = inf.
+    ratios = {"l1": 1.0, "l2": 0.0, None: 0.0}
+    named = given.get("penalty", "deprecated")
+    ratio = ratios.get(named, given.get("l1_ratio") or 0.0)
+    strength = 0.0 if named is None else 1 / (given["C"] * num_examples)
+    if ratio in (0, 1):
+        return L1(strength) if ratio else L2(strength)
+    return ElasticNet(strength * ratio, l2=strength * (1 - ratio))
+
+
+def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
+    return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if isinstance(penalty, L1) else None
+
+
+def _tasks(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
+    rows = isinstance(penalty, GroupLasso) and penalty.axis in (-1, 1, (-1,), (1,)) and penalty.stacked == 0
+    return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if rows else None
+
+
+def _ridge(penalty: Penalty, factor: float, num_examples: int) -> dict[str, float] | None:
+    strength = factor * num_examples
+    return {"alpha": strength * _number("to_sklearn", penalty, "strength")} if isinstance(penalty, L2) else None
+
+
+def _net(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
+    strengths = _l1_l2(penalty)
+    if strengths is None:
+        return None
+    alpha = sum(strengths)
+    return {"alpha": factor * alpha, "l1_ratio": strengths[0] / alpha if alpha else 0.0}
+
+
+def _regression(penalty: Penalty, factor: float, num_examples: int) -> dict[str, float] | None:
+    net = _net(penalty, factor, num_examples)
+    if net is None:
+        return None
+    return {"C": 1 / (net["alpha"] * num_examples) if net["alpha"] else float("inf"), "l1_ratio": net["l1_ratio"]}
+
+
+_TO_SKLEARN: dict[str, Callable[[Penalty, float, int], dict[str, float] | None]] = {
+    "Lasso": _lasso,
+    "ElasticNet": _net,
+    "MultiTaskLasso": _tasks,
+    "Ridge": _ridge,
+    "LogisticRegression": _regression,
+}
+
+
+def _l1_l2(penalty: Penalty) -> tuple[float, float] | None:
+    if isinstance(penalty, L1):
+        return _number("to_sklearn", penalty, "strength"), 0.0
+    if isinstance(penalty, L2):
+        return 0.0, _number("to_sklearn", penalty, "strength")
+    if isinstance(penalty, ElasticNet):
+        return _number("to_sklearn", penalty, "l1"), _number("to_sklearn", penalty, "l2")
+    return None
+
+
+def _plain(owner: str, penalty: Any) -> tuple[Penalty, float]:
+    """A penalty without the multiples around it, and their product."""
+    factor = 1.0
+    while isinstance(penalty, Scaled):
+        factor, penalty = factor * _number(owner, penalty, "factor"), penalty.penalty
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"{owner}: `penalty` must be a Penalty, got {penalty!r}")
+    return penalty, factor
+
+
+def _number(owner: str, penalty: Any, name: str) -> float:
+    value = getattr(penalty, name)
+    try:
+        return float(value)
+    except TypeError:
+        raise ValueError(f"{owner}: `{name}` of {penalty!r} must be one number") from None
+
+
+def _known(owner: str, obj: Any, library: str, parts: tuple[str, ...]) -> str:
+    """The class name of `obj`, which must come from one of the `parts` of `library`."""
+    module = type(obj).__module__.split(".")
+    ours = module[0] in (library, f"tf_{library}") and any(name in parts for name in module)
+    if isinstance(obj, type) or not ours:
+        raise TypeError(f"{owner}: expected an object from {library}'s {' or '.join(parts)}, got {obj!r}")
+    return type(obj).__name__
+
+
+def _axis(axis: Any) -> int | tuple[int, ...]:
+    return tuple(axis) if isinstance(axis, list | tuple) else axis
+
+
+def _examples(owner: str, num_examples: Any) -> int:
+    allowed = "the positive number of examples in the data set"
+    require(num_examples is not None, owner, "num_examples", num_examples, allowed)
+    require_number(owner, "num_examples", num_examples, allowed, lambda x: x > 0)
+    return num_examples

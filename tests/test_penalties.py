@@ -1,0 +1,337 @@
+"""The laws that every penalty obeys."""
+
+import functools
+import gc
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws_penalties import PENALTIES, SHAPE
+
+from jax_lrreg import penalties, text
+
+SCALAR_STEPS = (0.3, 1.7)
+DIAGONAL_STEPS = (
+    np.array([[0.1, 1.0, 3.0], [0.5, 0.02, 8.0]]),
+    np.array([[0.0, 1.0, 0.4], [2.0, 0.3, 0.0]]),
+    np.array([[1e-6, 1e3, 0.4], [2.0, 1e-3, 7.0]]),
+)
+SECOND = np.array([[1.0, 1.0, -1.0], [0.0, 0.0, 0.0]])
+WITH_PROX = [case for case in PENALTIES if case.prox != "none"]
+
+
+def steps_of(case):
+    return (*SCALAR_STEPS, *DIAGONAL_STEPS) if case.prox == "any" else SCALAR_STEPS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_garbage_collection():
+    """Hundreds of compiled functions stay alive for all tests; looking through them again and again costs more."""
+    gc.disable()
+    yield
+    jitted.cache_clear()
+    gc.enable()
+
+
+@functools.cache
+def jitted(penalty, method):
+    """A compiled method that returns NumPy arrays; compiled once for all tests of a dtype."""
+    compiled = jax.jit(getattr(penalty, method))
+    return lambda *args: np.asarray(compiled(*args))
+
+
+def points(complex_too=False, count=3):
+    rng = np.random.default_rng(0)
+    points = [rng.normal(size=SHAPE) * size for size in np.logspace(-1, 1, count)]
+    points.append(np.zeros(SHAPE))
+    points.append(SECOND)
+    if complex_too:
+        points = [w + 1j * rng.permuted(w) for w in points]
+    return points
+
+
+def limited(case):
+    """Whether there are parameters that cost infinitely much; then even a step size of 0 moves them."""
+    return case.constraint or np.isinf(case.value(-np.ones(SHAPE)))
+
+
+def objective(case, z, w, step_size):
+    """The problem that a prox solves, in float64, where a step size of 0 forbids any move."""
+    step_size = np.broadcast_to(step_size, w.shape)
+    moved = np.abs(z - w) ** 2
+    fixed = step_size == 0
+    if np.any(moved[fixed] > 1e-20):
+        return np.inf
+    return np.sum(moved[~fixed] / step_size[~fixed]) / 2 + case.value(z)
+
+
+def candidates(case, z, w, step_size):
+    """Other solutions to compare with: near and far, sparser, and for constraints other members of the set."""
+    rng = np.random.default_rng(1)
+    for size in (1e-4, 1e-2, 0.3, 2.0):
+        for _ in range(5):
+            move = rng.normal(size=SHAPE) * (1j if np.iscomplexobj(w) and rng.random() < 0.5 else 1)
+            yield z + size * move
+            yield z + size * move * (rng.random(SHAPE) < 0.3)
+            yield z * (1 + size * (rng.random(SHAPE) - 0.5))
+    for _ in range(6):
+        yield np.where(rng.random(SHAPE) < 0.5, z, 0)
+        yield np.where(rng.random(SHAPE) < 0.5, z, w)
+        yield w * (rng.random((SHAPE[0], 1)) < 0.5)
+        yield w * (rng.random((1, SHAPE[1])) < 0.5)
+
+
+def grid(case, w, step_size):
+    """The least objective of a separable penalty on a fine grid, one entry at a time."""
+    total = 0.0
+    for index in np.ndindex(SHAPE):
+        line = np.unique(np.concatenate([np.linspace(-3, 3, 301) * (1 + abs(w[index])), [0.0, w[index]]]))
+        one = np.array(
+            [
+                case.value(np.where(np.arange(6).reshape(SHAPE) == np.ravel_multi_index(index, SHAPE), x, 0.0))
+                for x in line
+            ]
+        )
+        total += np.min((line - w[index]) ** 2 / (2 * np.broadcast_to(step_size, SHAPE)[index]) + one)
+    return total
+
+
+@pytest.mark.parametrize("case", PENALTIES, ids=repr)
+def test_the_value_is_the_formula(case):
+    with jax.enable_x64(True):
+        value = jitted(case.penalty, "__call__")
+        for w in points():
+            np.testing.assert_allclose(value(w), case.value(w), rtol=1e-10, atol=1e-10)
+        if case.complex:
+            for w in points(complex_too=True):
+                np.testing.assert_allclose(value(w), case.value(w), rtol=1e-10, atol=1e-10)
+    assert case.penalty(np.float32(points()[0])).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("case", PENALTIES, ids=repr)
+def test_it_is_never_negative_and_0_at_0(case):
+    zero = case.penalty(jnp.zeros(SHAPE))
+    assert (zero == 0) == case.zero_at_zero
+    assert all(case.penalty(jnp.float32(w)) >= 0 for w in points())
+
+
+@pytest.mark.parametrize("case", WITH_PROX, ids=repr)
+def test_the_prox_solves_its_problem(case):
+    with jax.enable_x64(True):
+        prox = jitted(case.penalty, "prox")
+        for w in points() + (points(complex_too=True)[::2] if case.complex else []):
+            for step_size in steps_of(case)[-3 if np.iscomplexobj(w) else 0 :]:
+                z = prox(w, step_size)
+                if limited(case):  # entries that must not move would leave no member of the set
+                    step_size = np.maximum(step_size, 1e-12 * np.max(step_size))
+                mine = objective(case, z, w, step_size)
+                assert np.isfinite(mine)
+                tolerance = 1e-9 * (1 + abs(mine) + np.abs(w).max())
+                others = list(candidates(case, z, w, step_size))
+                if case.constraint:
+                    others = [prox(other, 1.0) for other in others[::6]]
+                best = min(objective(case, other, w, step_size) for other in others)
+                assert mine <= best + tolerance, (w, step_size, z)
+
+
+@pytest.mark.parametrize("case", [c for c in WITH_PROX if c.separable and c.zero_at_zero], ids=repr)
+def test_the_prox_of_a_separable_penalty_is_the_global_optimum(case):
+    with jax.enable_x64(True):
+        for w in points(count=2)[:2]:
+            for step_size in (SCALAR_STEPS[1], DIAGONAL_STEPS[0]):
+                z = jitted(case.penalty, "prox")(w, step_size)
+                assert objective(case, z, w, step_size) <= grid(case, w, step_size) + 1e-12
+
+
+@pytest.mark.parametrize("case", WITH_PROX, ids=repr)
+def test_the_prox_in_float32_is_as_good_as_float32_gets(case):
+    rng, prox = np.random.default_rng(2), jitted(case.penalty, "prox")
+    for index in range(30):
+        w = np.float32(rng.normal(size=SHAPE) * 10 ** rng.uniform(-2, 1))
+        steps = np.float32(10 ** rng.uniform(-6, 4, size=SHAPE) * (rng.random(SHAPE) > (index % 4 == 0) * 0.3))
+        step_size = steps if case.prox == "any" else float(steps[0, 0])
+        narrow = prox(w, step_size)
+        with jax.enable_x64(True):
+            exact = prox(np.float64(w), np.float64(step_size) if case.prox == "any" else step_size)
+        assert narrow.dtype == jnp.float32
+        np.testing.assert_allclose(narrow, exact, rtol=0, atol=3e-6 * max(np.abs(w).max(), 1))
+
+
+@pytest.mark.parametrize("case", WITH_PROX, ids=repr)
+def test_a_step_size_of_0_is_the_identity_or_the_projection(case):
+    prox = jitted(case.penalty, "prox")
+    for w in map(np.float32, points()):
+        for zero in (0.0, np.zeros(SHAPE, np.float32)) if case.prox == "any" else (0.0,):
+            z = prox(w, zero)
+            if limited(case):
+                assert np.isfinite(case.value(np.float64(z)))
+            else:
+                assert np.array_equal(z, w)
+
+
+@pytest.mark.parametrize("case", [case for case in WITH_PROX if case.convex], ids=repr)
+def test_the_prox_of_a_convex_penalty_is_firmly_nonexpansive(case):
+    prox = jitted(case.penalty, "prox")
+    with jax.enable_x64(True):
+        for step_size in (SCALAR_STEPS[1], DIAGONAL_STEPS[0])[: 2 if case.prox == "any" else 1]:
+            several = np.random.default_rng(3).normal(size=(40, *SHAPE)) * 2
+            images = [prox(w, step_size) for w in several]
+            for x, y, at_x, at_y in zip(several, several[1:], images, images[1:], strict=False):
+                moved = at_x - at_y
+                assert np.sum(moved * (moved - (x - y)) / step_size) <= 1e-10
+
+
+@pytest.mark.parametrize("case", [case for case in WITH_PROX if case.certificate], ids=repr)
+def test_the_certificate_is_0_where_the_prox_says_so_and_a_distance_elsewhere(case):
+    certificate, prox = jitted(case.penalty, "certificate"), jitted(case.penalty, "prox")
+    move = np.random.default_rng(4).normal(size=SHAPE)
+    with jax.enable_x64(True):
+        for w in points() + (points(complex_too=True) if case.complex else []):
+            for step_size in (SCALAR_STEPS[0], DIAGONAL_STEPS[0])[
+                : 2 if case.prox == "any" and w.dtype == float else 1
+            ]:
+                z = prox(w, step_size)
+                gradient = np.conj((z - w) / step_size)  # as JAX gives the gradient of 1/2 |z - w|^2 / step_size
+                scale = 1e-9 * (1 + np.abs(gradient).max())
+                assert certificate(z, gradient) <= scale
+                assert certificate(z, gradient + 0.1 * move) <= 0.1 * np.linalg.norm(move) + scale
+                assert certificate(z + 0.01 * move, gradient + 5) > 1e-3
+
+
+@pytest.mark.parametrize("case", PENALTIES, ids=repr)
+def test_the_gradient_is_that_of_the_value_off_the_kinks(case):
+    if case.constraint:
+        pytest.skip("its value is constant where it is finite")
+    w = np.abs(np.random.default_rng(5).normal(size=SHAPE)) + 0.05
+    w = w if not case.complex else w * np.sign(np.random.default_rng(6).normal(size=SHAPE))
+    with jax.enable_x64(True):
+        gradient = jitted(case.penalty, "gradient")(w)
+        assert gradient.dtype == np.float64
+    for index in np.ndindex(SHAPE):
+        move = np.zeros(SHAPE)
+        move[index] = 1e-6
+        slope = (case.value(w + move) - case.value(w - move)) / 2e-6
+        np.testing.assert_allclose(gradient[index], slope, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", PENALTIES, ids=repr)
+def test_at_zero_and_at_ties_derivatives_are_finite_and_the_gradient_is_the_shortest(case):
+    @jax.jit
+    def derivatives(w):
+        return jax.grad(case.penalty)(w), jax.jvp(case.penalty, (w,), (1 + w,))[1], jax.hessian(case.penalty)(w)
+
+    kinks = (np.zeros(SHAPE), SECOND, np.full(SHAPE, 0.5))
+    with jax.enable_x64(True):
+        for w in kinks:
+            reverse, forward, second = derivatives(w)
+            assert np.all(np.isfinite(second))
+            np.testing.assert_allclose(forward, np.sum(reverse * (1 + w)), rtol=1e-9, atol=1e-9)
+        for w in kinks + tuple(w + 0j for w in kinks if case.complex):
+            reverse = jitted(case.penalty, "gradient")(w)
+            assert np.all(np.isfinite(reverse))
+            if case.certificate and np.isfinite(case.value(w)):
+                shortest = jitted(case.penalty, "certificate")(w, np.zeros_like(w))
+                np.testing.assert_allclose(np.linalg.norm(reverse), shortest, rtol=1e-9, atol=1e-9)
+            if case.zero_at_zero and not w.any():
+                assert np.all(reverse == 0)
+
+
+@pytest.mark.parametrize("case", PENALTIES, ids=repr)
+def test_vmap_over_its_numbers_is_the_loop(case):
+    if not jax.tree.leaves(case.penalty):
+        pytest.skip("it has no numbers")
+    w = np.abs(np.float32(points()[1]))
+    several = [jax.tree.map(lambda x, c=c: np.float32(x * c), case.penalty) for c in (0.5, 1.0, 2.0)]
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *several)
+
+    def run(penalty):
+        return penalty(w), *([penalty.prox(w, 0.3)] if case.prox != "none" else [])
+
+    one = jax.jit(run)  # a penalty is data: three of them compile once
+    for together, one_by_one in zip(jax.jit(jax.vmap(run))(batch), zip(*map(one, several), strict=True), strict=True):
+        np.testing.assert_allclose(together, np.stack(one_by_one), rtol=2e-5, atol=1e-5)
+    assert one._cache_size() == 1
+
+
+@pytest.mark.parametrize("case", PENALTIES, ids=repr)
+def test_it_is_text_and_data(case):
+    penalty = case.penalty
+    same = [text.parse(repr(penalty)), pickle.loads(pickle.dumps(penalty)), jax.tree.map(lambda x: x, penalty)]
+    for copy in same:
+        assert copy == penalty
+        assert hash(copy) == hash(penalty)
+        assert repr(copy) == repr(penalty)
+    if not case.constraint:
+        other = 2.0 * penalty
+        assert other != penalty
+        assert text.parse(repr(other)) == other
+    chosen = penalty.on("**/kernel") + penalties.L2(0.1).on("**/bias")
+    assert text.parse(repr(chosen)) == chosen
+
+
+HALF = [case for case in PENALTIES if case.constraint or type(case.penalty).__name__ in ("L1", "MCP", "LInf", "EWC")]
+
+
+@pytest.mark.parametrize("case", HALF, ids=repr)
+def test_half_precision_is_worked_on_in_float32(case):
+    dtype = jnp.bfloat16
+    value, gradient, prox = (jitted(case.penalty, name) for name in ("__call__", "gradient", "prox"))
+    narrow = np.asarray(points()[1], dtype)
+    exact = narrow.astype(np.float32)
+    last_place = float(jnp.finfo(dtype).eps)
+    if not case.constraint:
+        np.testing.assert_allclose(value(narrow), value(exact), rtol=1e-6)
+    assert value(narrow).dtype == jnp.float32
+    assert gradient(narrow).dtype == dtype
+    np.testing.assert_allclose(gradient(narrow).astype(np.float32), gradient(exact), rtol=last_place, atol=1e-6)
+    if case.prox != "none":
+        z = prox(narrow, 0.3)
+        assert z.dtype == dtype
+        np.testing.assert_allclose(z.astype(np.float32), prox(exact, 0.3), rtol=last_place, atol=1e-6)
+        if case.constraint:
+            assert value(z) == 0
+            if case.certificate:
+                assert np.isfinite(jitted(case.penalty, "certificate")(z, np.zeros(SHAPE, np.float32)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn], ids=lambda dtype: dtype.__name__)
+def test_long_sums_of_narrow_numbers_are_exact_to_float32(dtype):
+    w = {name: jnp.full((300, 300), 0.5, dtype) for name in "ab"}
+    np.testing.assert_allclose(penalties.L2(1.0)(w), 2 * 90_000 / 8, rtol=1e-6)
+    np.testing.assert_allclose(penalties.L1(1.0)(w), 90_000, rtol=1e-6)
+    tiny = jnp.full(100, 1e-4, jnp.float16)  # its square is 0 in float16
+    np.testing.assert_allclose(penalties.L2(1.0)(tiny), 100 * 1e-8 / 2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("case", [case for case in PENALTIES if case.constraint], ids=repr)
+def test_the_value_of_a_projection_is_exactly_0(case):
+    rng, value, prox = np.random.default_rng(7), jitted(case.penalty, "__call__"), jitted(case.penalty, "prox")
+    for size in np.linspace(-20, 6, 27):
+        w = np.float32(rng.normal(size=SHAPE) * 10**size * (rng.random((SHAPE[0], 1)) < 0.8))
+        steps = np.float32(10 ** rng.uniform(-3, 3, size=SHAPE))
+        for step_size in (1.0, steps)[: 2 if case.prox == "any" else 1]:
+            z = prox(w, step_size)
+            assert value(z) == 0
+            np.testing.assert_allclose(prox(z, step_size), z, rtol=0, atol=2e-6)
+    assert value(np.full(SHAPE, -50.0, np.float32)) == np.inf
+
+
+@pytest.mark.parametrize("case", [case for case in PENALTIES if case.threshold], ids=repr)
+def test_max_strength_is_where_zero_begins_to_solve(case):
+    gradient = jnp.float32(np.random.default_rng(8).normal(size=SHAPE))
+    name = "group" if hasattr(case.penalty, "group") else next(iter(vars(case.penalty)))
+    rest = {key: value for key, value in vars(case.penalty).items() if key != name}
+    first = [rest.pop("l1")] if name == "group" else []
+
+    @jax.jit
+    def certificate(strength):
+        arguments = {**rest, "group": strength} if first else rest
+        return type(case.penalty)(*(first or [strength]), **arguments).certificate(jnp.zeros(SHAPE), gradient)
+
+    largest = case.penalty.max_strength(gradient)
+    assert certificate(1.0001 * largest) == 0
+    assert certificate(0.999 * largest) > 0
+    if not first:
+        np.testing.assert_allclose((case.penalty / 8).max_strength(gradient), 8 * largest, rtol=1e-5)

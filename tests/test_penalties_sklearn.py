@@ -1,0 +1,165 @@
+"""The solutions of scikit-learn, reached by proximal gradient descent with our penalties."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import linear_model
+
+from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, L1Ball, SparseGroupLasso
+from jax_lrreg.penalties.convert import from_sklearn, to_sklearn
+
+M, N = 200, 12
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(M, N)) @ (np.eye(N) + 0.3 * RNG.normal(size=(N, N)))
+X -= X.mean(0)  # and no intercept: it is not penalised
+TRUTH = np.array([2.0, -1.5, 1.0, 0.8, -0.6] + [0.0] * (N - 5))
+Y = X @ TRUTH + 0.5 * RNG.normal(size=M)
+Y -= Y.mean()
+TASKS = X @ (TRUTH[:, None] * RNG.normal(size=(1, 3))) + 0.5 * RNG.normal(size=(M, 3))
+TASKS -= TASKS.mean(0)
+LABELS = (X @ TRUTH + RNG.normal(size=M) > 0).astype(float)
+TIGHT = {"tol": 1e-14, "max_iter": 100_000, "fit_intercept": False}
+
+
+def squares(w, x, y):
+    return jnp.sum((x @ w - y) ** 2) / (2 * M)
+
+
+def logistic(w, x, y):
+    return jnp.mean(jnp.logaddexp(0.0, x @ w) - y * (x @ w))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fista(loss, penalty, w, x, y, step_size, steps):
+    """Accelerated proximal gradient descent, restarted where it turns back."""
+
+    def body(_, carry):
+        w, v, t = carry
+        new = penalty.prox(v - step_size * jax.grad(loss)(v, x, y), step_size)
+        t_new = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
+        back = jnp.sum((v - new) * (new - w)) > 0
+        t_new = jnp.where(back, 1.0, t_new).astype(t.dtype)
+        return new, new + jnp.where(back, 0.0, (t - 1) / t_new) * (new - w), t_new
+
+    return jax.lax.fori_loop(0, steps, body, (w, w, jnp.ones((), w.dtype)))[0]
+
+
+def solve(loss, penalty, y, dtype, curvature):
+    x, y = np.asarray(X, dtype), np.asarray(y, dtype)
+    w = np.zeros((N, *y.shape[1:]), dtype)
+    step_size = np.asarray(1 / (curvature * np.linalg.norm(X, 2) ** 2 / M), dtype)
+    return np.asarray(fista(loss, penalty, w, x, y, step_size, 3000)), x, y
+
+
+EXAMPLES = {
+    "Lasso": (squares, L1(30.0) / M, Y, lambda: linear_model.Lasso(alpha=30 / M, **TIGHT)),
+    "Ridge": (squares, L2(30.0) / M, Y, lambda: linear_model.Ridge(alpha=30.0, solver="cholesky", fit_intercept=False)),
+    "ElasticNet": (
+        squares,
+        ElasticNet(20.0, l2=40.0) / M,
+        Y,
+        lambda: linear_model.ElasticNet(alpha=60 / M, l1_ratio=1 / 3, **TIGHT),
+    ),
+    "MultiTaskLasso": (
+        squares,
+        GroupLasso(60.0, axis=-1) / M,
+        TASKS,
+        lambda: linear_model.MultiTaskLasso(alpha=60 / M, **TIGHT),
+    ),
+    "LogisticRegression-l1": (
+        logistic,
+        L1(5.0) / M,
+        LABELS,
+        lambda: linear_model.LogisticRegression(C=1 / 5, l1_ratio=1.0, solver="liblinear", **TIGHT),
+    ),
+    "LogisticRegression-l2": (
+        logistic,
+        L2(5.0) / M,
+        LABELS,
+        lambda: linear_model.LogisticRegression(C=1 / 5, solver="newton-cholesky", **TIGHT),
+    ),
+}
+
+
+@functools.cache
+def theirs(name):
+    _, _, y, make = EXAMPLES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that float64 is as far as it gets
+        model = make().fit(X, y)
+    coefficients = model.coef_ if y.ndim > 1 else np.ravel(model.coef_)
+    return coefficients.T if y.ndim > 1 else coefficients
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-10)], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_proximal_gradient_descent_reaches_scikit_learn(name, dtype, tolerance):
+    loss, penalty, y, _ = EXAMPLES[name]
+    with jax.enable_x64(dtype == np.float64):
+        w, x, y = solve(loss, penalty, y, dtype, 0.25 if loss is logistic else 1.0)
+        gradient = jax.grad(loss)(w, x, y)
+        certificate = np.asarray(penalty.certificate(w, gradient))
+        overall = penalty.sparsity(w).overall
+    expected = theirs(name)
+    np.testing.assert_allclose(w, expected, rtol=0, atol=tolerance)
+    if "l2" not in name and name != "Ridge":
+        assert np.array_equal(w == 0, expected == 0)
+        assert 0 < np.mean(w == 0) < 1
+        zeros = np.all(expected == 0, axis=1) if expected.ndim > 1 else expected == 0
+        np.testing.assert_allclose(overall, np.mean(zeros), rtol=1e-6)
+    assert certificate <= tolerance
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_certificate_is_0_at_scikit_learns_solution_and_only_there(name):
+    loss, penalty, y, _ = EXAMPLES[name]
+    with jax.enable_x64(True):
+        certificate = jax.jit(lambda w: penalty.certificate(w, jax.grad(loss)(w, X, y)))
+        assert certificate(theirs(name)) < 1e-7
+        assert certificate(1.01 * theirs(name)) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["Lasso", "ElasticNet", "MultiTaskLasso", "LogisticRegression-l1"])
+def test_at_max_strength_all_is_zero_and_just_below_it_is_not(name):
+    loss, penalty, y, _ = EXAMPLES[name]
+    with jax.enable_x64(True):
+        zero = np.zeros((N, *np.shape(y)[1:]))
+        largest = penalty.max_strength(jax.grad(loss)(zero, X, y))
+        if name == "Lasso":
+            np.testing.assert_allclose(largest, np.abs(X.T @ Y).max(), rtol=1e-12)  # in the source's units, lambda
+        for factor, zeros in ((1.0001, True), (0.99, False)):
+            first = factor * largest
+            own = (
+                ElasticNet(first, l2=40.0)
+                if name == "ElasticNet"
+                else type(penalty.penalty)(first, **({"axis": -1} if name == "MultiTaskLasso" else {}))
+            )
+            w, *_ = solve(loss, own / M, y, np.float64, 1.0)
+            assert (not w.any()) == zeros
+
+
+def test_sparse_group_lasso_and_the_l1_ball_solve_the_same_problem_class():
+    with jax.enable_x64(True):
+        both = SparseGroupLasso(20.0, group=40.0, axis=-1) / M
+        w, x, y = solve(squares, both, TASKS, np.float64, 1.0)
+        assert both.certificate(w, jax.grad(squares)(w, x, y)) < 1e-10
+        lasso = theirs("Lasso")
+        w, *_ = solve(squares, L1Ball(np.abs(lasso).sum()), Y, np.float64, 1.0)
+        np.testing.assert_allclose(w, lasso, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_conversions_are_those_of_the_estimators(name):
+    _, penalty, _, make = EXAMPLES[name]
+    estimator = make()
+    converted = from_sklearn(estimator, num_examples=M)
+    w = jnp.float32(RNG.normal(size=(N, 3)))
+    np.testing.assert_allclose(converted(w), penalty(w), rtol=1e-5)
+    arguments = to_sklearn(penalty, estimator=name.split("-")[0], num_examples=M)
+    given = estimator.get_params()
+    for key, value in arguments.items():
+        np.testing.assert_allclose(value, given[key], rtol=1e-6, err_msg=key)

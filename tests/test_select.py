@@ -1,0 +1,218 @@
+"""Which parameters a pattern, a list of rules or a predicate chooses, and what it says when it chooses none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+from jax_lrreg import select
+from jax_lrreg.penalties import L1, L2
+from jax_lrreg.select import Predicate, Rules, leaves, selection
+
+PATHS = ["encoder/layer_0/bias", "encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel", "scale"]
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(2, name="head")(linen.LayerNorm(name="norm")(linen.Dense(3, name="encoder")(x)))
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, rngs):
+        self.encoder = nnx.Linear(4, 3, rngs=rngs)
+        self.norm = nnx.LayerNorm(3, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(3, 2, rngs=rngs)
+
+
+def trees():
+    linen_params = LinenNet().init(jax.random.key(0), jnp.ones((1, 4)))["params"]
+    module = NNXNet(nnx.Rngs(0))
+    state = nnx.state(module, nnx.Param)
+    return {
+        "Linen": linen_params,
+        "NNX module": module,
+        "NNX State": state,
+        "NNX pure": nnx.to_pure_dict(state),
+        "plain": jax.tree.map(np.asarray, linen_params),
+    }
+
+
+def chosen(spec, paths=PATHS):
+    rules = selection(spec)
+    rules.check(paths)
+    return [path for path in paths if rules.multiplier(path, None)]
+
+
+@pytest.mark.parametrize("kind", trees())
+def test_paths_are_the_same_for_every_kind_of_tree(kind):
+    found = [leaf.path for leaf in leaves(trees()[kind]) if select.is_parameter(leaf.value)]
+    expected = ["encoder/bias", "encoder/kernel", "head/bias", "head/kernel", "norm/bias", "norm/scale"]
+    assert sorted(found) == expected
+
+
+@pytest.mark.parametrize("kind", trees())
+def test_a_penalty_chooses_the_same_in_every_kind_of_tree(kind):
+    tree = trees()[kind]
+    ones = jax.tree.map(lambda x: jnp.ones_like(x) if select.is_parameter(x) else x, tree)
+    penalty = L1(1.0).on("**/kernel") + L2(2.0).on([("norm/*", 0), ("**/bias", 1)])
+    assert penalty(ones) == 12 + 6 + 3 + 2
+    gradient = penalty.gradient(ones)
+    assert jax.tree.structure(gradient) == jax.tree.structure(ones)
+    sizes = {leaf.path: float(jnp.sum(leaf.value)) for leaf in leaves(gradient) if select.is_parameter(leaf.value)}
+    assert sizes == {
+        "encoder/bias": 6,
+        "encoder/kernel": 12,
+        "head/bias": 4,
+        "head/kernel": 6,
+        "norm/bias": 0,
+        "norm/scale": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**", PATHS),
+        ("*", ["kernel", "scale"]),
+        ("**/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel"]),
+        ("*/kernel", ["head/kernel"]),
+        ("encoder/**", ["encoder/layer_0/bias", "encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
+        ("encoder/*/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
+        ("encoder/**/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
+        ("encoder/layer_?/bias", ["encoder/layer_0/bias"]),
+        ("encoder/layer_[!0]/*", ["encoder/layer_1/kernel"]),
+        ("**/layer_[01]/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
+        ("kernel", ["kernel"]),
+        ("re:.*kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel"]),
+        (r"re:encoder/layer_\d/(kernel|bias)", PATHS[:3]),
+        ("re:kernel", ["kernel"]),
+        ("s*e", ["scale"]),
+    ],
+)
+def test_patterns(pattern, expected):
+    assert chosen(pattern) == expected
+
+
+def test_special_characters_of_regular_expressions_are_letters_in_a_glob():
+    assert chosen("a.b/(c)+", ["a.b/(c)+", "axb/cc"]) == ["a.b/(c)+"]
+    assert chosen("Dense_0/kernel", ["Dense_0/kernel", "Dense_10/kernel"]) == ["Dense_0/kernel"]
+
+
+def test_the_first_rule_that_matches_decides_and_the_rest_is_left_out():
+    rules = selection([("**/bias", 0), ("head/**", 0.1), ("**/kernel", 1)])
+    rules.check(PATHS)
+    numbers = {path: rules.multiplier(path, None) for path in PATHS}
+    assert numbers == dict(zip(PATHS, [0, 1, 1, 0.1, 1, None], strict=True))
+    assert repr(rules) == "[('**/bias', 0), ('head/**', 0.1), ('**/kernel', 1)]"
+    assert rules == selection([("**/bias", 0.0), ["head/**", 0.1], ("**/kernel", True + 0)])
+    assert repr(selection("**/kernel")) == "'**/kernel'"
+
+
+def test_a_predicate_sees_the_path_and_the_array():
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    assert L1(1.0).on(lambda path, value: value.ndim == 2)(params) == 6
+    assert L1(1.0).on(lambda path, value: 0.5 if path == "bias" else 0)(params) == 1.5
+    assert L1(1.0).on(lambda path, value: False)(params) == 0  # a function may choose nothing
+    with pytest.raises(ValueError, match="`predicate` must be a bool or a number >= 0"):
+        L1(1.0).on(lambda path, value: -1)(params)
+    assert isinstance(selection(len), Predicate)
+
+
+def test_a_dead_pattern_lists_the_nearest_paths_first():
+    params = {f"layer_{index}": {"kernel": jnp.ones(1)} for index in range(12)}
+    with pytest.raises(ValueError, match="'\\*\\*/kernal' matches no parameter") as caught:
+        L1(1.0).on("**/kernal")(params)
+    assert "nearest first: layer_0/kernel" in str(caught.value)
+    assert "and 4 more" in str(caught.value)
+    with pytest.raises(ValueError, match="'head/\\*\\*' matches no parameter") as caught:
+        L1(1.0).on([("**/kernel", 1), ("head/**", 0)])(
+            {"haed": {"kernel": jnp.ones(1)}, "body": {"kernel": jnp.ones(1)}}
+        )
+    assert "nearest first: haed/kernel, body/kernel" in str(caught.value)
+    for call in ("gradient", "sparsity", "report", "advance"):
+        with pytest.raises(ValueError, match="matches no parameter"):
+            getattr(L1(1.0).on("nothing"), call)(params)
+    assert L1(1.0).on("nothing")({}) == 0  # there is nothing that it could match
+
+
+def test_a_dict_key_called_value_is_the_users_own():
+    params = {"value": jnp.ones(2), "attention": {"query": jnp.ones(1), "value": jnp.ones(3)}}
+    assert [leaf.path for leaf in leaves(params)] == ["attention/query", "attention/value", "value"]
+    assert L1(1.0).on("**/value")(params) == 5
+
+    class Attention(nnx.Module):
+        def __init__(self):
+            self.value = nnx.Param(jnp.ones(3))
+
+    assert [leaf.path for leaf in leaves(nnx.state(Attention()))] == ["value"]
+    assert [leaf.path for leaf in leaves(Attention())] == ["value"]
+
+
+def test_selections_nest_and_compare():
+    params = {"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}, "head": {"kernel": jnp.ones(4)}}
+    nested = L1(1.0).on([("**/kernel", 0.5)]).on([("encoder/**", 2)])
+    assert nested(params) == 2
+    assert nested == L1(1.0).on([("**/kernel", 0.5)]).on([("encoder/**", 2)])
+    assert hash(nested) == hash(L1(1.0).on([("**/kernel", 0.5)]).on([("encoder/**", 2)]))
+    assert nested != L1(1.0).on([("**/kernel", 0.5)])
+    rows = {row[0]: row for row in nested.report(params).rows}
+    assert rows["encoder/kernel"][2] == "L1(1.0)"
+    assert rows["head/kernel"][2] == ""
+
+
+def test_a_report_names_the_reason_for_each_parameter():
+    params = {
+        "encoder": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+        "scale": jnp.ones(()),
+        "key": jax.random.key(0),
+    }
+    report = L2(1e-4).on([("**/bias", 0), ("**/kernel", 1)]).report(params)
+    rows = {path: rest for path, *rest in report.rows}
+    assert rows["encoder/kernel"][:2] == ["2x3", "L2(0.0001)"]
+    assert rows["encoder/kernel"][2].startswith("chosen by")
+    assert rows["encoder/bias"][1] == ""
+    assert rows["encoder/bias"][2].startswith("left out by")
+    assert rows["scale"][0] == "scalar"
+    assert rows["scale"][2].startswith("not covered by")
+    assert "holds no real numbers" in rows["key"][2]
+    text = str(report)
+    assert all(path in text for path in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("pattern", 3),
+        ("pattern", None),
+        ("pattern", ""),
+        ("pattern", "a" * 300),
+        ("rules", []),
+        ("rules", ["**/kernel"]),
+        ("rules", [("**/kernel", 1, 2)]),
+        ("multiplier", [("**/kernel", -1)]),
+        ("multiplier", [("**/kernel", "1")]),
+        ("multiplier", [("**/kernel", float("nan"))]),
+        ("pattern", [(1, "**/kernel")]),
+        ("regular expression", "re:("),
+    ],
+    ids=str,
+)
+def test_bad_selections_are_refused_by_name(name, spec):
+    with pytest.raises((ValueError, TypeError), match=name):
+        L1(1.0).on(spec)
+
+
+def test_rules_are_structure_and_do_not_retrace():
+    @jax.jit
+    def run(penalty, params):
+        return penalty(params)
+
+    params = {"kernel": jnp.ones(2)}
+    assert run(L1(1.0).on("kernel"), params) == 2
+    assert run(L1(2.0).on("kernel"), params) == 4
+    assert run._cache_size() == 1
+    assert jax.tree.leaves(L1(1.0).on("kernel")) == [1.0]
+    assert isinstance(jax.tree.map(lambda x: x, L1(1.0).on("kernel")).selection, Rules)
