@@ -70,22 +70,35 @@ def show(schedule: str, steps: int, log: bool, out: str) -> None:
 
 def list_names() -> None:
     """Prints every name that a text may hold."""
+    import types
+
     from rich.console import Console
     from rich.table import Table
 
     from jax_lrreg import penalties, schedules
+    from jax_lrreg._struct import call_text
+    from jax_lrreg.text.names import methods, names
 
-    table = Table("name", "what it is", title_justify="left")
-    for title, module in (("Schedules", schedules), ("Penalties", penalties)):
+    def shapes(base: type) -> dict[str, Any]:
+        written = {n: t for n, t in names().items() if isinstance(t, type) and issubclass(t, base) and "." not in n}
+        return {name: thing for name, thing in written.items() if thing.__repr__ is call_text}  # the rest by methods
+
+    functions = {n: t for n, t in names().items() if isinstance(t, types.FunctionType) and "." not in n}
+    of_schedule = {f".{name}": getattr(schedules.Schedule, name) for name in methods(schedules.Constant(0.0))}
+    of_penalty = {f".{name}": getattr(penalties.Penalty, name) for name in methods(penalties.L1(0.0))}
+    groups = {
+        "Schedules": shapes(schedules.Schedule),
+        "made of several": functions,
+        "Methods of a schedule": of_schedule,
+        "Penalties": shapes(penalties.Penalty),
+        "Methods of a penalty": of_penalty,
+    }
+    table = Table("name", "what it is")
+    for title, group in groups.items():
         table.add_section()
         table.add_row(f"[bold]{title}", "")
-        for name, value in sorted(vars(module).items()):
-            if (
-                not name.startswith("_")
-                and callable(value)
-                and getattr(value, "__module__", "").startswith(module.__name__)
-            ):
-                table.add_row(name, (value.__doc__ or "").strip().split("\n")[0])
+        for name in sorted(group):
+            table.add_row(name, (group[name].__doc__ or "").strip().split("\n")[0], style=None)
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 

@@ -14,7 +14,18 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from jax_lrreg._struct import require
 from jax_lrreg.penalties import Penalty
-from jax_lrreg.schedules import InUnits, Joined, Product, Schedule, Sum, Warmup
+from jax_lrreg.schedules import (
+    Cooldown,
+    Extended,
+    InUnits,
+    Joined,
+    Product,
+    Schedule,
+    Shifted,
+    Stretched,
+    Sum,
+    Warmup,
+)
 
 POINTS = 2000  # more than a picture is wide
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by everyone
@@ -91,6 +102,15 @@ def phases(schedule: Any, per_step: float = 1.0) -> list[tuple[float, str]]:
             found += [(begin + at, name) for at, name in phases(piece, per_step)]
             begin += float(np.asarray(length)) / per_step
         return found
+    if isinstance(schedule, Cooldown | Extended):
+        start = float(np.asarray(schedule.start)) / per_step
+        label = "cooldown" if isinstance(schedule, Cooldown) else "extended"
+        return [*((at, name) for at, name in phases(schedule.schedule, per_step) if at < start), (start, label)]
+    if isinstance(schedule, Shifted):
+        moved = float(np.asarray(schedule.steps)) / per_step
+        return [(max(at + moved, 0.0), name) for at, name in phases(schedule.schedule, per_step)]
+    if isinstance(schedule, Stretched):
+        return phases(schedule.schedule, per_step / float(np.asarray(schedule.factor)))
     if isinstance(schedule, InUnits):
         return phases(schedule.schedule, per_step * float(np.asarray(schedule.per_step)))
     if isinstance(schedule, Product | Sum):
@@ -157,7 +177,8 @@ def penalty(
 
     Args:
         penalty: a penalty, or a dict of them. One without a prox is left out of the third panel.
-        low, high: the range of the number.
+        low: the least number drawn.
+        high: the largest.
         step_size: of the prox.
         axes: three axes; a new figure by default.
 
@@ -168,7 +189,7 @@ def penalty(
     require(len(named) > 0, "plots.penalty", "penalty", penalty, "at least one penalty")
     require(low < high, "plots.penalty", "low", low, f"less than high={high}")
     if axes is None:
-        _, axes = plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")
+        axes = list(plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")[1])
     require(len(axes) == 3, "plots.penalty", "axes", len(axes), "three axes")
     w = jnp.linspace(low, high, 1001)
     axes[2].plot(w, w, color="0.8", linewidth=0.8)  # no penalty
@@ -208,7 +229,9 @@ def path(strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Ax
     require(len(names) in (0, count), "plots.path", "names", len(names), f"{count} names or none")
     ax = _axes(ax, (7.0, 3.6))
     for index, color in enumerate(_cycle(COLORS, count)):
-        ax.plot(strengths, coefficients[:, index], color=color, linewidth=1.5, label=names[index] if names else None)
+        dashes = ("-", "--", ":", "-.")[index // len(COLORS) % 4]
+        label = names[index] if names else None
+        ax.plot(strengths, coefficients[:, index], dashes, color=color, linewidth=1.5, label=label)
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.set_xscale("log")
     ax.set_xlim(strengths.min(), strengths.max())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require
+from jax_lrreg.training.control import GROUP, hears_metrics, listen, tell
 from jax_lrreg.training.data import ArrayData, source_of
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.progress import Progress
@@ -29,6 +30,7 @@ def fit(
     eval_fn: Callable[[State], dict[str, Any]] | None = None,
     progress: bool = False,
     loggers: Sequence[Logger] = (),
+    control_on: str | None = None,
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Runs `steps` steps from `state`, in chunks that stay on the device.
 
@@ -47,12 +49,15 @@ def fit(
         eval_fn: any function `state -> {name: number}`; see `make_eval`.
         progress: shows a progress bar on a terminal or in a notebook, and plain lines elsewhere.
         loggers: functions `(step, {name: number})`, called for each entry.
+        control_on: a name that `eval_fn` returns. The controllers in the optimizer then hear that metric,
+            once per evaluation, instead of the loss of each update; what they make of it is in force from
+            the next update on. To see its names, `eval_fn` is called once before the first step.
 
     Returns:
         The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps since
-        the entry before: the learning rate as applied in the last of them, the number of skipped ones, and
-        the mean of every other metric over those that were not skipped. What `eval_fn` returns stands beside
-        `history["eval_step"]`.
+        the entry before: the learning rate and the scales as applied in the last of them, the number of skipped
+        ones, and the mean of every other metric over those that were not skipped. What `eval_fn` returns
+        stands beside `history["eval_step"]`.
 
     Raises:
         FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite.
@@ -71,13 +76,15 @@ def fit(
     """
     _check_arguments(step, steps, chunk, log_every, eval_every, eval_fn)
     state = step.prepare(state)
+    _check_control(state, control_on, eval_every, eval_fn)
+    state = state.replace(opt_state=listen(state.opt_state, control_on is not None))
     start = int(state.step)
     end = start + steps
     source = source_of(data)
     example = source.example(start)
     shapes = jax.eval_shape(step.body, state, example)[1]
     if chunk == "auto":
-        loops = not _slow_in_a_loop(step, state, example)
+        loops = not slow_in_a_loop(step, state, example)
         size = min(log_every, steps, source.most(example)) if loops else 1
     else:
         loops, size = True, min(int(chunk), steps)
@@ -102,7 +109,10 @@ def fit(
             if evaluate or now == end:
                 entry = {} if pending is None else history.add(*pending)
                 if evaluate:
-                    entry |= history.add_evaluation(now, eval_fn(state))  # type: ignore[misc]
+                    values = history.add_evaluation(now, eval_fn(state))  # type: ignore[misc]
+                    if control_on is not None:
+                        state = state.replace(opt_state=tell(state.opt_state, values[control_on]))
+                    entry |= values
                 bar.update(now, entry)
                 pending = None
     return state, history.arrays()
@@ -170,6 +180,18 @@ def _check_arguments(step: Any, steps: Any, chunk: Any, log_every: Any, eval_eve
     require(needs, "fit", "eval_fn", eval_fn, "given where `eval_every` is")
 
 
+def _check_control(state: State, control_on: Any, eval_every: Any, eval_fn: Any) -> None:
+    if control_on is None:
+        return
+    require(isinstance(control_on, str), "fit", "control_on", control_on, "a name that `eval_fn` returns, or None")
+    require(eval_every is not None, "fit", "eval_every", eval_every, "given where `control_on` is")
+    listens = hears_metrics(state.opt_state)
+    allowed = "None for an optimizer without transforms.scale_by_controller"
+    require(listens, "fit", "control_on", control_on, allowed)
+    names = sorted(eval_fn(state))
+    require(control_on in names, "fit", "control_on", control_on, f"one of the names that `eval_fn` returns: {names}")
+
+
 def _program(step: Step, loops: bool) -> Callable:
     """The compiled call that makes `count` steps; the number is data, so every chunk is one and the same program."""
 
@@ -192,8 +214,8 @@ def _program(step: Step, loops: bool) -> Callable:
 
 
 def _zero_sums(shapes: dict[str, Any]) -> dict[str, Any]:
-    zeros = {name: np.float32(0) for name in shapes if name not in ("skipped", "learning_rate")}
-    last = {name: np.float32(0) for name in ("learning_rate",) if name in shapes}
+    last = {name: np.float32(0) for name in shapes if name == "learning_rate" or name.startswith(GROUP)}
+    zeros = {name: np.float32(0) for name in shapes if name not in ("skipped", *last)}
     return {"mean": zeros, "last": last, "steps": np.int32(0), "skipped": np.int32(0)}
 
 
@@ -245,7 +267,7 @@ class _History:
         return {name: np.asarray(values) for name, values in (self.entries | self.evaluations).items()}
 
 
-def _slow_in_a_loop(step: Step, state: State, example: Any) -> bool:
+def slow_in_a_loop(step: Step, state: State, example: Any) -> bool:
     """Whether the step has a convolution and runs on the CPU, where XLA makes them 15 times slower inside a loop."""
     if jax.default_backend() != "cpu":
         return False

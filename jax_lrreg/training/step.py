@@ -1,5 +1,6 @@
 """One jitted update: loss, penalty, gradient, optimizer, and the metrics of exactly this update."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import optax
 from jax_lrreg._struct import require, require_number
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.schedules import Schedule
+from jax_lrreg.training.control import GROUP, applied_scales
+from jax_lrreg.training.guard import is_sound, kept
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.state import State, resolve
 
@@ -48,7 +51,7 @@ class Step:
         """One update. The given state is donated: go on with the one returned."""
         state, metrics = self._call(self.prepare(state), batch)
         if self.on_nonfinite == "raise" and metrics["skipped"]:
-            raise FloatingPointError(nonfinite_message(int(state.step) - 1, metrics))
+            raise FloatingPointError(nonfinite_message(int(state.step) - 1, metrics) + _culprit(metrics))
         return state, metrics
 
     def prepare(self, state: State) -> State:
@@ -84,11 +87,16 @@ def make_step(
         penalty: a `Penalty`, or `hyper -> penalty`, added to the loss once per update. Penalties placed in
             `tx` are your own choice and not added again.
         learning_rate: what `tx` uses (a number, a schedule, or `hyper -> either`), to be reported in
-            `metrics["learning_rate"]` as applied: it is read at the optimizer's own count.
+            `metrics["learning_rate"]` as applied: it is read at the optimizer's own count, and times the
+            scale of the controllers in `tx`, which are `transforms.scale_by_controller` and `hypergradient`.
+            Those in a group of `optax.partition` are reported apart, as `metrics["scale/<label>"]`.
         accumulate: into how many micro-batches a batch is split; their gradients are averaged in float32,
             weighted by the sum of `batch["mask"]` where the batch has one. It is one update.
         on_nonfinite: for a loss or gradient that is not finite: "skip" leaves parameters, optimizer, model
-            state and average as they were; "raise" does so and raises; "keep" goes on regardless.
+            state and average as they were; "raise" does so and raises; "keep" goes on regardless. Where a
+            finite gradient makes an update that is not finite, as 0/0 does in D-Adaptation and Prodigy
+            while the learning rate is 0, all the same is done but the optimizer's counters go on, since
+            it is their schedule that leads out of there.
         ema: decay of a moving average of the parameters, in [0, 1), or None.
         donate: whether the memory of the given state is reused for the new one.
         monitors: norms to report, of "grad_norm", "param_norm" and "update_norm".
@@ -150,15 +158,18 @@ def make_step(
             )
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if on_nonfinite != "keep":
-            new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+            sound = finite & is_sound(updates, opt_state, state.opt_state)
+            new, finite = kept(finite, sound, new, state), sound
         norms = {"grad_norm": grad_norm}
         if "param_norm" in monitors:
             norms["param_norm"] = optax.tree.norm(state.params)
         if "update_norm" in monitors:
             norms["update_norm"] = optax.tree.norm(updates)
+        scales = applied_scales(new.opt_state)
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
         if learning_rate is not None:
-            metrics["learning_rate"] = _applied(learning_rate, state.hyper, count)
+            metrics["learning_rate"] = _applied(learning_rate, state.hyper, count) * scales.pop("", 1.0)
+        metrics |= {name: scale for name, scale in scales.items() if name}
         metrics |= {name: norms[name] for name in monitors}
         metrics["skipped"] = jnp.zeros((), jnp.int32) if on_nonfinite == "keep" else 1 - finite.astype(jnp.int32)
         return new.replace(step=optax.safe_increment(state.step)), metrics | named
@@ -175,7 +186,7 @@ def update_count(state: State) -> jax.Array:
 
     def look(node: Any) -> None:
         if hasattr(node, "_fields"):
-            for name in ("count", "gradient_step"):
+            for name in ("count", "gradient_step", "step_count"):
                 if name in node._fields and jnp.ndim(getattr(node, name)) == 0:
                     kind = "schedule" if type(node).__name__ == "ScaleByScheduleState" else name
                     found.setdefault(kind, getattr(node, name))
@@ -187,7 +198,7 @@ def update_count(state: State) -> jax.Array:
                 look(child)
 
     look(state.opt_state)
-    for kind in ("schedule", "gradient_step", "count"):
+    for kind in ("schedule", "gradient_step", "count", "step_count"):
         if kind in found:
             return found[kind]
     return state.step
@@ -249,7 +260,8 @@ def _checked_loss(output: Any) -> tuple[jax.Array, Metrics]:
     require(isinstance(named, dict), "make_step", "loss_fn", type(named).__name__, "(loss, {name: scalar})")
     metrics = {}
     for name, value in named.items():
-        require(name not in RESERVED, "make_step", "loss_fn", name, "metrics by other names than the step's own")
+        free = name not in RESERVED and not name.startswith(GROUP)
+        require(free, "make_step", "loss_fn", name, "metrics by other names than the step's own")
         try:
             value = jnp.asarray(value)
         except TypeError:
@@ -278,3 +290,13 @@ def nonfinite_message(step: int, metrics: Any) -> str:
         f"{name}={float(metrics[name]):g}" for name in ("loss", "data_loss", "penalty", "grad_norm") if name in metrics
     ]
     return f"the update at step {step} is not finite ({', '.join(texts)}); the state before it was kept"
+
+
+def _culprit(metrics: Any) -> str:
+    """A hint for the case that neither the loss nor the gradient is to blame."""
+    if "grad_norm" not in metrics or not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+        return ""
+    return (
+        "; loss and gradient are finite, so it is the optimizer: D-Adaptation and Prodigy divide 0 by 0 while the "
+        "learning rate is 0 or after a first gradient of 0"
+    )

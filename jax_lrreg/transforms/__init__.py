@@ -1,5 +1,11 @@
 """Optax gradient transformations made of penalties, schedules and controllers."""
 
+from jax_lrreg.transforms.controller import HypergradientState as HypergradientState
+from jax_lrreg.transforms.controller import MeanValueState as MeanValueState
+from jax_lrreg.transforms.controller import ScaleByControllerState as ScaleByControllerState
+from jax_lrreg.transforms.controller import hypergradient as hypergradient
+from jax_lrreg.transforms.controller import mean_value as mean_value
+from jax_lrreg.transforms.controller import scale_by_controller as scale_by_controller
 from jax_lrreg.transforms.metric import Metric as Metric
 from jax_lrreg.transforms.penalty import AddPenaltyState as AddPenaltyState
 from jax_lrreg.transforms.penalty import add_cautious_penalty as add_cautious_penalty

@@ -1,0 +1,148 @@
+"""The range test: one run along which the learning rate rises."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_lrreg.finder.preparation import check, prepared, refuse_ascent
+from jax_lrreg.finder.suggestions import Found, suggest
+from jax_lrreg.training import ArrayData, State
+from jax_lrreg.training.data import source_of
+from jax_lrreg.training.loop import slow_in_a_loop
+
+SMOOTHING = 0.9  # of the losses: some ten steps
+DIVERGED = 4.0  # times the best loss
+
+
+class _Sweep(NamedTuple):
+    """What the range test carries from step to step."""
+
+    state: State
+    losses: jax.Array
+    smoothed: jax.Array
+    mean: jax.Array
+    best: jax.Array
+    index: jax.Array
+    stopped: jax.Array
+
+
+def range_test(
+    module: Any,
+    loss_fn: Callable[[Callable, Any], Any],
+    preconditioner: Any,
+    state: State,
+    data: ArrayData | Iterable[Any],
+    *,
+    low: float = 1e-7,
+    high: float = 1.0,
+    steps: int = 100,
+    penalty: Any = None,
+) -> Found:
+    """Trains while the learning rate rises from `low` to `high`, and watches the loss.
+
+        rate(i) = low (high / low)^(i / (steps - 1))
+        mean(i) = 0.9 mean(i - 1) + 0.1 loss(i),    smoothed(i) = mean(i) / (1 - 0.9^(i + 1))
+
+    It ends where a loss is not finite, or the smoothed one exceeds its best by 3 |best|. The steps are one
+    loop on the device. The state that is given is left as it is.
+
+    Args:
+        module: as in `training.init`.
+        loss_fn: as in `training.make_step`.
+        preconditioner: the optimizer without its learning rate, such as `optax.scale_by_adam()`, or
+            `optax.identity()` for SGD; or `hyper ->` one.
+        state: where the test begins, from `training.init`; its optimizer's state is not used.
+        data: as in `training.fit`; of an iterable, `steps` batches are drawn.
+        low: first learning rate, positive.
+        high: last learning rate, above `low`.
+        steps: how many rates are tried; at least 10.
+        penalty: as in `make_step`.
+
+    Returns:
+        A `Found`, with the suggestions, the default first:
+        "valley": the middle of the longest stretch along which the smoothed loss falls;
+        "steepest": where it falls most per factor of the learning rate;
+        "minimum": a tenth of the rate at which it is least.
+
+    Reference:
+        Smith, Cyclical learning rates for training neural networks, 2017, section 3.3. The names of the
+        rules are those of fastai's `lr_find`.
+
+    Example:
+        >>> from jax_lrreg import training
+        >>> apply = lambda params, x: x @ params
+        >>> state = training.init(apply, optax.sgd(1.0), key=jax.random.key(0), params=jnp.zeros(4))
+        >>> loss_fn = lambda model, x: jnp.mean((model(x) - 1) ** 2)
+        >>> found = range_test(apply, loss_fn, optax.identity(), state, [np.eye(4, dtype=np.float32)] * 100, high=1e3)
+        >>> found.stopped, list(found.suggestions), bool(0.05 < found.suggestion < 4)
+        (True, ['valley', 'steepest', 'minimum'], True)
+    """
+    check("range_test", state, low, high, steps, 10, "steps")
+    rates = np.geomspace(low, high, steps).astype(np.float32)
+    table = jnp.asarray(rates)
+    step, start = prepared(
+        module, loss_fn, preconditioner, state, penalty, lambda: optax.scale_by_learning_rate(lambda i: table[i])
+    )
+    source = source_of(data)
+    first = int(state.step)
+    example = source.example(first)
+    grace = steps // 10  # the first losses are too few for a mean
+
+    def advance(sweep: _Sweep, batch: Any) -> _Sweep:
+        new, metrics = step.body(sweep.state, batch)
+        loss, index = metrics["loss"].astype(jnp.float32), sweep.index
+        mean = SMOOTHING * sweep.mean + (1 - SMOOTHING) * loss
+        smooth = mean / (1 - SMOOTHING ** (index + 1.0))
+        best = jnp.fmin(sweep.best, smooth)
+        diverged = (index >= grace) & (smooth > best + (DIVERGED - 1) * jnp.abs(best))
+        return _Sweep(
+            new,
+            sweep.losses.at[index].set(loss),
+            sweep.smoothed.at[index].set(smooth),
+            mean,
+            best,
+            index + 1,
+            diverged | ~jnp.isfinite(loss),
+        )
+
+    def many(sweep: _Sweep, arrays: Any, rows: Any, count: Any) -> _Sweep:
+        begin = sweep.index
+
+        def go_on(sweep: _Sweep) -> jax.Array:
+            return ~sweep.stopped & (sweep.index < begin + count)
+
+        def one(sweep: _Sweep) -> _Sweep:
+            return advance(sweep, source.gather(arrays, jax.tree.map(lambda x: x[sweep.index - begin], rows)))
+
+        return jax.lax.while_loop(go_on, one, sweep)
+
+    size = 1 if slow_in_a_loop(step, start, example) else min(steps, source.most(example))
+    run = jax.jit(
+        many if size > 1 else lambda sweep, arrays, rows, _: advance(sweep, source.gather(arrays, _row(rows)))
+    )
+    nothing = jnp.full(steps, jnp.nan)
+    sweep = _Sweep(start, nothing, nothing, jnp.zeros(()), jnp.float32(jnp.inf), jnp.int32(0), jnp.array(False))
+    made = 0
+    while made < steps and not (made and bool(sweep.stopped)):
+        count = min(size, steps - made)
+        sweep = run(sweep, source.arrays, source.payload(first + made, count, size), np.int32(count))
+        made += count
+    refuse_ascent("range_test", float(sweep.state.opt_state[1].agreement))
+    return result(rates, np.asarray(sweep.losses), np.asarray(sweep.smoothed), int(sweep.index), bool(sweep.stopped))
+
+
+def result(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, tried: int, stopped: bool) -> Found:
+    """The result of a range test of which `tried` steps were made."""
+    rates, losses, smoothed = rates[:tried], losses[:tried], smoothed[:tried]
+    skip = tried // 10  # the running mean of few losses is noise
+    good = np.isfinite(smoothed)
+    good[:skip] = False
+    return Found(rates, losses, smoothed, suggest(rates[good], smoothed[good]), stopped)
+
+
+def _row(rows: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], rows)
