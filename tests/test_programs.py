@@ -43,6 +43,36 @@ def test_program_2_the_source_articles_schedules_and_penalties():
     np.testing.assert_allclose((penalties.L2(lam) / m)(w), lam / (2 * m) * (w**2).sum(), rtol=1e-6)
 
 
+def test_program_3_algebra():
+    lr = 0.5 * schedules.Constant(1e-3).warmup(100).cooldown(200, at=800, shape="1-sqrt")
+    assert text.parse(repr(lr)) == lr
+    np.testing.assert_allclose([lr(0), lr(100), lr(800), lr(850), lr(1000)], [0, 5e-4, 5e-4, 2.5e-4, 0], rtol=1e-6)
+    lr = schedules.InverseSqrt(1e-3, timescale=1000).clip(min=1e-5)
+    np.testing.assert_allclose([lr(0), lr(3000), lr(10**8)], [1e-3, 5e-4, 1e-5], rtol=1e-6)
+    lr = schedules.join(
+        [(schedules.Linear(0.0, steps=5, end_value=0.1), 5), (schedules.Cosine(0.1, steps=85), None)]
+    ).in_units(per_step=1 / 390)
+    assert lr(5 * 390) == np.float32(0.1)
+    assert lr(90 * 390 - 1) > 0
+    assert lr(90 * 390) == 0
+
+
+def test_program_4_with_a_group_lasso():
+    params = {"encoder": {"layer": {"kernel": jnp.ones((3, 4))}}, "head": {"kernel": jnp.ones((4, 2))}}
+    reg = penalties.L2(1e-4).on("**/kernel") + penalties.GroupLasso(1e-3, axis=-2).on("encoder/**/kernel")
+    np.testing.assert_allclose(reg(params), 1e-4 / 2 * 20 + 1e-3 * 4 * 3**0.5, rtol=1e-6)
+    assert text.parse(repr(reg)) == reg
+
+
+def test_program_5_real_zeros():
+    tx = transforms.proximal(optax.adam(1e-2), penalties.L1(0.01).on("**/kernel"), learning_rate=1e-2)
+    params = {"kernel": jnp.array([1e-3, 1.0]), "bias": jnp.array([1e-3])}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    assert moved["kernel"][0] == 0
+    assert moved["bias"][0] == params["bias"][0]
+
+
 def test_program_4_penalties_by_path():
     params = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "kernel": jnp.ones(4)}
     lr = schedules.Constant(0.1)
