@@ -1,4 +1,4 @@
-"""The command line: `python -m jax_lrreg train | show | list`."""
+"""The command line: `python -m jax_lrreg train | find-lr | show | list`."""
 
 import argparse
 import math
@@ -38,6 +38,57 @@ def train(data: str, **options: Any) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     console.print(f"Wrote {options['out']}/metrics.csv, config.json and history.png", highlight=False)
+
+
+def find_lr(
+    data: str,
+    target: str | None,
+    optimizer: str | None,
+    penalty: str | None,
+    batch_size: int | None,
+    seed: int,
+    low: float,
+    high: float,
+    steps: int,
+    out: str,
+) -> None:
+    """Tests rising learning rates, prints what they suggest and draws the losses to a file."""
+    import jax
+    import numpy as np
+    import optax
+    from rich.console import Console
+    from rich.table import Table
+
+    from jax_lrreg import finder, job, penalties, plots, training
+    from jax_lrreg._struct import require
+
+    dataset = job.load(data, target, seed)
+    x, y = dataset.train
+    standard = job.defaults(data, len(x))
+    module, measure = job.problem(dataset, standard)
+    name, size = optimizer or standard.optimizer, batch_size or standard.batch_size
+    require(name in job.OPTIMIZERS, "find-lr", "--optimizer", name, f"one of {', '.join(job.OPTIMIZERS)}")
+    require(size <= len(x), "find-lr", "--batch-size", size, f"at most the {len(x)} training examples")
+    reg = job.parsed("--penalty", penalty, penalties.Penalty, "find-lr") or standard.penalty
+    state = training.init(module, optax.identity(), key=jax.random.key(seed + 1), example=x[:1])
+    reg.report(state.params)
+    source = training.ArrayData({"x": x, "y": y}, size, jax.random.key(seed))
+    direction = optax.chain(job.OPTIMIZERS[name](1.0), optax.scale(-1.0))  # the optimizer without its rate
+    found = finder.range_test(module, measure, direction, state, source, low=low, high=high, steps=steps, penalty=reg)
+    figure = plots.figure_of(plots.range_test(found))
+    figure.savefig(out, dpi=130)
+    plots.plt.close(figure)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table(title=f"Learning rates for {name} on {data}", title_justify="left", title_style="bold")
+    for column in ("rule", "learning rate", "smoothed loss there"):
+        table.add_column(column, justify="left" if column == "rule" else "right")
+    for rule, rate in found.suggestions.items():
+        nearest = int(np.argmin(np.abs(np.log(found.learning_rates / rate))))
+        table.add_row(rule, f"{rate:.3g}", f"{found.smoothed[nearest]:.4g}")
+    console.print(table)
+    tried = f"{len(found.learning_rates)} rates from {found.learning_rates[0]:.3g} to {found.learning_rates[-1]:.3g}"
+    console.print(f"Tried {tried}{', where the loss diverged' if found.stopped else ''}.", highlight=False)
+    console.print(f"Suggested: {found.suggestion:.3g}. Wrote {out}", highlight=False)
 
 
 def show(schedule: str, steps: int, log: bool, out: str) -> None:
@@ -120,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="jax-lrreg", description="Learning-rate schedules and regularization for JAX.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | show | list")
+    commands = parser.add_subparsers(required=True, metavar="train | find-lr | show | list")
 
     def add(name: str, command: Any, description: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
@@ -142,6 +193,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch-size", type=_whole, help="examples per step")
     sub.add_argument("--seed", type=_natural, default=0, help="of the split, the order and the parameters (default: 0)")
     sub.add_argument("--out", default="run", metavar="FOLDER", help="the run folder (default: run)")
+    sub = add("find-lr", find_lr, "Try rising learning rates on real data, and suggest one.")
+    sub.add_argument(
+        "--data",
+        default="digits",
+        metavar="NAME|FILE",
+        help="as in train (default: digits)",
+    )
+    sub.add_argument("--target", help="as in train")
+    sub.add_argument("--optimizer", help="as in train")
+    sub.add_argument("--penalty", metavar="TEXT", help="as in train")
+    sub.add_argument("--batch-size", type=_whole, help="examples per step")
+    sub.add_argument("--seed", type=_natural, default=0, help="of the split, the order and the parameters (default: 0)")
+    sub.add_argument("--low", type=_positive, default=1e-6, help="first learning rate (default: 1e-6)")
+    sub.add_argument("--high", type=_positive, default=10.0, help="last learning rate (default: 10)")
+    sub.add_argument("--steps", type=_whole, default=100, help="how many rates (default: 100)")
+    sub.add_argument("--out", default="find-lr.png", metavar="FILE", help="the picture (default: find-lr.png)")
     sub = add("show", show, "Draw a schedule, and print a table and a sketch of it.")
     sub.add_argument("schedule", metavar="TEXT", help='as in "Cosine(1e-3, steps=900).warmup(100)"')
     sub.add_argument("--steps", type=_whole, default=1000, help="how far to draw (default: 1000)")
@@ -157,6 +224,16 @@ def _whole(value: str) -> int:
 
 def _natural(value: str) -> int:
     return _number(value, 0)
+
+
+def _positive(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {value!r}")
+    return number
 
 
 def _number(value: str, least: int) -> int:

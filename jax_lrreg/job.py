@@ -99,33 +99,11 @@ def load(data: str, target: str | None, seed: int) -> Dataset:
     return Dataset((x[train], y[train]), (x[test], y[test]), classes)
 
 
-def run(
-    data: str,
-    *,
-    target: str | None = None,
-    lr: str | None = None,
-    penalty: str | None = None,
-    optimizer: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    out: str = "run",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Trains, writes `metrics.csv`, `config.json` and `history.png` to the folder `out`, and returns a summary."""
+def problem(dataset: Dataset, standard: Defaults) -> tuple[Any, Callable]:
+    """The network of a data set, and `(model, batch) -> (loss, metrics)`."""
     from flax import linen
 
-    dataset = load(data, target, seed)
-    (x, y), examples = dataset.train, len(dataset.train[0])
-    standard = defaults(data, examples)
-    epochs, batch_size = epochs or standard.epochs, batch_size or standard.batch_size
-    require(batch_size <= examples, "train", "--batch-size", batch_size, f"at most the {examples} training examples")
-    source = training.ArrayData({"x": x, "y": y}, batch_size, jax.random.key(seed))
-    steps = epochs * source.steps_per_epoch
-    schedule = _parsed("--lr", lr, schedules.Schedule) or standard.lr(steps)
-    reg = _parsed("--penalty", penalty, penalties.Penalty) or standard.penalty
-    name = optimizer or standard.optimizer
-    require(name in OPTIMIZERS, "train", "--optimizer", name, f"one of {', '.join(OPTIMIZERS)}")
+    y = dataset.train[1]
     shift, spread = (0.0, 1.0) if dataset.classes else (float(y.mean()), float(y.std()) or 1.0)
 
     class Network(linen.Module):
@@ -143,6 +121,36 @@ def run(
         loss = optax.softmax_cross_entropy_with_integer_labels(output, batch["y"]).mean()
         return loss, {"accuracy": (output.argmax(-1) == batch["y"]).mean()}
 
+    return Network(), measure
+
+
+def run(
+    data: str,
+    *,
+    target: str | None = None,
+    lr: str | None = None,
+    penalty: str | None = None,
+    optimizer: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: str = "run",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Trains, writes `metrics.csv`, `config.json` and `history.png` to the folder `out`, and returns a summary."""
+    dataset = load(data, target, seed)
+    (x, y), examples = dataset.train, len(dataset.train[0])
+    standard = defaults(data, examples)
+    epochs, batch_size = epochs or standard.epochs, batch_size or standard.batch_size
+    require(batch_size <= examples, "train", "--batch-size", batch_size, f"at most the {examples} training examples")
+    source = training.ArrayData({"x": x, "y": y}, batch_size, jax.random.key(seed))
+    steps = epochs * source.steps_per_epoch
+    schedule = parsed("--lr", lr, schedules.Schedule) or standard.lr(steps)
+    reg = parsed("--penalty", penalty, penalties.Penalty) or standard.penalty
+    name = optimizer or standard.optimizer
+    require(name in OPTIMIZERS, "train", "--optimizer", name, f"one of {', '.join(OPTIMIZERS)}")
+    module, measure = problem(dataset, standard)
+
     def evaluation(pair: tuple[np.ndarray, np.ndarray], prefix: str) -> Callable[[training.State], dict[str, float]]:
         def metrics(model: Callable, batch: Any) -> dict[str, jax.Array]:
             loss, named = measure(model, batch)
@@ -151,7 +159,6 @@ def run(
         held = training.ArrayData({"x": pair[0], "y": pair[1]}, len(pair[0]), shuffle=False)
         return training.make_eval(module, metrics, held)
 
-    module = Network()
     tx = OPTIMIZERS[name](schedule)
     state = training.init(module, tx, key=jax.random.key(seed + 1), example=x[:1])
     reg.report(state.params)  # a pattern that matches nothing is refused before anything is compiled
@@ -254,15 +261,16 @@ def _replace(path: Path, save: Callable[[Any], Any]) -> None:
             raise
 
 
-def _parsed(option: str, value: str | None, kind: type) -> Any:
+def parsed(option: str, value: str | None, kind: type, command: str = "train") -> Any:
+    """The object that the text of an option describes; None where there is none."""
     if value is None:
         return None
     try:
-        parsed = text.parse(value)
+        result = text.parse(value)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{option}: {error}") from None
-    require(isinstance(parsed, kind), "train", option, value, f"a {kind.__name__.lower()}")
-    return parsed
+    require(isinstance(result, kind), command, option, value, f"a {kind.__name__.lower()}")
+    return result
 
 
 def _load_file(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:

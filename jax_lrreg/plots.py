@@ -248,6 +248,38 @@ def path(strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Ax
     return ax
 
 
+def range_test(found: Any, ax: Axes | None = None) -> Axes:
+    """Draws what `finder.range_test` or `finder.parallel_test` found: loss over learning rate, and the suggestions.
+
+    Args:
+        found: as those functions return it.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes. The default suggestion is the solid line.
+    """
+    require(hasattr(found, "suggestions"), "plots.range_test", "found", type(found).__name__, "what the finder returns")
+    ax = _axes(ax, (7.0, 3.6))
+    losses = np.where(np.isfinite(found.losses), found.losses, np.nan)
+    for one in np.atleast_2d(losses):
+        ax.plot(found.learning_rates, one, color="0.75", linewidth=1.0, marker="." if losses.ndim > 1 else None)
+    smoothed = np.where(np.isfinite(found.smoothed), found.smoothed, np.nan)
+    ax.plot(found.learning_rates, smoothed, color=COLORS[0], linewidth=1.8)
+    for index, (name, rate) in enumerate(found.suggestions.items()):
+        color = COLORS[1 + index % (len(COLORS) - 1)]
+        ax.axvline(rate, color=color, linewidth=1.4, linestyle="--" if index else "-", label=f"{name} {rate:.2g}")
+    good = smoothed[np.isfinite(smoothed)]
+    if len(good) and np.ptp(good) > 0:  # the last losses of a run that diverged would flatten all others
+        start, least = float(np.median(good[:5])), float(np.nanmin(losses))
+        ax.set_ylim(least - 0.1 * abs(start - least), max(start, least) + 0.5 * abs(start - least))
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("loss")
+    if found.suggestions:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def evaluated_names(history: Mapping[str, Any]) -> list[str]:
     """The names in a history that belong to `eval_step`: `fit` puts them behind it."""
     names = list(history)

@@ -35,10 +35,15 @@ def _without_garbage_collection():
     gc.enable()
 
 
+def jit(function):
+    """`jax.jit` that compiles fast: each program here runs a few times on six numbers."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.cache
 def jitted(penalty, method):
     """A compiled method that returns NumPy arrays; compiled once for all tests of a dtype."""
-    compiled = jax.jit(getattr(penalty, method))
+    compiled = jit(getattr(penalty, method))
     return lambda *args: np.asarray(compiled(*args))
 
 
@@ -218,7 +223,7 @@ def test_the_gradient_is_that_of_the_value_off_the_kinks(case):
 
 @pytest.mark.parametrize("case", PENALTIES, ids=repr)
 def test_at_zero_and_at_ties_derivatives_are_finite_and_the_gradient_is_the_shortest(case):
-    @jax.jit
+    @jit
     def derivatives(w):
         return jax.grad(case.penalty)(w), jax.jvp(case.penalty, (w,), (1 + w,))[1], jax.hessian(case.penalty)(w)
 
@@ -249,8 +254,8 @@ def test_vmap_over_its_numbers_is_the_loop(case):
     def run(penalty):
         return penalty(w), *([penalty.prox(w, 0.3)] if case.prox != "none" else [])
 
-    one = jax.jit(run)  # a penalty is data: three of them compile once
-    for together, one_by_one in zip(jax.jit(jax.vmap(run))(batch), zip(*map(one, several), strict=True), strict=True):
+    one = jit(run)  # a penalty is data: three of them compile once
+    for together, one_by_one in zip(jit(jax.vmap(run))(batch), zip(*map(one, several), strict=True), strict=True):
         np.testing.assert_allclose(together, np.stack(one_by_one), rtol=2e-5, atol=1e-5)
     assert one._cache_size() == 1
 
@@ -271,7 +276,9 @@ def test_it_is_text_and_data(case):
     assert text.parse(repr(chosen)) == chosen
 
 
-HALF = [case for case in PENALTIES if case.constraint or type(case.penalty).__name__ in ("L1", "MCP", "LInf", "EWC")]
+HALF = [
+    case for case in PENALTIES if type(case.penalty).__name__ in ("L1", "EWC", "LInf", "UnitNorm", "Simplex", "Box")
+]
 
 
 @pytest.mark.parametrize("case", HALF, ids=repr)
@@ -325,7 +332,7 @@ def test_max_strength_is_where_zero_begins_to_solve(case):
     rest = {key: value for key, value in vars(case.penalty).items() if key != name}
     first = [rest.pop("l1")] if name == "group" else []
 
-    @jax.jit
+    @jit
     def certificate(strength):
         arguments = {**rest, "group": strength} if first else rest
         return type(case.penalty)(*(first or [strength]), **arguments).certificate(jnp.zeros(SHAPE), gradient)

@@ -1,6 +1,5 @@
 """What every schedule promises, on the list of all of them and on random compositions."""
 
-import functools
 import pickle
 
 import jax
@@ -101,12 +100,17 @@ def test_new_values_do_not_retrace(schedule):
 def test_vmap_over_each_field_is_the_loop(schedule):
     leaves, treedef = jax.tree.flatten(schedule)
     steps = jnp.minimum(jnp.arange(len(STEPS)), 100)
-    value = jax.jit(lambda *leaves: treedef.unflatten(leaves)(steps))
-    # every field is batched, and one after the other has another value
-    rows = [[changed(leaf) if i == j else leaf for j, leaf in enumerate(leaves)] for i in range(-1, len(leaves))]
-    many = jax.jit(jax.vmap(value))(*map(jnp.asarray, zip(*rows, strict=True)))
-    for row, leaf_values in zip(many, rows, strict=True):
-        np.testing.assert_allclose(row, value(*leaf_values), rtol=1e-5, atol=1e-7)
+
+    def value(leaves):
+        return treedef.unflatten(leaves)(steps)
+
+    # Every field is batched, and one after the other has another value. All batches are of one size, so that
+    # what was compiled for one schedule serves the next.
+    rows = [[changed(leaf) if i == j else leaf for j, leaf in enumerate(leaves)] for i in range(17)]
+    assert len(leaves) < len(rows)
+    many = jax.vmap(value)([jnp.asarray(column) for column in zip(*rows, strict=True)])
+    for row, one in zip(many, rows[: len(leaves) + 1], strict=False):
+        np.testing.assert_allclose(row, value(one), rtol=1e-5, atol=1e-7)
 
 
 def changed(leaf):
@@ -119,17 +123,15 @@ def test_gradient_is_the_finite_difference(schedule):
     steps = (0.37, 7.21, 10.68, 13.37, 19.41, 29.63, 36.17, 44.83, 61.54, 88.71)
     with jax.enable_x64(True):
         leaves, treedef = jax.tree.flatten(real(schedule))
-        at, x = jnp.asarray(steps, jnp.float64), jnp.asarray(leaves, jnp.float64)
+        at = jnp.asarray(steps, jnp.float64)
 
-        def value(x):
-            return treedef.unflatten(list(x))(at)
+        def value(leaves):  # every step with a weight of its own, so that no error can hide behind another
+            return jnp.sum(treedef.unflatten(leaves)(at) * np.sqrt(np.arange(2.0, 12.0)))
 
-        sizes = 1e-6 * np.maximum(np.abs(leaves), 1)
-        shifts = np.diag(sizes)
-        slopes = jax.jit(jax.jacfwd(value))(x)
-        many = jax.jit(jax.vmap(value))(jnp.concatenate([x[None] + shifts, x[None] - shifts]))
-        differences = (many[: len(leaves)] - many[len(leaves) :]) / (2 * sizes[:, None])
-        np.testing.assert_allclose(slopes, differences.T, rtol=1e-5, atol=1e-8)
+        for index, (leaf, slope) in enumerate(zip(leaves, jax.grad(value)(leaves), strict=True)):
+            size = 1e-6 * max(abs(leaf), 1)
+            up, down = (value([*leaves[:index], leaf + sign * size, *leaves[index + 1 :]]) for sign in (1, -1))
+            np.testing.assert_allclose(slope, (up - down) / (2 * size), rtol=1e-5, atol=1e-8)
 
 
 @every_schedule
@@ -211,7 +213,8 @@ OPTAX = [
 
 @pytest.mark.parametrize(("ours", "theirs"), OPTAX, ids=[repr(ours) for ours, _ in OPTAX])
 def test_optax_has_the_same(ours, theirs):
-    steps = np.arange(110)
+    near = np.array([0, 10, 20, 25, 30, 40, 50, 60, 85, 100])
+    steps = np.unique(np.clip(np.concatenate([near - 1, near, near + 1, near + 4]), 0, None))
     expected = [float(theirs(int(step))) for step in steps]
     np.testing.assert_allclose(ours(steps), expected, rtol=2e-5, atol=1e-8)
 
@@ -265,7 +268,7 @@ def test_a_cooldown_that_was_planned_gives_way_to_a_branch():
     assert late(95) == 0
 
 
-@pytest.mark.parametrize("total", [31, 60, 1000])
+@pytest.mark.parametrize("total", [31, 60])
 def test_moving_the_end_of_a_running_schedule_does_not_jump(total):
     running = schedules.warmup_cosine(0.1, warmup_steps=10, total_steps=50, end_value=0.01)
     extended = running.extend(at=30, total_steps=total)
@@ -276,7 +279,7 @@ def test_moving_the_end_of_a_running_schedule_does_not_jump(total):
     assert np.all(np.diff(extended(np.arange(30, total + 1))) <= 0)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 7, 1000, 16384, 16385, 10**6])
+@pytest.mark.parametrize("steps", [0, 7, 10**6])
 def test_area_is_the_sum(steps):
     schedule = Cosine(1e-3, steps=900_000).warmup(1000)
     expected = np.sum(np.asarray(schedule(np.arange(steps)), np.float64))
@@ -333,7 +336,7 @@ def compose(inner):
 compositions = st.recursive(shapes, compose, max_leaves=5)
 
 
-@functools.partial(settings, max_examples=25)()
+@settings(max_examples=15)
 @given(compositions)
 def test_compositions_keep_the_laws(schedule):
     steps = jnp.asarray(STEPS, jnp.int32)

@@ -39,12 +39,16 @@ class Found:
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> dict[str, float]:
     """The suggestions that a curve of smoothed losses makes; none where it never falls."""
-    if len(losses) < 3 or not np.min(losses) < losses[0]:
+    if len(losses) < 3:
         return {}
-    least = int(np.argmin(losses))
+    start, least = float(np.median(losses[:5])), int(np.argmin(losses))
+    if least == 0 or not losses[least] < start:
+        return {}
+    half = int(np.argmax(losses <= (start + losses[least]) / 2))
     slope = np.gradient(losses, np.log(rates))[: least + 1]
     begin, end = longest_fall(losses)
     return {
+        "halfway": float(rates[half]),
         "valley": float(np.sqrt(rates[begin] * rates[end])),
         "steepest": float(rates[np.argmin(slope)]),
         "minimum": float(rates[least] / 10),

@@ -1,4 +1,12 @@
-"""Penalties: functions of the parameters to keep small, with their gradient and their prox."""
+"""Penalties: functions of the parameters to keep small, with their gradient and their prox.
+
+Entry by entry: L1, L2, ElasticNet, Huber, NonNegativeL1; not convex: L0, Lq, MCP, SCAD, LogSum.
+Towards given parameters: L2SP, L1SP, EWC with `fisher`.
+Groups (rows, columns, filters): GroupLasso, SizedGroupLasso, SparseGroupLasso, LInf.
+Matrices and neighbours: Orthogonal, NuclearNorm, SpectralNorm, TotalVariation.
+Constraints: NonNegative, Box, MaxNorm, UnitNorm, Simplex, L1Ball.
+Not of parameters: activity_penalty, gradient_penalty, jacobian_penalty.
+"""
 
 from jax_lrreg.penalties.activity import activity_penalty as activity_penalty
 from jax_lrreg.penalties.activity import gradient_penalty as gradient_penalty

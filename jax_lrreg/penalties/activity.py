@@ -12,7 +12,9 @@ from jax_lrreg.penalties.norms import norm, square
 from jax_lrreg.select import leaves
 
 
-def activity_penalty(penalty: Penalty, collection: Any, *, batch_size: int, calls: int = 1, step: Any = None) -> jax.Array:
+def activity_penalty(
+    penalty: Penalty, collection: Any, *, batch_size: int, calls: int = 1, step: Any = None
+) -> jax.Array:
     """A penalty of sown activations: per example, and averaged over the calls of a module in one forward pass.
 
         activity_penalty = 1 / (batch_size calls) sum over calls of penalty(activations of the call)

@@ -160,7 +160,7 @@ class Simplex(Constraint):
     def distance(self, w, gradient):
         axes, used = group_axes(self, w.ndim), w > 0
         first, rest = water_level(-gradient, 1, 0, axes, always=used)
-        beyond = -gradient - first - rest
+        beyond = (-gradient - first) - rest
         return norm(jnp.where(used, beyond, jnp.maximum(beyond, 0)))
 
 
@@ -221,8 +221,11 @@ def _relative(step_size: Any, w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 def _poured(size: jax.Array, steps: jax.Array, total: Any, axes: tuple[int, ...]) -> jax.Array:
     """`max(size - s steps, 0)` with the s for which it sums to `total`."""
-    first, rest = water_level(size, steps, total, axes)
-    return jnp.maximum((size - first * steps) - rest * steps, 0)
+    height = size / steps
+    first, rest = water_level(height, steps, total, axes)
+    left = steps * jnp.maximum((height - first) - rest, 0)
+    found = jnp.sum(left, axis=axes, keepdims=True)  # off by rounding, where sizes are large against the total
+    return left * jnp.where(found > 0, total / jnp.where(found > 0, found, 1), 1)
 
 
 def _unit(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import number_text, require, require_number
-from jax_lrreg.penalties.lift import aligned, is_key, parameters, resolved, wide, with_new
+from jax_lrreg.penalties.lift import aligned, is_key, parameters, precision, resolved, wide, with_new
 from jax_lrreg.penalties.norms import norm
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.select import Leaf, Report, leaves, selection
@@ -74,9 +74,9 @@ class Penalty:
         """The smallest strength for which a zero array solves, given the gradient there."""
         raise NotImplementedError(f"{type(self).__name__} has no strength from which on all parameters are zero")
 
-    def cost(self, w: Any) -> jax.Array:
-        """`value` of an array of any precision. Only constraints override this: they allow for rounding."""
-        return self.value(wide(w))
+    def cost(self, w: Any, multiplier: Any) -> jax.Array:
+        """`multiplier * value` of an array of any precision. Only what may be infinite overrides this."""
+        return multiplier * self.value(wide(w))
 
     def residual(self, w: Any, gradient: jax.Array) -> jax.Array:
         """`distance` at an array of any precision. Only constraints override this: they allow for rounding."""
@@ -103,7 +103,7 @@ class Penalty:
         total = jnp.zeros((), jnp.float32)
         for item, terms in self._applied(parameters(params)[1], step):
             for penalty, multiplier in terms:
-                total = total + _multiple(multiplier, penalty.cost(item.value))
+                total = total + penalty.cost(item.value, multiplier)
         return total
 
     def gradient(self, params: Any, step: Any = None) -> Any:
@@ -237,10 +237,12 @@ class Penalty:
         found: dict[Any, Any] = {}
         result = []
         for item, terms in zip(items, self.terms(items), strict=True):
-            for _, multiplier in terms:
-                one = jnp.ndim(multiplier) == 0
-                require(one, "Penalty", "*", multiplier, "one number; several are swept with `vmap`")
-            known = [Term(resolved(penalty, item, step, found, scheduled), number) for penalty, number in terms]
+            known = []
+            for penalty, number in terms:
+                require(jnp.ndim(number) == 0, "Penalty", "*", number, "one number; several are swept with `vmap`")
+                if type(number) not in (int, float):  # NumPy's and JAX's would raise the precision of the value
+                    number = jnp.asarray(number, precision(item.value, number))
+                known.append(Term(resolved(penalty, item, step, found, scheduled), number))
             result.append((item, known if np.size(item.value) else []))
         return result
 
@@ -277,12 +279,6 @@ def _at_most_one(owner: str, what: str, item: Leaf, terms: list[Term]) -> list[T
             "select disjoint parameters, or use one penalty such as ElasticNet"
         )
     return terms
-
-
-def _multiple(multiplier: Any, value: jax.Array) -> jax.Array:
-    """`multiplier * value`, where an infinite value stays infinite: 0 times a constraint is not NaN."""
-    finite = jnp.isfinite(value)
-    return jnp.where(finite, multiplier * jnp.where(finite, value, 0), value)
 
 
 def _times(number: Any, text: str) -> str:

@@ -33,13 +33,13 @@ class Constraint(Penalty):
         raise NotImplementedError
 
     def value(self, w):
-        return self.cost(w)
+        return self.cost(w, 1)
 
-    def cost(self, w):
+    def cost(self, w, multiplier):  # noqa: ARG002 - a multiple of infinity is infinity, and 0 times it not NaN
         return jnp.where(jnp.all(self.excess(wide(w)) <= rounding(w)), 0.0, jnp.inf)
 
     def residual(self, w, gradient):
-        return self.distance(wide(w), gradient) + self.cost(w)
+        return self.distance(wide(w), gradient) + self.value(w)
 
     def __mul__(self, factor):
         name = type(self).__name__

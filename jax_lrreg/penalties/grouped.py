@@ -226,7 +226,7 @@ class LInf(Penalty):
         least = jnp.min(steps, axis=axes, keepdims=True, where=steps > 0, initial=jnp.inf)
         least = jnp.where(jnp.isfinite(least), least, 1)
         share = jnp.where(steps > 0, least / jnp.where(steps > 0, steps, 1), 0)
-        first, rest = water_level(share * size, share, least * self.strength, axes)
+        first, rest = water_level(size, share, least * self.strength, axes)
         fixed = jnp.max(jnp.where(steps > 0, 0, size), axis=axes, keepdims=True)  # what may not move holds the level up
         return direction(w) * jnp.minimum(size, jnp.maximum(first + rest, fixed))
 

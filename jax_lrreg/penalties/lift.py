@@ -54,7 +54,7 @@ def resolved(penalty: Any, leaf: Leaf, step: Any, found: dict[Any, Any], schedul
             require(leaf.path in found[name], penalty, field.name, sorted(found[name]), allowed)
             value = found[name][leaf.path]
         if isinstance(value, jax.Array | np.ndarray | np.generic) and scheduled:
-            value = jnp.asarray(value, _precision(leaf.value, value))
+            value = jnp.asarray(value, precision(leaf.value, value))
         changes[field.name] = value
     penalty = replaced(penalty, **changes)
     penalty.fits(leaf)
@@ -92,7 +92,7 @@ def is_key(value: Any) -> bool:
     return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)
 
 
-def _precision(w: Any, value: Any) -> Any:
+def precision(w: Any, value: Any) -> Any:
     """The dtype in which `value` meets `w`: that of `wide(w)`, or of its real part where `value` is real."""
     dtype = wide(w).dtype
     return jnp.promote_types(dtype, jnp.complex64) if jnp.iscomplexobj(value) else jnp.finfo(dtype).dtype

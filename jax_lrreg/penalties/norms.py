@@ -68,36 +68,36 @@ def secular_root(w: jax.Array, offset: Any, slope: Any, start: jax.Array, axes: 
 def water_level(
     height: jax.Array, width: Any, total: Any, axes: tuple[int, ...], always: Any = False
 ) -> tuple[jax.Array, jax.Array]:
-    """The level s with `sum max(height - s width, 0) = total` over `axes`, as two numbers whose sum it is.
+    """The level s with `sum width max(height - s, 0) = total` over `axes`, as two numbers whose sum it is.
 
-    Entries of width 0 do not count; those in `always` count with either sign. The level is the largest of
-    those at which the entries with the largest `height / width`, one, two, three, ..., would hold the total
-    alone. That is the first of the two numbers, up to the rounding of long sums, which the second takes off:
-    `height - first width - rest width` in this order keeps the digits of heights that are large against `total`.
+    Columns of width 0 do not count; those in `always` count with either sign. The level is the largest of
+    those at which the highest columns, one, two, three, ..., would hold the total alone. That is the first of
+    the two numbers, up to the rounding of long sums, which the second takes off. `(height - first) - rest`
+    keeps the digits of heights that are large against `total`; XLA may compute it twice, and as there is no
+    product in it to fuse with the difference, both times it comes out the same.
     """
-    width, always = jnp.broadcast_to(width, height.shape), jnp.broadcast_to(always, height.shape)
+    width, always = (jnp.broadcast_to(x, height.shape) for x in (width, always))
     counts = width > 0
-    ratio = jnp.where(counts, height / jnp.where(counts, width, 1), -jnp.inf)
     fixed = always & counts
-    order = jnp.argsort(_last(jnp.where(fixed, jnp.inf, ratio), axes), axis=-1, descending=True)
-    columns = (jnp.where(counts, height, 0), width, fixed)
-    heights, widths, fixeds = (jnp.take_along_axis(_last(column, axes), order, -1) for column in columns)
+    rank = jnp.where(fixed, jnp.inf, jnp.where(counts, height, -jnp.inf))
+    order = jnp.argsort(_last(rank, axes), axis=-1, descending=True)
+    columns = (jnp.where(counts, width * height, 0), width, fixed)
+    contents, widths, fixeds = (jnp.take_along_axis(_last(column, axes), order, -1) for column in columns)
     held = jnp.cumsum(widths, -1)
     complete = jnp.cumsum(fixeds, -1) == jnp.sum(fixeds, -1, keepdims=True)
-    shape = jnp.max(ratio, axis=axes, keepdims=True).shape
-    levels = jnp.cumsum(heights, -1) - _last(jnp.broadcast_to(total, shape), axes)
+    shape = jnp.max(rank, axis=axes, keepdims=True).shape
+    levels = jnp.cumsum(contents, -1) - _last(jnp.broadcast_to(total, shape), axes)
     levels = jnp.where((held > 0) & complete, levels / jnp.where(held > 0, held, 1), -jnp.inf)
     first = jnp.max(levels, -1).reshape(shape)
     first = jnp.where(jnp.isfinite(first), first, 0)
 
     # Newton's step on a falling convex polygon is exact on the last piece. More than one is taken because over
     # widths of many orders of magnitude the first may go too far down.
-    height = jnp.where(counts, height - first * width, 0)
     rest = jnp.zeros_like(first)
     for _ in range(4):
-        above = height - rest * width
+        above = (height - first) - rest
         filled = counts & (always | (above > 0))
-        excess = jnp.sum(jnp.where(filled, above, 0), axis=axes, keepdims=True) - total
+        excess = jnp.sum(jnp.where(filled, width * above, 0), axis=axes, keepdims=True) - total
         wide = jnp.sum(jnp.where(filled, width, 0), axis=axes, keepdims=True)
         rest = rest + jnp.where(wide > 0, excess / jnp.where(wide > 0, wide, 1), 0)
     return first, rest

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jax_lrreg._struct import pytree, require, require_number
 from jax_lrreg.penalties.base import Penalty, require_strength, smooth_distance
+from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import modulus, norm, soft_threshold, square
 
 
@@ -200,7 +201,11 @@ class NonNegativeL1(Penalty):
         require_real(self, leaf)
 
     def value(self, w):
-        return jnp.sum(self.strength * modulus(w)) + jnp.where(jnp.any(w < 0), jnp.inf, 0)
+        return self.cost(w, 1)
+
+    def cost(self, w, multiplier):  # a multiple of infinity is infinity, and 0 times it not NaN
+        w = wide(w)
+        return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
 
     def shrink(self, w, step_size):
         return jnp.maximum(w - step_size * self.strength, 0)

@@ -118,14 +118,8 @@ class Clock(NamedTuple):
         else:
             step, rest = jnp.minimum(self.step, LAST_STEP + jnp.minimum(whole, 0)), self.part
         if not isinstance(part, int):
-            rest = rest - part
-            nearest = jax.lax.stop_gradient(jnp.round(rest))
-            near = jnp.abs(rest - nearest) <= self._slack(part)
-            rest = jnp.where(near, rest - jax.lax.stop_gradient(rest - nearest), rest)
-            carry = jnp.clip(jnp.floor(jax.lax.stop_gradient(rest)), -1, 1)
-            step = jnp.where(carry > 0, jnp.minimum(step, LAST_STEP - 1), step) + carry.astype(jnp.int32)
-            step, rest = jnp.maximum(step, -1), rest - carry
-        return self._replace(step=jnp.maximum(step - whole, -1), part=rest)
+            step, rest = self._settled(step, rest - part, self._slack(part))
+        return self._replace(step=jnp.maximum(jnp.maximum(step, -1) - whole, -1), part=rest)
 
     def started(self) -> "Clock":
         """This clock, standing at 0 before the beginning."""
@@ -173,16 +167,18 @@ class Clock(NamedTuple):
             whole = jnp.maximum(whole, 1)
             return step // whole, self._replace(step=step % whole, part=rest)
         total = self.number(whole + part)
-        count = jnp.int32(self._added(self.number(step), rest) / total)  # rounded, hence the corrections
-        for _ in range(3):
+        count = jnp.int32(self._added(self.number(step), rest) / total)
+        for _ in range(3):  # the quotient was rounded, and is many periods wrong where there are very many
             more, fraction = self._times(count, part)
-            within = self.number(step - count * whole - more) + (rest - fraction)
-            late = jnp.floor(jax.lax.stop_gradient(within + self._slack(part)) / total)
-            count = count + late.astype(jnp.int32)
+            within, fraction = step - count * whole - more, rest - fraction
+            wrong = jnp.floor(jax.lax.stop_gradient(self.number(within) + fraction) / total)
+            ended = self.number(whole - within) + (part - fraction) <= self._slack(part)
+            started = self.number(within) + fraction >= 0
+            wrong = jnp.where(ended, jnp.maximum(wrong, 1), jnp.where(started, 0, wrong))
+            count = count + wrong.astype(jnp.int32)
         more, fraction = self._times(count, part)
-        within = jnp.clip(self.number(step - count * whole - more) + (rest - fraction), 0, total)
-        floor = jnp.floor(jax.lax.stop_gradient(within))
-        return count, self._replace(step=floor.astype(jnp.int32), part=within - floor)
+        within, fraction = self._settled(step - count * whole - more, rest - fraction, self._slack(part))
+        return count, self._replace(step=jnp.maximum(within, 0), part=fraction)
 
     def _times(self, count: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
         """`count * part` as a whole number and a rest, without the error of a large product."""
@@ -241,6 +237,14 @@ class Clock(NamedTuple):
 
     def _added(self, steps: jax.Array, part: Any) -> jax.Array:
         return steps if isinstance(part, int) else steps + part
+
+    def _settled(self, step: jax.Array, rest: jax.Array, slack: Any) -> tuple[jax.Array, jax.Array]:
+        """A step and any rest as a step and a rest in [0, 1), where what is nearly a whole step is one."""
+        nearest = jax.lax.stop_gradient(jnp.round(rest))
+        rest = jnp.where(jnp.abs(rest - nearest) <= slack, rest - jax.lax.stop_gradient(rest - nearest), rest)
+        carry = jnp.clip(jnp.floor(jax.lax.stop_gradient(rest)), -64, 1)
+        step = jnp.where(carry > 0, jnp.minimum(step, LAST_STEP - 1), step) + carry.astype(jnp.int32)
+        return step, rest - carry
 
     def _slack(self, part: Any) -> Any:
         """How late a time may be in steps and count as on time: what the rounding of a few fractions adds up to."""

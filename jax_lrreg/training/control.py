@@ -20,8 +20,8 @@ def applied_scales(opt_state: Any) -> dict[str, jax.Array]:
     and under "scale/<label>" that of each group.
     """
     scales: dict[str, jax.Array] = {}
-    for path, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_control)[0]:
-        if _is_control(node):
+    for path, node in jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=is_control)[0]:
+        if is_control(node):
             name = _group(path)
             scales[name] = scales[name] * node.scale if name in scales else node.scale
     return scales
@@ -29,7 +29,7 @@ def applied_scales(opt_state: Any) -> dict[str, jax.Array]:
 
 def hears_metrics(opt_state: Any) -> bool:
     """Whether there is a controller that a metric drives."""
-    return any(map(_is_driven, jax.tree.leaves(opt_state, is_leaf=_is_control)))
+    return any(map(_is_driven, jax.tree.leaves(opt_state, is_leaf=is_control)))
 
 
 def listen(opt_state: Any, external: bool) -> Any:
@@ -48,11 +48,11 @@ def tell(opt_state: Any, metric: float) -> Any:
 
 
 def _map(opt_state: Any, change: Callable[[Any], Any]) -> Any:
-    return jax.tree.map(lambda node: change(node) if _is_driven(node) else node, opt_state, is_leaf=_is_control)
+    return jax.tree.map(lambda node: change(node) if _is_driven(node) else node, opt_state, is_leaf=is_control)
 
 
 def _driven(opt_state: Any) -> list[Any]:
-    return [node for node in jax.tree.leaves(opt_state, is_leaf=_is_control) if _is_driven(node)]
+    return [node for node in jax.tree.leaves(opt_state, is_leaf=is_control) if _is_driven(node)]
 
 
 def _like(old: jax.Array, value: Any) -> jax.Array:
@@ -60,12 +60,13 @@ def _like(old: jax.Array, value: Any) -> jax.Array:
     return jnp.full_like(old, value)
 
 
-def _is_control(node: Any) -> bool:
+def is_control(node: Any) -> bool:
+    """Whether `node` is the state of a controller and the scale that came of it."""
     return hasattr(node, "_fields") and {"controller", "scale"} <= set(node._fields)
 
 
 def _is_driven(node: Any) -> bool:
-    return _is_control(node) and "waiting" in node._fields
+    return is_control(node) and "waiting" in node._fields
 
 
 def _group(path: Any) -> str:

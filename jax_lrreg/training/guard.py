@@ -5,24 +5,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_lrreg.training.control import is_control
 from jax_lrreg.training.state import State
 
 COUNTERS = ("count", "step_count", "mini_step", "gradient_step")  # Optax's names
 
 
 def is_sound(updates: Any, opt_state: Any, before: Any) -> jax.Array:
-    """Whether the updates are finite and no number of the optimizer has become NaN.
+    """Whether no number of the optimizer has become NaN, and the updates are finite.
 
-    Of its state only the scalars are read: those, such as the step size that D-Adaptation estimates, never
-    recover, and reading the rest would cost as much as another update.
+    The numbers are the scalars of its state, such as the step size that D-Adaptation estimates: they never
+    recover. An optimizer without any, as Adam is, makes finite updates of finite gradients; it is not
+    looked at, since reading its updates once more costs a tenth of a step where memory is the limit.
     """
+    numbers = [
+        (new, old)
+        for new, old in zip(_own(opt_state), _own(before), strict=True)
+        if jnp.ndim(new) == 0 and _is_real(new)
+    ]
     sound = jnp.array(True)
-    for update in jax.tree.leaves(updates):
+    for new, old in numbers:
+        sound &= ~jnp.isnan(new) | jnp.isnan(old)
+    for update in jax.tree.leaves(updates) if numbers else []:
         if _is_real(update):
             sound &= jnp.all(jnp.isfinite(update))
-    for new, old in zip(jax.tree.leaves(opt_state), jax.tree.leaves(before), strict=True):
-        if jnp.ndim(new) == 0 and _is_real(new):
-            sound &= ~jnp.isnan(new) | jnp.isnan(old)
     return sound
 
 
@@ -44,6 +50,11 @@ def kept(finite: jax.Array, sound: jax.Array, new: State, old: State) -> State:
         old.replace(opt_state=None),
     )
     return new.replace(opt_state=opt_state)
+
+
+def _own(opt_state: Any) -> list[Any]:
+    """The leaves of an optimizer's state, without its controllers, which are never NaN."""
+    return jax.tree.leaves(jax.tree.map(lambda node: None if is_control(node) else node, opt_state, is_leaf=is_control))
 
 
 def _is_real(value: Any) -> bool:

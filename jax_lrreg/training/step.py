@@ -93,10 +93,10 @@ def make_step(
         accumulate: into how many micro-batches a batch is split; their gradients are averaged in float32,
             weighted by the sum of `batch["mask"]` where the batch has one. It is one update.
         on_nonfinite: for a loss or gradient that is not finite: "skip" leaves parameters, optimizer, model
-            state and average as they were; "raise" does so and raises; "keep" goes on regardless. Where a
-            finite gradient makes an update that is not finite, as 0/0 does in D-Adaptation and Prodigy
-            while the learning rate is 0, all the same is done but the optimizer's counters go on, since
-            it is their schedule that leads out of there.
+            state and average as they were; "raise" does so and raises; "keep" goes on regardless. Where an
+            optimizer that estimates its own step size divides 0 by 0, as D-Adaptation and Prodigy do while
+            the learning rate is 0, all the same is done but the optimizer's counters go on, since it is
+            their schedule that leads out of there.
         ema: decay of a moving average of the parameters, in [0, 1), or None.
         donate: whether the memory of the given state is reused for the new one.
         monitors: norms to report, of "grad_norm", "param_norm" and "update_norm".

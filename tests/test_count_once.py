@@ -1,0 +1,174 @@
+"""On any mesh, in any mode and under accumulation a penalty counts once, and sharded parameters stay where they are.
+
+The tests read what this file, run as a program on eight devices that are really one CPU, has measured.
+"""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+DEVICES = (1, 2, 4, 8)
+MODES = ("jit", "shard_map")
+ACCUMULATIONS = (1, 4)
+BATCH = 32
+
+
+@pytest.fixture(scope="module")
+def measured():
+    here = pathlib.Path(__file__).parent
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
+    }
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def families():
+    from laws_penalties import PENALTIES
+
+    one_of_each = {type(case.penalty).__name__: case for case in PENALTIES if not case.constraint}
+    return dict(sorted(one_of_each.items()))
+
+
+def data():
+    """Examples and parameters off every kink, one array for each penalty."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BATCH, 2))
+    return x, {name: 0.2 + rng.random((2, 3)) for name in families()}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """The gradients of mean 1/2 |x w|^2 + penalty(w), by differences of the NumPy formulas in float64."""
+    x, params = data()
+    gradients = {}
+    for name, case in families().items():
+        w, slopes = params[name], np.zeros((2, 3))
+        for index in np.ndindex(2, 3):
+            move = np.zeros((2, 3))
+            move[index] = 1e-6
+            slopes[index] = (case.value(w + move) - case.value(w - move)) / 2e-6
+        gradients[name] = x.T @ x @ w / BATCH + slopes
+    return gradients
+
+
+@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("devices", DEVICES)
+def test_every_penalty_counts_once(measured, expected, devices, mode, accumulation):
+    found = measured["gradients"][f"{devices}-{mode}-{accumulation}"]
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", DEVICES[1:])
+def test_sharded_parameters_of_separable_penalties_are_never_gathered(measured, devices):
+    moves = re.compile(r"all-gather|all-to-all|collective-permute|reduce-scatter")
+    for name, programs in measured["programs"][str(devices)].items():
+        for method in ("value", "gradient", "prox"):
+            assert not moves.search(programs[method]), f"{name} {method}"
+        for method in ("gradient", "prox"):
+            assert "all-reduce" not in programs[method], f"{name} {method}"
+        reductions = re.findall(r"= (.+) all-reduce(?:-start)?\(", programs["value"])
+        assert len(reductions) <= 1, name  # of the sums of both arrays at once
+        assert all(set(re.findall(r"\w+\[.*?\]", shapes)) == {"f32[]"} for shapes in reductions), reductions
+
+
+def test_sharding_changes_no_number(measured):
+    for name, difference in measured["differences"].items():
+        assert difference < 1e-5, name
+
+
+def main():
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    cases = families()
+    names = list(cases)
+    penalty = cases[names[0]].penalty.on(lambda path, _: path == names[0])
+    for name in names[1:]:
+        penalty = penalty + cases[name].penalty.on(lambda path, _, name=name: path == name)
+    x, params = data()
+    x, params = jnp.float32(x), {name: jnp.float32(w) for name, w in params.items()}
+
+    def loss(params, x):
+        return sum(jnp.mean(jnp.sum((x @ w) ** 2, axis=1)) / 2 for w in params.values())
+
+    def accumulated(gradient, params, x, accumulation):
+        """The mean over micro-batches, each with the penalty in its loss."""
+
+        def add(total, part):
+            return jax.tree.map(lambda t, g: t + g / accumulation, total, gradient(params, part)), None
+
+        parts = x.reshape(accumulation, -1, x.shape[1])
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)[0]
+
+    def mesh_of(count):
+        auto = (jax.sharding.AxisType.Auto,)
+        return jax.make_mesh((count,), ("data",), axis_types=auto, devices=jax.devices()[:count])
+
+    gradients = {}
+    for count, mode, accumulation in itertools.product(DEVICES, MODES, ACCUMULATIONS):
+        mesh = mesh_of(count)
+        if mode == "jit":
+
+            def run(params, x, accumulation=accumulation):
+                gradient = jax.grad(lambda params, x: loss(params, x) + penalty(params))
+                return accumulated(gradient, params, x, accumulation)
+
+        else:
+
+            def local(params, x, accumulation=accumulation):
+                # The data term is averaged over devices first; the penalty is added to what all of them have.
+                total = lambda params, x: jax.lax.pmean(loss(params, x), "data") + penalty(params)  # noqa: E731
+                return accumulated(jax.grad(total), params, x, accumulation)
+
+            specs = (PartitionSpec(), PartitionSpec("data"))
+            run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        replicated = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        found = jax.jit(run)(replicated, sharded)
+        gradients[f"{count}-{mode}-{accumulation}"] = {name: np.asarray(g).tolist() for name, g in found.items()}
+
+    programs, differences = {}, {}
+    w = jnp.float32(np.random.default_rng(1).random((16, 6)))
+    for count, (name, case) in itertools.product(DEVICES[1:], cases.items()):
+        if case.separable and (count == DEVICES[-1] or name == names[0]):
+            place = functools.partial(jax.device_put, device=NamedSharding(mesh_of(count), PartitionSpec("data")))
+
+            # Numbers that belong to entries are stretched to the parameter's shape and sharded as it is.
+            big = jax.tree.map(
+                lambda leaf, place=place: place(jnp.tile(jnp.float32(leaf), (8, 2))) if np.ndim(leaf) else leaf,
+                case.penalty,
+            )
+            tree = {"a": place(w), "b": place(2 * w)}
+            steps = jax.tree.map(lambda leaf, place=place: place(jnp.abs(leaf) + 0.1), tree)
+            made = {
+                "value": jax.jit(lambda p, t: p(t)).lower(big, tree).compile(),
+                "gradient": jax.jit(lambda p, t: p.gradient(t)).lower(big, tree).compile(),
+                "prox": jax.jit(lambda p, t, s: p.prox(t, s)).lower(big, tree, steps).compile(),
+            }
+            programs.setdefault(str(count), {})[name] = {method: program.as_text() for method, program in made.items()}
+            if count == DEVICES[-1]:
+                whole = jax.tree.map(lambda leaf: np.asarray(leaf), (big, tree, steps))
+                near = jax.tree.map(jnp.subtract, made["prox"](big, tree, steps), whole[0].prox(*whole[1:]))
+                relative = abs(made["value"](big, tree) - whole[0](whole[1])) / (1 + abs(whole[0](whole[1])))
+                differences[name] = float(max(relative, *(jnp.abs(leaf).max() for leaf in jax.tree.leaves(near))))
+    print(json.dumps({"gradients": gradients, "programs": programs, "differences": differences}))
+
+
+if __name__ == "__main__":
+    main()
