@@ -46,7 +46,7 @@ def values(schedule: Callable, steps: int) -> Callable:
 
     @jax.jit
     def total(begin: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(begin, steps, lambda step, sum: sum + schedule(step), jnp.float32(0))
+        return jax.lax.fori_loop(begin, steps, lambda step, so_far: so_far + schedule(step), jnp.float32(0))
 
     return lambda: total(0)
 
