@@ -243,7 +243,7 @@ def test_the_longest_fall():
 @pytest.mark.parametrize("name", ["digits", "diabetes", "characters"])
 def test_the_suggestion_is_within_a_factor_10_of_the_best_of_a_sweep_on_5_seeds(name):
     problem, preconditioner = against.PROBLEMS[name](), optax.scale_by_adam()
-    grid, ends = 10 ** np.arange(-4.0, 0.1, 0.5), against.trainer(problem, preconditioner, 150)
+    grid, ends = 10 ** np.arange(-4.0, 0.1, 0.5), against.trainer(problem, preconditioner, 100)
     for seed in range(5):
         losses, _ = ends(seed, grid)
         best = grid[losses[:-1].argmin()]

@@ -248,6 +248,22 @@ class TestPlateau:
             assert jax.tree.map(jax.typeof, state) == shapes
             assert state.best == float(metric)
 
+    @pytest.mark.parametrize("x64", [False, True])
+    def test_no_state_changes_its_type_whatever_the_metric(self, x64):
+        with jax.enable_x64(x64):
+            for controller in (
+                ReduceOnPlateau(),
+                Greedy(),
+                LossDecay(),
+                Hypergradient(),
+                Averaged(ReduceOnPlateau(), window=3),
+                Smoothed(Greedy(), window=3),
+            ):
+                before = jax.eval_shape(controller.init)
+                after = jax.eval_shape(controller.update, before, np.float64(1.0))
+                assert after == before
+                assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+
     def test_prints_as_the_call_that_makes_it(self):
         for controller in (
             ReduceOnPlateau(0.5, patience=3, mode="max", min_scale=0.1),

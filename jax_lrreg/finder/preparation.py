@@ -23,7 +23,7 @@ class _Watch(NamedTuple):
 def _watch() -> optax.GradientTransformationExtraArgs:
     def init(params: Any) -> _Watch:
         del params
-        return _Watch(jnp.array(False), jnp.zeros(()))
+        return _Watch(jnp.array(False), jnp.zeros((), jnp.float32))
 
     def update(updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra: Any) -> tuple[Any, _Watch]:
         del params, extra

@@ -127,8 +127,10 @@ def range_test(
     run = jax.jit(
         many if size > 1 else lambda sweep, arrays, rows, _: advance(sweep, source.gather(arrays, _row(rows)))
     )
-    nothing = jnp.full(steps, jnp.nan)
-    sweep = _Sweep(start, nothing, nothing, jnp.zeros(()), jnp.float32(jnp.inf), jnp.int32(0), jnp.array(False))
+    nothing = jnp.full(steps, jnp.nan, jnp.float32)
+    sweep = _Sweep(
+        start, nothing, nothing, jnp.zeros((), jnp.float32), jnp.float32(jnp.inf), jnp.int32(0), jnp.array(False)
+    )
     made = 0
     while made < steps and not (made and bool(sweep.stopped)):
         count = min(size, steps - made)

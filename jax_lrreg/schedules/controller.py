@@ -181,7 +181,7 @@ class Averaged(Controller):
         require_counts(self, 1, "window")
 
     def init(self):
-        return AveragedState(self.controller.init(), jnp.zeros(()), zero())
+        return AveragedState(self.controller.init(), jnp.zeros((), jnp.float32), zero())
 
     def update(self, state, metric):
         total, seen = state.total + as_metric(metric), count(state.seen, True)
@@ -230,7 +230,7 @@ class Smoothed(Controller):
         require_counts(self, 1, "window")
 
     def init(self):
-        return SmoothedState(self.controller.init(), jnp.zeros(self.window), zero())
+        return SmoothedState(self.controller.init(), jnp.zeros(self.window, jnp.float32), zero())
 
     def update(self, state, metric):
         metric = as_metric(metric)

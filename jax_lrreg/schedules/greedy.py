@@ -106,7 +106,7 @@ class Greedy(Controller):
         require_counts(self, 1, "reset_start")
 
     def init(self):
-        return GreedyState(jnp.ones(()), worst(self.mode), zero(), zero(), zero(), zero(), zero())
+        return GreedyState(jnp.ones((), jnp.float32), worst(self.mode), zero(), zero(), zero(), zero(), zero())
 
     def update(self, state, metric):
         metric = as_metric(metric)

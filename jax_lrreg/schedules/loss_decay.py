@@ -67,7 +67,7 @@ class LossDecay(Controller):
         require_mode(self)
 
     def init(self):
-        return LossDecayState(jnp.ones(()), worst(self.mode), worst(self.mode), zero())
+        return LossDecayState(jnp.ones((), jnp.float32), worst(self.mode), worst(self.mode), zero())
 
     def update(self, state, metric):
         metric = as_metric(metric)

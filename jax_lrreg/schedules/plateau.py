@@ -93,7 +93,7 @@ class ReduceOnPlateau(Controller):
         require_number(self, "eps", self.eps, "a number >= 0", lambda x: x >= 0)
 
     def init(self):
-        return PlateauState(jnp.ones(()), worst(self.mode), zero(), zero(), zero())
+        return PlateauState(jnp.ones((), jnp.float32), worst(self.mode), zero(), zero(), zero())
 
     def update(self, state, metric):
         metric = as_metric(metric)

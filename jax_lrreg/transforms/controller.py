@@ -67,7 +67,7 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
     def init(params: Any) -> ScaleByControllerState:
         del params
         state, no = controller.init(), jnp.zeros((), bool)
-        return ScaleByControllerState(state, _scale(controller, state), jnp.zeros(()), no, no)
+        return ScaleByControllerState(state, _scale(controller, state), jnp.zeros((), jnp.float32), no, no)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any
@@ -120,7 +120,7 @@ def mean_value(tx: Any) -> optax.GradientTransformationExtraArgs:
         raise TypeError(f"mean_value: `tx` must be an optax.MultiSteps, got {tx!r}")
 
     def init(params: Any) -> MeanValueState:
-        return MeanValueState(multi_steps.init(params), jnp.zeros(()))
+        return MeanValueState(multi_steps.init(params), jnp.zeros((), jnp.float32))
 
     def update(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any
@@ -228,12 +228,12 @@ def _product(first: Any, second: Any) -> jax.Array:
 
     def one(a: Any, b: Any) -> Any:
         if not is_parameter(a):
-            return jnp.zeros(())
+            return jnp.zeros((), jnp.float32)
         a, b = jnp.asarray(a), jnp.asarray(b)
         wide = jnp.promote_types(a.dtype, jnp.float32)
         return jnp.real(jnp.vdot(a.astype(wide), b.astype(wide))).astype(jnp.float32)
 
-    return sum(jax.tree.leaves(jax.tree.map(one, first, second)), start=jnp.zeros(()))
+    return sum(jax.tree.leaves(jax.tree.map(one, first, second)), start=jnp.zeros((), jnp.float32))
 
 
 def _require_value(owner: str, value: Any) -> None:

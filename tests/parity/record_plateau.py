@@ -8,6 +8,7 @@ Running this file where the libraries are installed,
 writes `tests/parity/plateau.json`: versions, and for each case the learning rate after each metric.
 """
 
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -123,20 +124,27 @@ def keras_rates(arguments: dict[str, Any], values: Sequence[float]) -> list[floa
     return rates
 
 
-def optax_rates(arguments: dict[str, Any], values: Sequence[float]) -> list[float]:
-    """Drives optax.contrib.reduce_on_plateau."""
+@functools.cache
+def optax_run(arguments: tuple[tuple[str, Any], ...]) -> Any:
+    """The scales of optax.contrib.reduce_on_plateau as a compiled function of the metrics."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    tx = optax.contrib.reduce_on_plateau(**arguments)
-    start = tx.init(jnp.zeros(()))
+    tx = optax.contrib.reduce_on_plateau(**dict(arguments))
 
     def one(state, value):
         update, state = tx.update(jnp.float32(1), state, value=value)
         return state, update
 
-    return [float(LEARNING_RATE * scale) for scale in jax.lax.scan(one, start, jnp.asarray(values, jnp.float32))[1]]
+    return jax.jit(lambda values: jax.lax.scan(one, tx.init(jnp.zeros(())), values)[1])
+
+
+def optax_rates(arguments: dict[str, Any], values: Sequence[float]) -> list[float]:
+    """Drives optax.contrib.reduce_on_plateau."""
+    import numpy as np
+
+    return [float(LEARNING_RATE * scale) for scale in optax_run(tuple(arguments.items()))(np.float32(values))]
 
 
 RATES = {"torch": torch_rates, "keras": keras_rates, "optax": optax_rates, "transformers": transformers_rates}
