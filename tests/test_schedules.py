@@ -27,10 +27,11 @@ from jax_lrreg.schedules import (
     Step,
     join,
 )
-from tests.laws import SCHEDULES
+from tests.laws import COMBINATORS, SCHEDULES, SHAPES
 
 STEPS = np.concatenate([np.arange(-3, 130), [1000, 10**6, 2**24 + 1, 2**31 - 2, 2**31 - 1]])
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+every_class = pytest.mark.parametrize("schedule", SHAPES + COMBINATORS, ids=repr)  # recipes are made of these
 
 
 def ulps(a, b):
@@ -73,7 +74,6 @@ def test_every_kind_of_step_gives_the_same_value(schedule):
     expected = schedule(few)
     for dtype in (np.int8, np.uint8, np.int16, np.uint32, np.int64, np.float32):
         assert np.array_equal(schedule(few.astype(dtype)), expected), dtype
-    assert np.array_equal(schedule(few.reshape(6, -1)), expected.reshape(6, -1))
     for step in (0, 7, 41.0, np.int64(12), np.uint32(99), jnp.bfloat16(3)):
         value = schedule(step)
         assert value.shape == ()
@@ -82,7 +82,13 @@ def test_every_kind_of_step_gives_the_same_value(schedule):
         assert ulps(value, expected[int(step)]) <= 2  # a scalar is not computed by vector instructions
 
 
-@every_schedule
+@pytest.mark.parametrize("schedule", SHAPES[::4], ids=repr)
+def test_the_value_has_the_shape_of_the_step(schedule):
+    shape = (2, 3, len(STEPS) // 6)
+    assert np.array_equal(schedule(STEPS.reshape(shape)), schedule(STEPS).reshape(shape))
+
+
+@every_class
 def test_new_values_do_not_retrace(schedule):
     traces = []
 
@@ -96,28 +102,40 @@ def test_new_values_do_not_retrace(schedule):
     assert len(traces) == 1
 
 
-@every_schedule
-def test_vmap_over_each_field_is_the_loop(schedule):
+@pytest.mark.parametrize("schedule", COMBINATORS[::3], ids=repr)
+def test_vmap_over_the_fields_is_the_loop(schedule):
+    steps = jnp.minimum(jnp.arange(len(STEPS)), 100)
+    pair = [schedule, jax.tree.map(changed, schedule)]
+    batch = jax.tree.map(lambda *leaves: jnp.asarray(leaves), *pair)
+    for one, row in zip(pair, jax.vmap(lambda schedule: schedule(steps))(batch), strict=True):
+        np.testing.assert_allclose(row, one(steps), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", SHAPES, ids=repr)
+def test_vmap_over_one_field_is_the_loop(schedule):
     leaves, treedef = jax.tree.flatten(schedule)
     steps = jnp.minimum(jnp.arange(len(STEPS)), 100)
+    for index, leaf in enumerate(leaves):
 
-    def value(leaves):
-        return treedef.unflatten(leaves)(steps)
+        def value(x, index=index):
+            return treedef.unflatten([*leaves[:index], x, *leaves[index + 1 :]])(steps)
 
-    # Every field is batched, and one after the other has another value. All batches are of one size, so that
-    # what was compiled for one schedule serves the next.
-    rows = [[changed(leaf) if i == j else leaf for j, leaf in enumerate(leaves)] for i in range(17)]
-    assert len(leaves) < len(rows)
-    many = jax.vmap(value)([jnp.asarray(column) for column in zip(*rows, strict=True)])
-    for row, one in zip(many, rows[: len(leaves) + 1], strict=False):
-        np.testing.assert_allclose(row, value(one), rtol=1e-5, atol=1e-7)
+        many = jax.vmap(value)(jnp.asarray([leaf, changed(leaf)]))
+        np.testing.assert_allclose(many[1], value(changed(leaf)), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", SHAPES, ids=repr)
+def test_fields_may_be_arrays(schedule):
+    pair = [schedule, jax.tree.map(changed, schedule)]
+    batch = jax.tree.map(lambda *leaves: jnp.asarray(leaves), *pair)
+    np.testing.assert_allclose(batch(17), [one(17) for one in pair], rtol=1e-5, atol=1e-7)
 
 
 def changed(leaf):
     return leaf + 1 if isinstance(leaf, int) else leaf * 0.99
 
 
-@every_schedule
+@every_class
 def test_gradient_is_the_finite_difference(schedule):
     # Every step is a fraction, for at a whole one some schedules jump; the last one is beyond most spans.
     steps = (0.37, 7.21, 10.68, 13.37, 19.41, 29.63, 36.17, 44.83, 61.54, 88.71)
@@ -134,11 +152,15 @@ def test_gradient_is_the_finite_difference(schedule):
             np.testing.assert_allclose(slope, (up - down) / (2 * size), rtol=1e-5, atol=1e-8)
 
 
-@every_schedule
+@every_class
 def test_gradients_are_finite_everywhere(schedule):
-    for steps in (jnp.asarray(STEPS, jnp.int32), jnp.arange(float(len(STEPS))) - 3):
-        for leaf in jax.tree.leaves(slopes(schedule, steps)):
-            assert np.isfinite(leaf)
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, jnp.asarray(STEPS, jnp.int32))))
+
+
+@pytest.mark.parametrize("schedule", SHAPES, ids=repr)
+def test_gradients_are_finite_at_steps_that_are_floats(schedule):
+    steps = jnp.arange(float(len(STEPS))) - 3
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, steps)))
 
 
 @every_schedule
@@ -216,7 +238,8 @@ def test_optax_has_the_same(ours, theirs):
     near = np.array([0, 10, 20, 25, 30, 40, 50, 60, 85, 100])
     steps = np.unique(np.clip(np.concatenate([near - 1, near, near + 1, near + 4]), 0, None))
     expected = [float(theirs(int(step))) for step in steps]
-    np.testing.assert_allclose(ours(steps), expected, rtol=2e-5, atol=1e-8)
+    values = ours(np.resize(steps, len(STEPS)))[: len(steps)]  # a size that has been compiled
+    np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("power", [0.5, 0.9])
@@ -279,15 +302,25 @@ def test_moving_the_end_of_a_running_schedule_does_not_jump(total):
     assert np.all(np.diff(extended(np.arange(30, total + 1))) <= 0)
 
 
-@pytest.mark.parametrize("steps", [0, 7, 10**6])
+@pytest.mark.parametrize("steps", [7, 10**6])
 def test_area_is_the_sum(steps):
     schedule = Cosine(1e-3, steps=900_000).warmup(1000)
     expected = np.sum(np.asarray(schedule(np.arange(steps)), np.float64))
     np.testing.assert_allclose(schedule.area(steps), expected, rtol=1.2e-7)
 
 
+def test_recipes_take_numbers_that_are_traced():
+    def value(warmup, total):
+        return schedules.warmup_cosine(0.1, warmup_steps=warmup, total_steps=total)(5)
+
+    pairs = [(0, 100), (10, 100), (20, 50)]
+    many = jax.jit(jax.vmap(value))(*map(jnp.asarray, zip(*pairs, strict=True)))
+    np.testing.assert_allclose(many, [value(*pair) for pair in pairs], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(value))(10.0, 100.0), -0.005, rtol=1e-5)
+
+
 def test_area_has_a_gradient():
-    area = jax.grad(lambda steps: Linear(0.1, steps=steps).area(150))(100.0)
+    area = jax.jit(jax.grad(lambda steps: Linear(0.1, steps=steps).area(150)))(100.0)
     np.testing.assert_allclose(area, 0.1 / 2, rtol=2e-2)
 
 
@@ -336,7 +369,7 @@ def compose(inner):
 compositions = st.recursive(shapes, compose, max_leaves=5)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(compositions)
 def test_compositions_keep_the_laws(schedule):
     steps = jnp.asarray(STEPS, jnp.int32)
@@ -346,6 +379,5 @@ def test_compositions_keep_the_laws(schedule):
     assert np.all(value[STEPS < 0] == value[STEPS == 0])
     if schedule.horizon is not None:
         assert np.all(value[schedule.horizon <= STEPS] == value[-1])
-    np.testing.assert_allclose(jax.jit(schedule)(steps), value, rtol=2e-6, atol=1e-30)
     assert eval(repr(schedule), {name: getattr(schedules, name) for name in dir(schedules)}) == schedule
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, steps)))

@@ -49,12 +49,12 @@ Their name, and ours. Where a step is counted otherwise, `jax_lrreg.interop` con
         fit_flat_cos (fastai), CosWithWarmupAndLinearDecay (OLMo)     flat_cosine, cosine_then_linear
 """
 
-from jax_lrreg.schedules.base import Clip as Clip
+from jax_lrreg.schedules.algebra import Clip as Clip
+from jax_lrreg.schedules.algebra import Product as Product
+from jax_lrreg.schedules.algebra import Sum as Sum
 from jax_lrreg.schedules.base import Constant as Constant
 from jax_lrreg.schedules.base import Function as Function
-from jax_lrreg.schedules.base import Product as Product
 from jax_lrreg.schedules.base import Schedule as Schedule
-from jax_lrreg.schedules.base import Sum as Sum
 from jax_lrreg.schedules.controller import Averaged as Averaged
 from jax_lrreg.schedules.controller import Controller as Controller
 from jax_lrreg.schedules.controller import Smoothed as Smoothed
@@ -74,17 +74,12 @@ from jax_lrreg.schedules.piecewise import PiecewiseLinear as PiecewiseLinear
 from jax_lrreg.schedules.plateau import ReduceOnPlateau as ReduceOnPlateau
 from jax_lrreg.schedules.ramps import Cooldown as Cooldown
 from jax_lrreg.schedules.ramps import Warmup as Warmup
-from jax_lrreg.schedules.recipes import cosine_then_linear as cosine_then_linear
-from jax_lrreg.schedules.recipes import flat_cosine as flat_cosine
 from jax_lrreg.schedules.recipes import noam as noam
 from jax_lrreg.schedules.recipes import one_cycle as one_cycle
 from jax_lrreg.schedules.recipes import one_cycle_three_phases as one_cycle_three_phases
 from jax_lrreg.schedules.recipes import slanted_triangular as slanted_triangular
-from jax_lrreg.schedules.recipes import tri_stage as tri_stage
 from jax_lrreg.schedules.recipes import warmup_cosine as warmup_cosine
 from jax_lrreg.schedules.recipes import warmup_linear as warmup_linear
-from jax_lrreg.schedules.recipes import warmup_stable_decay as warmup_stable_decay
-from jax_lrreg.schedules.recipes import warmup_stable_decay_periods as warmup_stable_decay_periods
 from jax_lrreg.schedules.stairs import InverseTimeStep as InverseTimeStep
 from jax_lrreg.schedules.stairs import MultiStep as MultiStep
 from jax_lrreg.schedules.stairs import PiecewiseConstant as PiecewiseConstant
@@ -101,3 +96,8 @@ from jax_lrreg.schedules.timeline import Repeated as Repeated
 from jax_lrreg.schedules.timeline import Shifted as Shifted
 from jax_lrreg.schedules.timeline import Stretched as Stretched
 from jax_lrreg.schedules.timeline import join as join
+from jax_lrreg.schedules.trapezoids import cosine_then_linear as cosine_then_linear
+from jax_lrreg.schedules.trapezoids import flat_cosine as flat_cosine
+from jax_lrreg.schedules.trapezoids import tri_stage as tri_stage
+from jax_lrreg.schedules.trapezoids import warmup_stable_decay as warmup_stable_decay
+from jax_lrreg.schedules.trapezoids import warmup_stable_decay_periods as warmup_stable_decay_periods

@@ -2,15 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import KW_ONLY
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jax_lrreg._struct import arguments_text, pytree, require_number, static
-from jax_lrreg.schedules.clock import Clock, known
+from jax_lrreg._struct import pytree, require_number, static
+from jax_lrreg.schedules.clock import Clock
 
 
 class Schedule:
@@ -45,26 +43,36 @@ class Schedule:
         """The step from which the value stays as it is; None if there is no such step, or none is known."""
         return None
 
+    # What follows makes schedules whose classes need this one: hence the imports inside.
+
     def __mul__(self, other: "Schedule | Callable | float") -> "Schedule":
         """The product with a number or with another schedule."""
+        from jax_lrreg.schedules.algebra import Product
+
         return Product(self, as_schedule(other, "*"))
 
     def __rmul__(self, other: "Callable | float") -> "Schedule":
+        from jax_lrreg.schedules.algebra import Product
+
         return Product(as_schedule(other, "*"), self)
 
     def __truediv__(self, other: float) -> "Schedule":
         """This schedule divided by a number."""
         require_number("Schedule", "/", other, "a positive number", lambda x: x > 0)
+        from jax_lrreg.schedules.algebra import Product
+
         return Product(Constant(1 / other), self)
 
     def __add__(self, other: "Schedule | Callable | float") -> "Schedule":
         """The sum with a number or with another schedule."""
+        from jax_lrreg.schedules.algebra import Sum
+
         return Sum(self, as_schedule(other, "+"))
 
     def __radd__(self, other: "Callable | float") -> "Schedule":
-        return Sum(as_schedule(other, "+"), self)
+        from jax_lrreg.schedules.algebra import Sum
 
-    # What follows is about time and lives in `ramps` and `timeline`, which need this class: hence the imports inside.
+        return Sum(as_schedule(other, "+"), self)
 
     def warmup(self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0) -> "Schedule":
         """A ramp of `steps` before this schedule, which moves back by as much; see `Warmup`."""
@@ -143,6 +151,8 @@ class Schedule:
 
     def clip(self, min: Any = None, max: Any = None) -> "Schedule":  # noqa: A002 - as in jnp.clip
         """This schedule kept within `min` and `max`; see `Clip`."""
+        from jax_lrreg.schedules.algebra import Clip
+
         return Clip(self, min=min, max=max)
 
 
@@ -240,119 +250,3 @@ class Function(Schedule):
         for _ in clock.shape:  # not every schedule of others takes an array of steps
             function = jax.vmap(function)
         return function(step)
-
-
-@pytree
-class Product(Schedule):
-    """The product of two schedules, written `a * b`.
-
-    Example:
-        >>> 0.5 * Constant(0.1)
-        0.5 * Constant(0.1)
-    """
-
-    first: Schedule
-    second: Schedule
-
-    def __post_init__(self):
-        require_schedules(self, "first", "second")
-
-    @property
-    def horizon(self):
-        return latest(self.first.horizon, self.second.horizon)
-
-    def at(self, clock):
-        return self.first.at(clock) * self.second.at(clock)
-
-    def __repr__(self):
-        return f"{_operand(self.first, Sum, number=True)} * {_operand(self.second, Sum | Product)}"
-
-
-@pytree
-class Sum(Schedule):
-    """The sum of two schedules, written `a + b`.
-
-    Example:
-        >>> Constant(0.1) + 0.01
-        Constant(0.1) + 0.01
-    """
-
-    first: Schedule
-    second: Schedule
-
-    def __post_init__(self):
-        require_schedules(self, "first", "second")
-
-    @property
-    def horizon(self):
-        return latest(self.first.horizon, self.second.horizon)
-
-    def at(self, clock):
-        return self.first.at(clock) + self.second.at(clock)
-
-    def __repr__(self):
-        return f"{self.first!r} + {_operand(self.second, Sum, number=True)}"
-
-
-@pytree
-class Clip(Schedule):
-    """A schedule kept within bounds, written `schedule.clip(min=, max=)`.
-
-        value(step) = min(max(schedule(step), min), max)
-
-    Attributes:
-        schedule: what is kept within bounds.
-        min: lower bound, not negative, or None.
-        max: upper bound, not below `min`, or None.
-
-    Example:
-        >>> print(Constant(0.1).clip(max=0.05)(0))
-        0.05
-    """
-
-    schedule: Schedule
-    _: KW_ONLY
-    min: Any = None
-    max: Any = None
-
-    def __post_init__(self):
-        require_schedules(self, "schedule")
-        for name in ("min", "max"):
-            if getattr(self, name) is not None:
-                require_number("clip", name, getattr(self, name), "a number >= 0 or None", lambda x: x >= 0)
-        if self.min is not None and self.max is not None and known(self.min):
-            lowest = np.asarray(self.min, np.float64)
-            require_number("clip", "max", self.max, f"at least min={self.min}", lambda x: x >= lowest)
-
-    @property
-    def horizon(self):
-        return self.schedule.horizon
-
-    def at(self, clock):
-        value = self.schedule.at(clock)
-        if self.min is not None:
-            value = jnp.where(value < self.min, self.min, value)
-        if self.max is not None:
-            value = jnp.where(value > self.max, self.max, value)
-        return value
-
-    def __repr__(self):
-        return method_text(self, "clip")
-
-
-def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
-    """The text of an operand: a plain number for `Constant`, brackets around what binds looser."""
-    if number and isinstance(schedule, Constant) and isinstance(schedule.value, int | float):
-        return repr(schedule.value)
-    return f"({schedule!r})" if isinstance(schedule, looser) else repr(schedule)
-
-
-def method_text(obj: Any, method: str, **renamed: str) -> str:
-    """The text of an object that a method of its first field made: `Cosine(...).warmup(5)`.
-
-    The field `steps` is the method's first argument and stands without its name; a field may be called
-    otherwise than the argument it comes from.
-    """
-    arguments = [text.partition("=") for text in arguments_text(obj)[1:]]
-    texts = [value if name == "steps" else f"{renamed.get(name, name)}={value}" for name, _, value in arguments]
-    return f"{_operand(obj.schedule, Sum | Product)}.{method}({', '.join(texts)})"

@@ -6,13 +6,15 @@ computes what remains before it divides: the result is right to a few units in t
 every step up to 2^31 - 1, and exactly 0 and 1 at the ends.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+
+from jax_lrreg.schedules.digits import digits_of, exp2_sum, known
 
 LAST_STEP = 2**31 - 1
 LARGEST = 2**31 - 128  # the last float32 that an int32 can hold
@@ -43,8 +45,8 @@ class Clock(NamedTuple):
     @classmethod
     def of(cls, step: Any) -> "Clock":
         """The clock that shows `step`: a Python number, or an array of any integer or float dtype."""
-        if isinstance(step, int | float):
-            whole = int(np.floor(np.clip(step, -1, LAST_STEP)))
+        if isinstance(step, int | float) and step == step:  # a NaN stays one
+            whole = math.floor(min(max(step, -1), LAST_STEP))
             part = 0 if isinstance(step, int) or not -1 <= step < LAST_STEP else step - whole
             return cls(jnp.int32(whole), part if part else 0)
         step = jnp.asarray(step)
@@ -64,11 +66,7 @@ class Clock(NamedTuple):
         if isinstance(duration, Steps):
             return duration
         if not known(duration, self.unit):
-            steps = duration if self._plain else duration / self.unit
-            if jnp.issubdtype(jnp.result_type(steps), jnp.integer):
-                return Steps(jnp.asarray(steps, jnp.int32), 0)
-            whole = jnp.floor(jnp.minimum(jax.lax.stop_gradient(steps), LARGEST))
-            return Steps(whole.astype(jnp.int32), steps - whole)
+            return self.split(duration if self._plain else duration / self.unit)
         steps = np.asarray(duration, np.float64) / np.float64(self.unit)
         nearest = np.rint(steps)
         steps = np.where(np.abs(steps - nearest) <= 4e-16 * np.abs(nearest), nearest, steps)  # 5 / (1/390)
@@ -80,10 +78,15 @@ class Clock(NamedTuple):
         return self.split(steps)
 
     def split(self, steps: Any) -> Steps:
-        """A known number of steps as whole ones and a rest, which is large where an int32 is not enough."""
-        whole = np.minimum(np.floor(steps), LAST_STEP)
-        part = np.asarray(steps - whole)
-        return Steps(np.asarray(whole, np.int32), part if np.any(part) else 0)
+        """A number of steps as whole ones and a rest, which is large where an int32 is not enough."""
+        if known(steps):
+            whole = np.minimum(np.floor(steps), LAST_STEP)
+            part = np.asarray(steps - whole, np.float64)
+            return Steps(np.asarray(whole, np.int32), part if np.any(part) else 0)
+        if jnp.issubdtype(jnp.result_type(steps), jnp.integer):
+            return Steps(jnp.asarray(steps, jnp.int32), 0)
+        whole = jnp.floor(jnp.minimum(jax.lax.stop_gradient(steps), LARGEST))
+        return Steps(whole.astype(jnp.int32), steps - whole)
 
     def left(self, duration: Any) -> jax.Array:
         """The fraction of `duration` that remains: 1 up to the beginning, exactly 0 from the end on."""
@@ -133,11 +136,10 @@ class Clock(NamedTuple):
         pairs = [Steps(0, 0), *(self.steps_of(boundary) for boundary in boundaries)]
         whole = stack([pair.whole for pair in pairs])
         part = 0 if all(isinstance(pair.part, int) for pair in pairs) else stack([pair.part for pair in pairs])
-        now = self._replace(
-            step=jnp.expand_dims(self.step, -1),
-            part=self.part if isinstance(self.part, int) else jnp.expand_dims(self.part, -1),
-        )
-        inner = Steps(*(x if isinstance(x, int) else _align(x[..., 1:-1], now.step) for x in (whole, part)))
+        rank = max(jnp.ndim(self.step) + 1, np.ndim(whole))
+        step, rest = (x if isinstance(x, int) else _align(x[..., None], rank) for x in (self.step, self.part))
+        inner = Steps(*(x if isinstance(x, int) else _align(x[..., 1:-1], rank) for x in (whole, part)))
+        now = self._replace(step=step, part=rest)
         index = jnp.sum(now.reached(inner), axis=-1, dtype=jnp.int32)
         longer, more = whole[..., 1:] - whole[..., :-1], 0
         if not isinstance(part, int):
@@ -262,21 +264,6 @@ def pick(table: Any, index: jax.Array) -> jax.Array:
     return jnp.take_along_axis(table, index[..., None], axis=-1)[..., 0]
 
 
-def known(*values: Any) -> bool:
-    """Whether none of the values is traced."""
-    return not any(isinstance(value, Tracer) for value in values)
-
-
-def exact(value: Any) -> Any:
-    """A known number in double precision, so that it is rounded once, at its use; a traced one as it is."""
-    return np.asarray(value, np.float64) if known(value) else value
-
-
-def log2(value: Any) -> Any:
-    """The logarithm to base 2, in double precision where the number is known."""
-    return np.log2(exact(value)) if known(value) else jnp.log2(value)
-
-
 def exp2_product(clock: Clock, factor: Any) -> jax.Array:
     """2^(t factor) for the position t of `clock` in steps, right to a few units in the last place.
 
@@ -292,44 +279,7 @@ def exp2_product(clock: Clock, factor: Any) -> jax.Array:
     rest = count.astype(jnp.float32) * clock.number(fine)
     if not isinstance(part, int):
         rest = rest + part * clock.number(factor)
-    return _exp2_sum([piece * clock.number(coarse) for piece in pieces], rest)
-
-
-def exact_power(x: jax.Array, exponent: Any) -> jax.Array:
-    """x^exponent for x > 0, right to a few units in the last place, however small x is."""
-    if x.dtype != jnp.float32:
-        return jnp.power(x, exponent)
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
-    whole = jnp.clip((bits - 0x3F3504F3) >> 23, -126, 126)  # x = 2^whole m, and m is near 1
-    m = x * jax.lax.bitcast_convert_type((127 - whole) << 23, jnp.float32)
-    coarse, fine = (jnp.asarray(digit, jnp.float32) for digit in digits_of(exponent, 2))
-    count, log_m = whole.astype(jnp.float32), jnp.log1p(m - 1) * np.float32(np.log2(np.e))
-    return _exp2_sum([count * coarse], count * fine + log_m * jnp.asarray(exponent, jnp.float32))
-
-
-def digits_of(number: Any, count: int) -> list[Any]:
-    """A number as a sum of pieces of 12 bits, but for the last, which takes all the rest."""
-    if not known(number):  # a traced float32 has no more than two
-        coarse = jax.lax.reduce_precision(number, exponent_bits=8, mantissa_bits=11)
-        return [coarse, number - coarse]
-    pieces, rest = [], exact(number)
-    for _ in range(count - 1):
-        mantissa, exponent = np.frexp(rest)
-        pieces.append(np.ldexp(np.rint(mantissa * 4096), exponent - 12))
-        rest = rest - pieces[-1]
-    return [*pieces, rest]
-
-
-def _exp2_sum(terms: Sequence[jax.Array], rest: jax.Array) -> jax.Array:
-    """2^(terms[0] + terms[1] + ... + rest), without rounding the large terms."""
-    whole = jnp.float32(0)
-    for term in terms:
-        nearest = jax.lax.stop_gradient(jnp.round(term))
-        whole, rest = whole + nearest, rest + (term - nearest)
-    nearest = jax.lax.stop_gradient(jnp.round(rest))
-    exponent = jnp.clip(whole + nearest, -127, 127).astype(jnp.int32)  # 2^-127 is flushed to 0 below
-    power = jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
-    return jnp.exp2(jnp.clip(rest - nearest, -1, 1)) * power
+    return exp2_sum([piece * clock.number(coarse) for piece in pieces], rest)
 
 
 def stack(values: Sequence[Any]) -> Any:
@@ -339,6 +289,6 @@ def stack(values: Sequence[Any]) -> Any:
     return library.stack([library.broadcast_to(value, shape) for value in values], axis=-1)
 
 
-def _align(table: Any, like: jax.Array) -> Any:
-    """`table` with leading axes of length 1, as many axes as `like` has."""
-    return table.reshape((1,) * (jnp.ndim(like) - jnp.ndim(table)) + table.shape)
+def _align(table: Any, rank: int) -> Any:
+    """`table` with leading axes of length 1 until it has `rank` axes."""
+    return table.reshape((1,) * (rank - np.ndim(table)) + table.shape)

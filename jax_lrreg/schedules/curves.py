@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require, require_number
-from jax_lrreg.schedules.clock import exact, exact_power, known
+from jax_lrreg.schedules.digits import exact, exact_power, known
 
 CURVES = ("linear", "cosine", "power", "1-sqrt", "square", "exponential", "constant", "log")
 LOG2_E = float(np.log2(np.e))
@@ -56,7 +56,7 @@ def bend(x: jax.Array, rest: jax.Array, rate: Any) -> tuple[jax.Array, jax.Array
 
 
 def geometric(begin: Any, end: Any, left: jax.Array, done: jax.Array) -> jax.Array:
-    """Begin (end / begin)^done, both ends positive. The exponent is counted from the nearer end."""
+    """The geometric way, begin (end / begin)^done, counted from the nearer end; both values are positive."""
     safe = (jnp.asarray(begin) > 0) & (jnp.asarray(end) > 0)
     ratio = jnp.log(jnp.where(safe, end, 1) / jnp.where(safe, begin, 1))
     value = jnp.where(done < 0.5, begin * jnp.exp(done * ratio), end * jnp.exp(-left * ratio))

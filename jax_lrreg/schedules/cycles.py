@@ -9,8 +9,9 @@ import numpy as np
 
 from jax_lrreg._struct import pytree, require_number
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import LAST_STEP, Clock, exact_power, exp2_product, known, log2
+from jax_lrreg.schedules.clock import LAST_STEP, Clock, exp2_product
 from jax_lrreg.schedules.curves import half_wave, interpolate, power
+from jax_lrreg.schedules.digits import exact_power, known, log2
 
 
 @pytree
@@ -177,9 +178,9 @@ def _count_cycles(clock: Clock, steps: Any, multiplier: Any) -> tuple[jax.Array,
     power = jnp.where(ratio == jnp.round(ratio), power + jax.lax.stop_gradient(whole - power), power)
     begin = jnp.where(slow, count * (1 + (count - 1) / 2 * rise), (power - 1) / (ratio - 1))
     length = first * jnp.where(slow, 1 + count * rise, power)
-    own = clock.after(first * begin)
-    second, third = length * growth, length * growth**2
-    index, own, duration = own.interval([length, length + second, length + second + third])
+    own = clock.after(clock.split(first * begin / clock.unit))
+    ends = (length, length * (1 + growth), length * (1 + growth + growth**2))
+    index, own, duration = own.interval([clock.split(end / clock.unit) for end in ends])
     return count.astype(jnp.int32) + index, own.left(duration), own.done(duration)
 
 

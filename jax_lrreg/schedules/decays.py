@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from jax_lrreg._struct import pytree, require, require_number
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import exact, exp2_product, known
+from jax_lrreg.schedules.clock import exp2_product
 from jax_lrreg.schedules.curves import LOG2_E, half_wave, interpolate, power
+from jax_lrreg.schedules.digits import exact, known
 
 
 @pytree

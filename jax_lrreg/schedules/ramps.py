@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import pytree, static
-from jax_lrreg.schedules.base import Schedule, method_text, require_positive, require_schedules, require_values
-from jax_lrreg.schedules.clock import known
+from jax_lrreg.schedules.algebra import method_text
+from jax_lrreg.schedules.base import Schedule, require_positive, require_schedules, require_values
 from jax_lrreg.schedules.curves import CURVES, curve, geometric, interpolate, require_curve
+from jax_lrreg.schedules.digits import known
 from jax_lrreg.schedules.timeline import after
 
 

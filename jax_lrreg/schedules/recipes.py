@@ -4,18 +4,16 @@ They return what they print: `warmup_cosine(...)` is `Cosine(...).warmup(...)`, 
 Durations count from the start of the run: `total_steps` is all of it, the warmup included.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_lrreg._struct import require, require_number
-from jax_lrreg.schedules.base import Constant, Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import known
+from jax_lrreg.schedules.base import Schedule, require_positive, require_values
 from jax_lrreg.schedules.decays import Cosine, Linear
+from jax_lrreg.schedules.digits import known
 from jax_lrreg.schedules.piecewise import PiecewiseCosine, PiecewiseLinear
 from jax_lrreg.schedules.tails import InverseSqrt
-from jax_lrreg.schedules.timeline import join
 
 
 def warmup_cosine(
@@ -41,9 +39,9 @@ def warmup_cosine(
         >>> warmup_cosine(1e-3, warmup_steps=500, total_steps=10_000)
         Cosine(0.001, steps=9500).warmup(500)
     """
-    _require_parts("warmup_cosine", total_steps, warmup_steps=warmup_steps)
+    require_parts("warmup_cosine", total_steps, warmup_steps=warmup_steps)
     decay = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=end_value, exponent=exponent)
-    return _after_warmup(decay, warmup_steps, init_value)
+    return after_warmup(decay, warmup_steps, init_value)
 
 
 def warmup_linear(
@@ -62,9 +60,9 @@ def warmup_linear(
         >>> warmup_linear(1e-3, warmup_steps=500, total_steps=10_000)
         Linear(0.001, steps=9500).warmup(500)
     """
-    _require_parts("warmup_linear", total_steps, warmup_steps=warmup_steps)
+    require_parts("warmup_linear", total_steps, warmup_steps=warmup_steps)
     decay = Linear(peak_value, steps=total_steps - warmup_steps, end_value=end_value)
-    return _after_warmup(decay, warmup_steps, init_value)
+    return after_warmup(decay, warmup_steps, init_value)
 
 
 def slanted_triangular(peak_value: Any, *, warmup_steps: Any, total_steps: Any, ratio: Any = 32.0) -> Schedule:
@@ -86,96 +84,10 @@ def slanted_triangular(peak_value: Any, *, warmup_steps: Any, total_steps: Any, 
     require_values("slanted_triangular", peak_value=peak_value)
     require_number("slanted_triangular", "ratio", ratio, "a number >= 1", lambda x: x >= 1)
     foot = peak_value / ratio
-    _require_parts("slanted_triangular", total_steps, warmup_steps=warmup_steps)
+    require_parts("slanted_triangular", total_steps, warmup_steps=warmup_steps)
     return warmup_linear(
         peak_value, warmup_steps=warmup_steps, total_steps=total_steps, init_value=foot, end_value=foot
     )
-
-
-def warmup_stable_decay(
-    peak_value: Any,
-    *,
-    warmup_steps: Any,
-    decay_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
-    shape: str = "linear",
-    power: Any = 2.0,
-    rate: Any = 0.1,
-) -> Schedule:
-    """A straight line up, a plateau, and a cooldown: WSD, or trapezoid; see `Cooldown` for the shapes.
-
-    Args:
-        peak_value: value of the plateau; not negative.
-        warmup_steps: duration of the warmup; 0 for none.
-        decay_steps: duration of the cooldown; positive.
-        total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
-        init_value: value at step 0; not negative.
-        end_value: value from `total_steps` on; not negative.
-        shape: of the cooldown: linear, cosine, 1-sqrt, square, power or exponential.
-        power: exponent of the shape `power`; positive.
-        rate: ratio of the shape `exponential`; positive.
-
-    Reference:
-        Hu et al., MiniCPM, 2024, sec. 4 (arXiv:2404.06395).
-
-    Example:
-        >>> warmup_stable_decay(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000, shape="1-sqrt")
-        Constant(0.001).warmup(100).cooldown(200, at=800, shape='1-sqrt')
-    """
-    owner = "warmup_stable_decay"
-    require_positive(owner, decay_steps=decay_steps)
-    _require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    stable = _after_warmup(Constant(peak_value), warmup_steps, init_value)
-    return stable.cooldown(
-        decay_steps, total_steps - decay_steps, end_value=end_value, shape=shape, power=power, rate=rate
-    )
-
-
-def warmup_stable_decay_periods(
-    peak_value: Any,
-    *,
-    warmup_steps: Any,
-    decay_steps: Any,
-    period_steps: Sequence[Any],
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
-    shape: str = "linear",
-) -> Schedule:
-    """Several plateaus, each cooled down at its end and resumed at the peak: WSD-S.
-
-    Each end of a period is the place for a checkpoint of a model that is ready to use.
-
-    Args:
-        peak_value: value of the plateaus; not negative.
-        warmup_steps: duration of the warmup, in the first period only; 0 for none.
-        decay_steps: duration of each cooldown; positive.
-        period_steps: durations of the periods, at least two; the first includes the warmup, and each its cooldown.
-        init_value: value at step 0; not negative.
-        end_value: value at the end of each period, and from the last end on; not negative.
-        shape: of the cooldowns.
-
-    Reference:
-        Wen et al., Understanding warmup-stable-decay learning rates, 2024 (arXiv:2410.05192).
-
-    Example:
-        >>> lr = warmup_stable_decay_periods(0.1, warmup_steps=10, decay_steps=20, period_steps=(100, 200))
-        >>> print(lr(5), lr(90), lr(100), lr(290), lr(300))
-        0.05 0.05 0.1 0.05 0.0
-    """
-    owner = "warmup_stable_decay_periods"
-    if not isinstance(period_steps, list | tuple):
-        raise TypeError(f"{owner}: `period_steps` must be a list of durations, got {period_steps!r}")
-    require(len(period_steps) >= 2, owner, "period_steps", period_steps, "at least two durations")
-    require_positive(owner, decay_steps=decay_steps)
-    _require_parts(owner, period_steps[0], "period_steps", True, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    pieces = []
-    for index, period in enumerate(period_steps):
-        _require_parts(owner, period, "period_steps", True, decay_steps=decay_steps)
-        stable = _after_warmup(Constant(peak_value), 0 if index else warmup_steps, init_value)
-        pieces.append(stable.cooldown(decay_steps, period - decay_steps, end_value=end_value, shape=shape))
-    return join(list(zip(pieces, (*period_steps[:-1], None), strict=True)))
 
 
 def one_cycle(
@@ -205,7 +117,7 @@ def one_cycle(
         PiecewiseCosine(0.004, boundaries=(300, 1000), values=(0.1, 4e-07))
     """
     require_positive("one_cycle", warmup_steps=warmup_steps)
-    _require_parts("one_cycle", total_steps, warmup_steps=warmup_steps)
+    require_parts("one_cycle", total_steps, warmup_steps=warmup_steps)
     return _through("one_cycle", shape)(
         init_value, boundaries=(warmup_steps, total_steps), values=(peak_value, end_value)
     )
@@ -241,92 +153,9 @@ def one_cycle_three_phases(
     """
     owner = "one_cycle_three_phases"
     require_positive(owner, warmup_steps=warmup_steps, down_steps=down_steps)
-    _require_parts(owner, total_steps, warmup_steps=warmup_steps, down_steps=down_steps)
+    require_parts(owner, total_steps, warmup_steps=warmup_steps, down_steps=down_steps)
     boundaries = (warmup_steps, warmup_steps + down_steps, total_steps)
     return _through(owner, shape)(init_value, boundaries=boundaries, values=(peak_value, init_value, end_value))
-
-
-def tri_stage(
-    peak_value: Any, *, warmup_steps: Any, hold_steps: Any, total_steps: Any, init_value: Any = 0.0, end_value: Any
-) -> Schedule:
-    """A straight line up, a plateau, and a geometric decay to `end_value`.
-
-    Args:
-        peak_value: value of the plateau; positive.
-        warmup_steps: duration of the warmup; 0 for none.
-        hold_steps: duration of the plateau; not negative.
-        total_steps: step at which `end_value` is reached; above `warmup_steps + hold_steps`.
-        init_value: value at step 0; not negative.
-        end_value: value from `total_steps` on; positive.
-
-    Reference:
-        Park et al., SpecAugment, 2019, sec. 4.2 (arXiv:1904.08779).
-
-    Example:
-        >>> lr = tri_stage(1e-3, warmup_steps=100, hold_steps=400, total_steps=1000, end_value=1e-5)
-        >>> print(f"{lr(100):.0e} {lr(500):.0e} {lr(750):.0e} {lr(1000):.0e}")
-        1e-03 1e-03 1e-04 1e-05
-    """
-    require_positive("tri_stage", peak_value=peak_value, end_value=end_value)
-    _require_parts("tri_stage", total_steps, warmup_steps=warmup_steps, hold_steps=hold_steps)
-    begin = warmup_steps + hold_steps
-    stable = _after_warmup(Constant(peak_value), warmup_steps, init_value)
-    rate = end_value / peak_value
-    return stable.cooldown(total_steps - begin, begin, end_value=end_value, shape="exponential", rate=rate)
-
-
-def flat_cosine(peak_value: Any, *, decay_steps: Any, total_steps: Any, end_value: Any = 0.0) -> Schedule:
-    """A plateau, then half a cosine wave down.
-
-    Args:
-        peak_value: value of the plateau; not negative.
-        decay_steps: duration of the decay; positive.
-        total_steps: step at which `end_value` is reached; above `decay_steps`.
-        end_value: value from `total_steps` on; not negative.
-
-    Example:
-        >>> flat_cosine(1e-3, decay_steps=250, total_steps=1000)
-        Constant(0.001).cooldown(250, at=750, shape='cosine')
-    """
-    require_positive("flat_cosine", decay_steps=decay_steps)
-    _require_parts("flat_cosine", total_steps, decay_steps=decay_steps)
-    return Constant(peak_value).cooldown(decay_steps, total_steps - decay_steps, end_value=end_value, shape="cosine")
-
-
-def cosine_then_linear(
-    peak_value: Any,
-    *,
-    warmup_steps: Any,
-    decay_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    cosine_end_value: Any = 0.0,
-    end_value: Any = 0.0,
-) -> Schedule:
-    """A warmup and a cosine over the whole run, whose tail is replaced by a straight line down.
-
-    Args:
-        peak_value: value at the end of the warmup; not negative.
-        warmup_steps: duration of the warmup; 0 for none.
-        decay_steps: duration of the line at the end; positive.
-        total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
-        init_value: value at step 0; not negative.
-        cosine_end_value: what the cosine would fall to at `total_steps`; not negative.
-        end_value: value from `total_steps` on; not negative.
-
-    Reference:
-        OLMo team, 2 OLMo 2 furious, 2024, sec. 2 (arXiv:2501.00656).
-
-    Example:
-        >>> cosine_then_linear(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000)
-        Cosine(0.001, steps=900).warmup(100).cooldown(200, at=800)
-    """
-    owner = "cosine_then_linear"
-    require_positive(owner, decay_steps=decay_steps)
-    _require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    cosine = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=cosine_end_value)
-    running = _after_warmup(cosine, warmup_steps, init_value)
-    return running.cooldown(decay_steps, total_steps - decay_steps, end_value=end_value)
 
 
 def noam(factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
@@ -339,7 +168,7 @@ def noam(factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
     return InverseSqrt.noam(factor, model_dim=model_dim, warmup_steps=warmup_steps)
 
 
-def _require_parts(owner: str, total: Any, name: str = "total_steps", fits: bool = False, **parts: Any) -> None:
+def require_parts(owner: str, total: Any, name: str = "total_steps", fits: bool = False, **parts: Any) -> None:
     """Refuses parts that are not durations, or that leave nothing of the whole; with `fits` they may fill it."""
     require_positive(owner, **{name: total})
     for argument, part in parts.items():
@@ -355,7 +184,7 @@ def _require_parts(owner: str, total: Any, name: str = "total_steps", fits: bool
         require(ok, owner, longest, parts[longest], allowed)
 
 
-def _after_warmup(schedule: Schedule, warmup_steps: Any, init_value: Any) -> Schedule:
+def after_warmup(schedule: Schedule, warmup_steps: Any, init_value: Any) -> Schedule:
     """The schedule after a warmup, or as it is where there is none."""
     require_values("warmup", init_value=init_value)
     none = known(warmup_steps) and np.all(np.asarray(warmup_steps) == 0)

@@ -10,7 +10,8 @@ import numpy as np
 
 from jax_lrreg._struct import number_text, pytree, require
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import exact, exp2_product, known, log2
+from jax_lrreg.schedules.clock import exp2_product
+from jax_lrreg.schedules.digits import exact, known, log2
 
 
 @pytree

@@ -8,7 +8,8 @@ import numpy as np
 
 from jax_lrreg._struct import pytree, require_number
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import exact, exact_power, exp2_product, known, log2
+from jax_lrreg.schedules.clock import exp2_product
+from jax_lrreg.schedules.digits import exact, exact_power, known, log2
 
 
 @pytree

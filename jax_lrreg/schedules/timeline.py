@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import number_text, pytree, require, require_number
+from jax_lrreg.schedules.algebra import method_text
 from jax_lrreg.schedules.base import (
     Schedule,
     as_schedule,
     latest,
-    method_text,
     require_positive,
     require_schedules,
     require_values,
 )
-from jax_lrreg.schedules.clock import exact, known
+from jax_lrreg.schedules.digits import exact, known
 
 
 @pytree
