@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from laws_penalties import jit
 
 from jax_lrreg import penalties
 from jax_lrreg.penalties import (
@@ -179,10 +180,16 @@ def test_stacked_layers_are_layers():
         lambda stacked: Simplex(axis=None, stacked=stacked),
     ):
         together, alone = make(1), make(0)
-        np.testing.assert_allclose(together(layers), sum(alone(layer) for layer in layers), rtol=1e-4)
-        if not isinstance(together, Orthogonal | TotalVariation):
-            expected = np.stack([alone.prox(layer, 0.3) for layer in layers])
-            np.testing.assert_allclose(together.prox(layers, 0.3), expected, atol=1e-6)
+        prox = not isinstance(together, Orthogonal | TotalVariation)
+
+        def run(layers, together=together, alone=alone, prox=prox):
+            pairs = [(together(layers), jnp.sum(jax.vmap(alone)(layers)))]
+            if prox:
+                pairs.append((together.prox(layers, 0.3), jax.vmap(lambda layer: alone.prox(layer, 0.3))(layers)))
+            return pairs
+
+        for pair in jit(run)(layers):
+            np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-6)
     per_layer = NuclearNorm(jnp.array([1.0, 0.0, 2.0]), stacked=1)
     expected = NuclearNorm(1.0)(layers[0]) + NuclearNorm(2.0)(layers[2])
     np.testing.assert_allclose(per_layer(layers), expected, rtol=1e-5)
@@ -214,17 +221,13 @@ def test_low_rank_is_exact_zero_rank_and_its_certificate_says_so():
 
 def test_the_derivative_of_the_nuclear_norms_gradient_is_that_of_differences():
     rng = np.random.default_rng(0)
+    gradient = jax.jit(NuclearNorm(1.0).gradient)
+    along = jax.jit(lambda w, move: jax.jvp(NuclearNorm(1.0).gradient, (w,), (move,))[1])
     with jax.enable_x64(True):
-        for w in (
-            rng.normal(size=(4, 3)),
-            rng.normal(size=(3, 4)),
-            rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3)),
-        ):
-            move = rng.normal(size=w.shape) + (1j * rng.normal(size=w.shape) if np.iscomplexobj(w) else 0)
-            gradient = NuclearNorm(1.0).gradient
-            exact = jax.jvp(gradient, (jnp.asarray(w),), (jnp.asarray(move),))[1]
+        for shape in ((4, 3), (2, 3)):
+            w, move = (rng.normal(size=shape) + 1j * rng.normal(size=shape) for _ in range(2))
             near = (gradient(w + 1e-6 * move) - gradient(w - 1e-6 * move)) / 2e-6
-            np.testing.assert_allclose(exact, near, atol=1e-7)
+            np.testing.assert_allclose(along(w, move), near, atol=1e-7)
 
 
 def test_the_spectral_norm_carries_its_vectors_as_data():
@@ -261,6 +264,7 @@ def test_references_are_found_by_path_and_need_to_cover_only_what_is_chosen():
         L1SP(1.0, reference={"encoder": {"kernel": jnp.ones(2)}}).on("encoder/**")(params)
     pure = nnx.to_pure_dict(nnx.state(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Param))
     assert L2SP(1.0, reference=pure)(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) == 0
+    assert L2SP(1.0, reference={"w": jnp.ones(1), "key": jax.random.key(0)})({"w": jnp.ones(1)}) == 0
 
 
 def test_the_fisher_information_is_the_mean_of_squares_of_single_gradients():
@@ -364,7 +368,7 @@ def test_activations_of_nnx_come_from_capture():
 def test_input_side_penalties_have_their_formulas():
     rng, key = np.random.default_rng(0), jax.random.key(0)
     matrix, x = jnp.float32(rng.normal(size=(3, 4))), jnp.float32(rng.normal(size=(6, 4)))
-    value = penalties.jacobian_penalty(lambda x: matrix @ x, x, key, projections=2000)
+    value = jax.jit(lambda x: penalties.jacobian_penalty(lambda x: matrix @ x, x, key, projections=2000))(x)
     np.testing.assert_allclose(value, np.sum(np.square(matrix)) / 2, rtol=0.02)
     other = penalties.jacobian_penalty(lambda x: matrix @ x, x, jax.random.key(1), projections=1)
     assert other != penalties.jacobian_penalty(lambda x: matrix @ x, x, key, projections=1)

@@ -256,7 +256,9 @@ def shrink_groups(w: jax.Array, step_size: Any, strength: Any, axes: tuple[int, 
     size = norm(w, axes, keepdims=True)
     pull = step_size * strength
     if jnp.ndim(step_size) == 0:
-        return w * jnp.maximum(1 - pull / jnp.where(size > 0, size, 1), 0)
+        # The squares of tiny numbers are 0: a group whose norm is lost is removed by any pull and left alone by none.
+        left = jnp.where(size > pull, 1 - pull / jnp.where(size > 0, size, 1), 0)
+        return w * jnp.where(pull > 0, left, 1)
     pull = jnp.broadcast_to(pull, w.shape)
     moved = (pull > 0) & (w != 0)
     reach = norm(jnp.where(moved, w, 0) / jnp.where(moved, pull, 1), axes, keepdims=True)

@@ -76,7 +76,8 @@ def water_level(
     keeps the digits of heights that are large against `total`; XLA may compute it twice, and as there is no
     product in it to fuse with the difference, both times it comes out the same.
     """
-    width, always = (jnp.broadcast_to(x, height.shape) for x in (width, always))
+    width = jnp.broadcast_to(jnp.asarray(width, height.dtype), height.shape)
+    always = jnp.broadcast_to(always, height.shape)
     counts = width > 0
     fixed = always & counts
     rank = jnp.where(fixed, jnp.inf, jnp.where(counts, height, -jnp.inf))
@@ -119,7 +120,7 @@ def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
     smallest = max(matrix.shape[-2:]) * jnp.finfo(s.dtype).eps * s[..., :1]
     keeps = s > smallest
-    return u * keeps[..., None, :], jnp.where(keeps, s, 0), vh * keeps[..., None]
+    return jnp.where(keeps[..., None, :], u, 0), jnp.where(keeps, s, 0), jnp.where(keeps[..., None], vh, 0)
 
 
 @jax.custom_jvp
