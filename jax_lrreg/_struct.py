@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 T = TypeVar("T", bound=type)
+Array = np.ndarray | np.generic | jax.Array
 
 
 def static(**options: Any) -> Any:
@@ -25,7 +26,6 @@ def pytree(cls: T) -> T:
     them without calling `__init__`, so a check in `__post_init__` sees only what a user wrote, never
     the tracers and placeholders that transformations put in the fields.
     """
-    own_repr = cls.__dict__.get("__repr__", call_text)
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)
     data = [f.name for f in fields if not f.metadata.get("static")]
@@ -40,12 +40,16 @@ def pytree(cls: T) -> T:
 
     def unflatten(structure, children):
         obj = object.__new__(cls)
-        for name, value in zip(data + fixed, (*children, *structure), strict=True):
-            object.__setattr__(obj, name, value)
+        vars(obj).update(zip(data + fixed, (*children, *structure), strict=True))
         return obj
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    for name, method in {"__eq__": _equal, "__hash__": _hash, "__repr__": own_repr}.items():
+    methods = {
+        "__eq__": lambda a, b: _key(vars(a)) == _key(vars(b)) if type(a) is type(b) else NotImplemented,
+        "__hash__": lambda obj: hash((cls, _key(vars(obj)))),
+        "__repr__": vars(cls).get("__repr__", call_text),
+    }
+    for name, method in methods.items():
         setattr(cls, name, method)
     return cls
 
@@ -60,52 +64,37 @@ def arguments_text(obj: Any) -> list[str]:
     texts = []
     for index, field in enumerate(dataclasses.fields(obj)):
         value = getattr(obj, field.name)
-        traced = isinstance(value, Tracer)
-        if field.default is dataclasses.MISSING or traced or _key(field.default) != _key(value):
-            positional = index == 0 and not field.kw_only
-            texts.append(number_text(value) if positional else f"{field.name}={number_text(value)}")
+        if isinstance(value, Tracer) or field.default is dataclasses.MISSING or _key(field.default) != _key(value):
+            name = "" if index == 0 and not field.kw_only else f"{field.name}="
+            texts.append(name + number_text(value))
     return texts
 
 
 def number_text(value: Any) -> str:
     """The shortest text that reads back as exactly `value`."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
+    if isinstance(value, Array) and not isinstance(value, Tracer):
         if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
             return repr(np.asarray(value, None if value.dtype.kind in "iuf" else np.float32).tolist())
         return f"<{value.dtype}{list(value.shape)}>"
     if type(value) is dict:
         return f"{{{', '.join(f'{key!r}: {number_text(item)}' for key, item in value.items())}}}"
-    if type(value) is list:
-        return f"[{', '.join(map(number_text, value))}]"
-    if type(value) is tuple:
-        return f"({', '.join(map(number_text, value))}{',' if len(value) == 1 else ''})"
+    if type(value) in (list, tuple):
+        text = ", ".join(map(number_text, value))
+        return f"[{text}]" if type(value) is list else f"({text}{',' if len(value) == 1 else ''})"
     return repr(value)
 
 
 def _key(value: Any) -> Any:
     """What `value` is compared and hashed by: a number by itself, an array by its shape and numbers."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(jnp.asarray(value))
-        value = np.asarray(value)
+    if isinstance(value, Array) and not isinstance(value, Tracer):
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        value = np.asarray(jax.random.key_data(jnp.asarray(value)) if is_key else value)
         return value.item() if value.ndim == 0 else (value.shape, tuple(value.ravel().tolist()))
     if isinstance(value, dict):
         return tuple((name, _key(item)) for name, item in sorted(value.items()))
     if isinstance(value, list | tuple):
         return tuple(map(_key, value))
     return value
-
-
-def _fields_key(obj: Any) -> tuple:
-    return (type(obj), *(_key(getattr(obj, field.name)) for field in dataclasses.fields(obj)))
-
-
-def _equal(self: Any, other: Any) -> bool:
-    return _fields_key(self) == _fields_key(other) if type(self) is type(other) else NotImplemented
-
-
-def _hash(self: Any) -> int:
-    return hash(_fields_key(self))
 
 
 def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str, error: type[Exception] = ValueError) -> None:

@@ -81,7 +81,7 @@ def test_a_heavy_library_is_imported_where_it_belongs_only(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_file_is_short_and_nothing_is_evaluated_or_unpickled(path):
     source = path.read_text()
-    assert sum(bool(line.strip()) for line in source.splitlines()) <= 310, "one concept a file"
+    assert len(source.splitlines()) <= 325, "one concept a file"
     calls = {
         node.func.id
         for node in ast.walk(ast.parse(source))

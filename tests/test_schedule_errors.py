@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_lrreg import penalties
 from jax_lrreg import schedules as s
 
 C = s.Constant(0.1)
@@ -192,3 +193,9 @@ def test_arguments_after_the_first_are_keywords():
     ):
         with pytest.raises(TypeError, match="positional"):
             make()
+
+
+@pytest.mark.parametrize("multiply", [lambda s, p: s * p, lambda s, p: p * s, lambda s, p: s + p])
+def test_a_penalty_is_not_taken_for_a_function_of_the_step(multiply):
+    with pytest.raises(TypeError, match="must be a number"):
+        multiply(s.Constant(0.1), penalties.L1(0.1))

@@ -67,3 +67,33 @@ def test_wrong_calls():
     tx = transforms.add_penalty(penalties.L2(0.1).on("kernal"))
     with pytest.raises(ValueError, match=r"'kernal' matches no parameter; .*nearest first: kernel"):
         tx.update(ZERO, tx.init(PARAMS), PARAMS)
+
+
+def test_the_rate_is_applied_in_float32_and_rounded_once():
+    lr = schedules.Cosine(1e-3, steps=1000)
+    rng = np.random.default_rng(0)
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        tx, theirs = transforms.scale_by_learning_rate(lr), optax.scale_by_learning_rate(lr)
+        update = {"kernel": jnp.asarray(rng.normal(size=256) * 30, dtype), "none": None}
+        state = tx.init(update)._replace(count=jnp.int32(123))
+        got, after = jax.jit(tx.update)(update, state)
+        exact = -float(lr(123)) * np.asarray(update["kernel"], np.float64)
+        nearest = np.asarray(jnp.asarray(exact.astype(np.float32)).astype(dtype))
+        assert got["kernel"].dtype == dtype
+        assert got["none"] is None
+        assert int(after.count) == 124
+        far = np.abs(np.asarray(got["kernel"]).astype(np.float64) - exact)
+        assert np.all(far <= np.abs(nearest.astype(np.float64) - exact) * (1 + 1e-4) + 2**-24)
+        if dtype != jnp.float32:
+            rounded = theirs.update(update, theirs.init(update)._replace(count=jnp.int32(123)))[0]["kernel"]
+            assert np.abs(np.asarray(rounded).astype(np.float64) - exact).max() > far.max()
+
+
+def test_a_constant_rate_and_a_scheduled_one_have_the_same_state():
+    params = {"kernel": jnp.ones(3)}
+    states = [
+        transforms.scale_by_learning_rate(lr).init(params) for lr in (0.1, schedules.Constant(0.1), lambda t: 0.1)
+    ]
+    assert len({jax.tree.structure(state) for state in states}) == 1
+    with pytest.raises(ValueError, match="`learning_rate` must be a number >= 0"):
+        transforms.scale_by_learning_rate(-0.1)

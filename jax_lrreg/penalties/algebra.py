@@ -40,7 +40,7 @@ class Scaled(Penalty):
         return self.penalty.reason(path, value)
 
     def __repr__(self):
-        inner = f"({self.penalty!r})" if isinstance(self.penalty, Sum) else repr(self.penalty)
+        inner = f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
         return f"{number_text(self.factor)} * {inner}"
 
 

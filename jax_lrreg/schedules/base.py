@@ -160,7 +160,7 @@ def as_schedule(value: Any, argument: str) -> Schedule:
     """A schedule as it is, a number as `Constant`, any other callable `step -> value` as `Function`."""
     if isinstance(value, Schedule):
         return value
-    if callable(value) and not isinstance(value, type):
+    if callable(value) and not isinstance(value, type) and not hasattr(value, "__mul__"):  # a penalty is no function
         return Function(value)
     require_number("Schedule", argument, value, "a number >= 0, a schedule or a function of the step", lambda x: x >= 0)
     return Constant(value)
