@@ -86,7 +86,7 @@ def test_the_rate_is_applied_in_float32_and_rounded_once():
         assert np.all(far <= np.abs(nearest.astype(np.float64) - exact) * (1 + 1e-4) + 2**-24)
         if dtype != jnp.float32:
             rounded = theirs.update(update, theirs.init(update)._replace(count=jnp.int32(123)))[0]["kernel"]
-            assert np.abs(np.asarray(rounded).astype(np.float64) - exact).max() > far.max()
+            assert np.abs(np.asarray(rounded).astype(np.float64) - exact).mean() > 1.05 * far.mean()
 
 
 def test_a_constant_rate_and_a_scheduled_one_have_the_same_state():
