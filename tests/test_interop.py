@@ -171,3 +171,22 @@ def test_the_record_is_complete():
         print(f"{len(cases) + len(groups)} cases equal to {versions}, {len(refused)} refused")
     cases, refused = record.CASES["optax"], record.REFUSED["optax"]
     print(f"{len(cases)} cases equal to optax {optax.__version__}, live, {len(refused)} refused")
+
+
+def test_live_keras_regularizers_and_constraints_are_ours():
+    record.quietly_imported("keras", skip=pytest.skip)
+    keras = sys.modules["keras"]
+    w = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float32) * 2
+    regularizers = keras.regularizers
+    for theirs in (regularizers.L1(0.1), regularizers.L2(0.2), regularizers.L1L2(0.1, 0.3)):
+        np.testing.assert_allclose(interop.from_keras(theirs)(w), np.asarray(theirs(w)), rtol=1e-5)
+    constraints = keras.constraints
+    for theirs in (
+        constraints.NonNeg(),
+        constraints.MaxNorm(2, axis=[0, 1, 2]),
+        constraints.UnitNorm(axis=-2),
+        constraints.MinMaxNorm(0.0, 1.5, axis=-2),
+    ):
+        np.testing.assert_allclose(interop.from_keras(theirs).prox(w, 1.0), np.asarray(theirs(w)), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"OrthogonalRegularizer cannot be converted: .*`Orthogonal` does not"):
+        interop.from_keras(regularizers.OrthogonalRegularizer())

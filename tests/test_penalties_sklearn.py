@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
+from jax_lrreg.interop import from_sklearn, to_sklearn
 from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, L1Ball, SparseGroupLasso
-from jax_lrreg.penalties.convert import from_sklearn, to_sklearn
 
 M, N = 200, 12
 RNG = np.random.default_rng(0)

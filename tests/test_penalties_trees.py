@@ -9,6 +9,7 @@ from flax import linen, nnx
 from laws_penalties import jit
 
 from jax_lrreg import penalties
+from jax_lrreg.interop import from_keras, from_sklearn, from_weight_decay, to_sklearn, to_weight_decay
 from jax_lrreg.penalties import (
     EWC,
     L0,
@@ -38,7 +39,6 @@ from jax_lrreg.penalties import (
     TotalVariation,
     UnitNorm,
 )
-from jax_lrreg.penalties.convert import from_keras, from_sklearn, from_weight_decay, to_sklearn, to_weight_decay
 from jax_lrreg.schedules import Linear
 
 W = jnp.array([[3.0, -1.0], [4.0, 0.0]])
@@ -382,7 +382,7 @@ def test_input_side_penalties_have_their_formulas():
 
 
 def keras(name, kind, **config):
-    """An object that looks as Keras's do; the real ones are compared in tests/parity where Keras is installed."""
+    """An object that looks as Keras's do; test_interop compares the real ones where Keras is installed."""
     module = f"keras.src.{kind}.{kind}"
     return type(name, (), {"__module__": module, "get_config": lambda self: config})()
 

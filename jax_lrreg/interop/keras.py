@@ -1,104 +1,39 @@
-"""`from_keras`: the classes of `keras.optimizers.schedules`."""
+"""`from_keras`: schedules, regularizers and constraints."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-from jax_lrreg.interop.peer import number, of_group, refused, sequence, value_of
-from jax_lrreg.schedules import (
-    Constant,
-    Cosine,
-    CosineRestarts,
-    Exponential,
-    InverseTime,
-    InverseTimeStep,
-    PiecewiseConstant,
-    Polynomial,
-    PolynomialCycle,
-    Schedule,
-    Step,
-)
+from jax_lrreg.interop import keras_penalties, keras_schedules
+from jax_lrreg.interop.peer import of_group, refused
+from jax_lrreg.penalties import Penalty
+from jax_lrreg.schedules import Schedule
 
 
-def from_keras(schedule: Any) -> Schedule:
-    """The equal of a `keras.optimizers.schedules` object; our step is the optimizer's `iterations`.
+def from_keras(obj: Any) -> Schedule | Penalty:
+    """The equal of an object of `keras.optimizers.schedules`, `keras.regularizers` or `keras.constraints`.
+
+    The step of a schedule is the optimizer's `iterations`. Keras's L2 has no 1/2, so that `L2(c)` becomes
+    `L2(2 c)`. Its `MaxNorm` and `UnitNorm` divide by the norm plus 1e-7; ours do not. A constraint of Keras
+    acts after each update, as `transforms.proximal` does.
+
+    Args:
+        obj: the live object.
 
     Raises:
-        ValueError: it is not one of Keras's own schedules.
+        ValueError: it is none of Keras's own, or has no equal here: `OrthogonalRegularizer` (it penalises the mean
+            |cosine| between rows, unlike `Orthogonal`), and a `MinMaxNorm` with a lower bound or a rate.
 
     Example:
         >>> from_keras(keras.optimizers.schedules.ExponentialDecay(0.1, 100, 0.5))  # doctest: +SKIP
         Exponential(0.1, steps=100, decay_rate=0.5)
+        >>> from_keras(keras.regularizers.L2(0.01))  # doctest: +SKIP
+        L2(0.02)
     """
-    kind = type(schedule)
-    convert = CONVERTERS.get(kind.__qualname__)
-    if convert is None or "optimizers.schedules" not in kind.__module__:
-        raise refused(schedule, f"from_keras knows {', '.join(CONVERTERS)} of keras.optimizers.schedules")
-    return of_group(schedule, None, 1, lambda _: convert(schedule))
-
-
-def _exponential(s: Any) -> Schedule:
-    init_value, rate, steps = value_of(s.initial_learning_rate), value_of(s.decay_rate), number(s.decay_steps)
-    if rate == 0:  # 0^0 is 1
-        return sequence([(init_value, math.ceil(steps) if s.staircase else 1), (0.0, None)])
-    return (Step if s.staircase else Exponential)(init_value, steps=steps, decay_rate=rate)
-
-
-def _piecewise_constant(s: Any) -> Schedule:
-    # A boundary is the last step of the value before it, and loses its fraction among whole steps.
-    starts = [int(number(boundary)) + 1 for boundary in s.boundaries]
-    values = [value_of(value) for value in s.values]
-    if not starts:
-        return Constant(values[0])
-    begun = [index for index, start in enumerate(starts) if start <= 0]
-    first = begun[-1] + 1 if begun else 0
-    if starts != sorted(set(starts)):
-        raise refused(s, f"its boundaries {s.boundaries} are not rising")
-    if first == len(starts):
-        return Constant(values[-1])
-    return PiecewiseConstant(values[first], boundaries=tuple(starts[first:]), values=tuple(values[first + 1 :]))
-
-
-def _polynomial(s: Any) -> Schedule:
-    init_value, end_value = value_of(s.initial_learning_rate), value_of(s.end_learning_rate)
-    power = value_of(s.power)
-    if power == 0:
-        return Constant(init_value)
-    kind = PolynomialCycle if s.cycle else Polynomial
-    return kind(init_value, steps=number(s.decay_steps), power=power, end_value=end_value)
-
-
-def _inverse_time(s: Any) -> Schedule:
-    kind = InverseTimeStep if s.staircase else InverseTime
-    return kind(value_of(s.initial_learning_rate), steps=number(s.decay_steps), decay_rate=value_of(s.decay_rate))
-
-
-def _cosine(s: Any) -> Schedule:
-    init_value, steps = value_of(s.initial_learning_rate), number(s.decay_steps)
-    warmup_steps = number(s.warmup_steps)
-    if s.warmup_target is None:
-        return Cosine(init_value, steps=steps, end_value=init_value * s.alpha)
-    peak_value = value_of(s.warmup_target)
-    decay = Cosine(peak_value, steps=steps, end_value=peak_value * s.alpha)
-    return decay.warmup(warmup_steps, init_value=init_value) if warmup_steps > 0 else decay
-
-
-def _cosine_restarts(s: Any) -> Schedule:
-    init_value = value_of(s.initial_learning_rate)
-    return CosineRestarts(
-        init_value,
-        steps=number(s.first_decay_steps),
-        end_value=init_value * s.alpha,
-        multiplier=number(s._t_mul),
-        decay=value_of(s._m_mul),
-    )
-
-
-CONVERTERS: dict[str, Callable[[Any], Schedule]] = {
-    "ExponentialDecay": _exponential,
-    "PiecewiseConstantDecay": _piecewise_constant,
-    "PolynomialDecay": _polynomial,
-    "InverseTimeDecay": _inverse_time,
-    "CosineDecay": _cosine,
-    "CosineDecayRestarts": _cosine_restarts,
-}
+    name, module = type(obj).__qualname__, type(obj).__module__
+    if "optimizers.schedules" in module and name in keras_schedules.CONVERTERS:
+        return of_group(obj, None, 1, lambda _: keras_schedules.CONVERTERS[name](obj))
+    penalty = module.split(".")[0] in ("keras", "tf_keras") and {"regularizers", "constraints"} & set(module.split("."))
+    if penalty and name in keras_penalties.CONVERTERS:
+        return keras_penalties.CONVERTERS[name](obj.get_config())
+    known = ", ".join((*keras_schedules.CONVERTERS, *keras_penalties.CONVERTERS))
+    why = "; it penalises cosines between rows, which `Orthogonal` does not" if name == "OrthogonalRegularizer" else ""
+    raise refused(obj, f"from_keras knows {known} of Keras{why}")

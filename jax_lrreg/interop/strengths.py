@@ -1,4 +1,4 @@
-"""The strengths of other libraries as penalties, and back: Keras, scikit-learn, and weight decay in PyTorch.
+"""The strengths of scikit-learn's estimators and PyTorch's weight decay as penalties, and back.
 
 Our data term is the mean over examples. For a linear model it is half the mean squared error, 1/(2m) sum e^2;
 where yours is the mean squared error, double the strengths. No other library is imported here.
@@ -8,50 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_lrreg._struct import require, require_number
-from jax_lrreg.penalties.algebra import Scaled
-from jax_lrreg.penalties.balls import MaxNorm, UnitNorm
-from jax_lrreg.penalties.base import Penalty
-from jax_lrreg.penalties.constraints import NonNegative
-from jax_lrreg.penalties.grouped import GroupLasso
-from jax_lrreg.penalties.separable import L1, L2, ElasticNet
-
-
-def from_keras(obj: Any) -> Penalty:
-    """A Keras regularizer or constraint as the penalty that does the same.
-
-    Keras's L2 has no 1/2, so that `L2(c)` becomes `L2(2 c)`. Its `MaxNorm` and `UnitNorm` divide by the norm plus
-    1e-7; ours do not. A constraint of Keras acts after each update, as `transforms.proximal` does.
-
-    Args:
-        obj: `L1`, `L2`, `L1L2`, `NonNeg`, `MaxNorm`, `UnitNorm`, or a `MinMaxNorm` that is one of these.
-
-    Raises:
-        ValueError: it has no equal here: `OrthogonalRegularizer` (it penalises the mean |cosine| between rows, unlike
-            `Orthogonal`), and a `MinMaxNorm` with a lower bound or a rate.
-    """
-    name = _known("from_keras", obj, "keras", ("regularizers", "constraints"))
-    config = obj.get_config()
-    if name == "L1":
-        return L1(config["l1"])
-    if name == "L2":
-        return L2(2 * config["l2"])
-    if name == "L1L2":
-        return ElasticNet(config["l1"], l2=2 * config["l2"])
-    if name == "NonNeg":
-        return NonNegative()
-    if name == "MaxNorm":
-        return MaxNorm(float(config["max_value"]), axis=_axis(config["axis"]))
-    if name == "UnitNorm":
-        return UnitNorm(axis=_axis(config["axis"]))
-    if name == "MinMaxNorm":
-        low, high, rate = (float(config[key]) for key in ("min_value", "max_value", "rate"))
-        require(rate == 1, "from_keras", "rate", rate, "1: a constraint here holds after every step")
-        if low == high == 1:
-            return UnitNorm(axis=_axis(config["axis"]))
-        require(low == 0, "from_keras", "min_value", low, "0, or 1 like `max_value`: there is no norm from below here")
-        return MaxNorm(high, axis=_axis(config["axis"]))
-    why = " (it penalises cosines between rows; `Orthogonal` is another penalty)" if "Orthogonal" in name else ""
-    raise ValueError(f"from_keras: {name} has no equal here{why}; known are L1, L2, L1L2, NonNeg, MaxNorm and UnitNorm")
+from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, Penalty, Scaled
 
 
 def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
@@ -69,7 +26,10 @@ def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
         estimator: one of these; nothing needs to be fitted.
         num_examples: m, the size of the data set, which Ridge and LogisticRegression need.
     """
-    name = _known("from_sklearn", estimator, "sklearn", ("linear_model",))
+    kind = type(estimator)
+    if "sklearn.linear_model" not in kind.__module__:
+        raise TypeError(f"from_sklearn: `estimator` must be an object from sklearn.linear_model, got {estimator!r}")
+    name = kind.__name__
     given = estimator.get_params()
     if name == "Lasso":
         return L1(given["alpha"])
@@ -204,19 +164,6 @@ def _number(owner: str, penalty: Any, name: str) -> float:
         return float(value)
     except TypeError:
         raise ValueError(f"{owner}: `{name}` of {penalty!r} must be one number") from None
-
-
-def _known(owner: str, obj: Any, library: str, parts: tuple[str, ...]) -> str:
-    """The class name of `obj`, which must come from one of the `parts` of `library`."""
-    module = type(obj).__module__.split(".")
-    ours = module[0] in (library, f"tf_{library}") and any(name in parts for name in module)
-    if isinstance(obj, type) or not ours:
-        raise TypeError(f"{owner}: expected an object from {library}'s {' or '.join(parts)}, got {obj!r}")
-    return type(obj).__name__
-
-
-def _axis(axis: Any) -> int | tuple[int, ...]:
-    return tuple(axis) if isinstance(axis, list | tuple) else axis
 
 
 def _examples(owner: str, num_examples: Any) -> int:
