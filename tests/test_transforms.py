@@ -99,3 +99,48 @@ def test_a_constant_rate_and_a_scheduled_one_have_the_same_state():
     assert len({jax.tree.structure(state) for state in states}) == 1
     with pytest.raises(ValueError, match="`learning_rate` must be a number >= 0"):
         transforms.scale_by_learning_rate(-0.1)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0])
+@pytest.mark.parametrize("jit", [False, True])
+def test_adding_and_clipping_at_once_is_one_after_the_other(max_norm, jit):
+    penalty = penalties.ElasticNet(0.1, l2=schedules.Linear(0.2, steps=2)).on("kernel")
+    both = transforms.add_penalty_and_clip(penalty, max_norm)
+    apart = optax.chain(transforms.add_penalty(penalty), optax.clip_by_global_norm(max_norm))
+    both_state, apart_state = both.init(PARAMS), apart.init(PARAMS)
+    a, b = (jax.jit(tx.update) if jit else tx.update for tx in (both, apart))
+    for step in range(3):
+        grads = jax.tree.map(lambda p: jnp.cos(p + step), PARAMS)  # noqa: B023
+        ours, both_state = a(grads, both_state, PARAMS)
+        theirs, apart_state = b(grads, apart_state, PARAMS)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), ours, theirs)
+
+
+def test_clipping_sums_in_float32_and_leaves_other_leaves_alone():
+    params = {"w": jnp.full(10_000, 0.125, jnp.bfloat16), "n": jnp.arange(2), "none": None}
+    tx = transforms.add_penalty_and_clip(penalties.L2(8.0), 1.0)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert updates["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(updates["w"].astype(jnp.float32), 0.01, rtol=0.01)  # 1 / sqrt(10_000)
+    np.testing.assert_array_equal(updates["n"], [0, 0])
+
+
+def test_the_clipped_sum_is_not_stored():
+    shape = jax.ShapeDtypeStruct((256, 1024), jnp.float32)
+    params = {str(i): shape for i in range(8)}
+
+    def temporary(*transformations):
+        tx = optax.chain(*transformations, optax.scale_by_adam())
+        update = jax.jit(lambda grads, state, params: tx.update(grads, state, params), donate_argnums=1)
+        return update.lower(params, jax.eval_shape(tx.init, params), params).compile().memory_analysis()
+
+    one = 4 * shape.size
+    compiled = temporary(transforms.add_penalty_and_clip(penalties.L2(0.1), 1.0))
+    assert compiled.temp_size_in_bytes < 3 * one, "the sum of a leaf or two at a time, not of all eight"
+
+
+def test_wrong_calls_of_clipping():
+    with pytest.raises(ValueError, match=r"add_penalty_and_clip: .*`?max_norm`?.* a positive number"):
+        transforms.add_penalty_and_clip(penalties.L2(0.1), 0.0)
+    with pytest.raises(TypeError, match="`penalty` must be a Penalty"):
+        transforms.add_penalty_and_clip(0.1, 1.0)
