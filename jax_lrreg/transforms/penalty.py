@@ -77,7 +77,7 @@ def add_penalty_and_clip(penalty: Penalty, max_norm: Any) -> optax.GradientTrans
     require_number("add_penalty_and_clip", "max_norm", max_norm, allowed, lambda x: x > 0)
     adding = _adding("add_penalty_and_clip", penalty, lambda update, gradient, _: update + gradient)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AddPenaltyState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         total, after = adding.update(updates, state, params)
         # One sum for two uses would be stored, since the library that sums squares on a CPU takes stored arrays
         # only; behind the barrier the norm has a sum of its own, of which one array at a time is alive.
