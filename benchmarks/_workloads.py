@@ -133,7 +133,7 @@ def workloads(tiny: bool, device: str = "cpu") -> dict[str, Workload]:
         ),
         "cnn": work(
             Cnn(), squares, 64, cross_entropy,
-            model="cnn", optimizer="adam", steps=600 if large else 150, **slow,
+            model="cnn", optimizer="adam", steps=600 if large else 60, **slow,
         ),
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from _workloads import Workload, order, workloads
 
 from jax_lrreg import training
 
-ROUNDS = {"article": 41, "digits": 25, "transformer": 7, "cnn": 7}
+ROUNDS = {"article": 41, "digits": 25, "transformer": 7, "cnn": 5}
 
 
 def ours(work: Workload) -> Callable[[], Any]:

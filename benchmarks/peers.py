@@ -1,0 +1,173 @@
+"""How long do the libraries that one would use instead take for the same training?
+
+The four workloads of `_workloads.py`, from the same parameters over the same batches in the same order, to the same
+final loss (it is checked). Each contender has a process of its own; the rounds take turns. A round is the whole
+training. "First" is what the first round took longer than the later ones: tracing, compiling, building. Keras gets all
+batches as one epoch, which is the least it can be asked to do between steps; PyTorch gets batches that lie in memory
+one after the other, and on the CPU one thread for the article's model.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from _timing import machine
+from _workloads import Workload, final_loss, flat, unflat, workloads
+
+FOLDER = pathlib.Path(__file__).parent
+ROUNDS = {"article": 7, "digits": 9, "transformer": 3, "cnn": 5}
+
+
+class Contender(NamedTuple):
+    """A command, what must be installed for it, and what it needs in the environment."""
+
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    environment: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+
+CONTENDERS = {
+    "fit": Contender(("_peer_jax.py", "fit")),
+    "raw JAX, one scan": Contender(("_peer_jax.py", "scan")),
+    "raw JAX, one call a step": Contender(("_peer_jax.py", "single")),
+    "Flax loop, host batches": Contender(("_peer_jax.py", "flax")),
+    "NNX, ours, one call a step": Contender(("_peer_jax.py", "nnx ours")),
+    "NNX, a donated step by hand": Contender(("_peer_jax.py", "nnx by hand")),
+    "NNX, `nnx.jit`": Contender(("_peer_jax.py", "nnx.jit")),
+    "PyTorch eager": Contender(("_peer_torch.py", "eager"), ("torch",)),
+    "PyTorch compiled": Contender(("_peer_torch.py", "compiled"), ("torch",)),
+    "Keras on JAX, `fit`": Contender(("_peer_keras.py",), ("keras",), {"KERAS_BACKEND": "jax"}),
+    "Keras on TensorFlow, `fit`": Contender(
+        ("_peer_keras.py",), ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    ),
+}
+
+
+class Child:
+    """A contender at work."""
+
+    def __init__(self, contender: Contender, folder: pathlib.Path):
+        self.errors = (folder.parent / f"{abs(hash(contender.command))}.txt").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, str(FOLDER / contender.command[0]), *contender.command[1:], str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env={**os.environ, **contender.environment},
+        )
+
+    def hear(self) -> dict[str, float]:
+        """Its next answer."""
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise RuntimeError(f"{self.process.args} ended:\n{self.errors.read()[-3000:]}")
+        return json.loads(line)
+
+    def ask(self, line: str) -> dict[str, float]:
+        """What it answers to a line."""
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        self.errors.close()
+
+
+def write_problem(work: Workload, folder: pathlib.Path) -> None:
+    folder.mkdir(parents=True)
+    rows = work.order().ravel()
+    (folder / "recipe.json").write_text(json.dumps(work.recipe))
+    np.savez(folder / "data.npz", **{name: values[rows] for name, values in work.arrays.items()})
+    np.savez(folder / "start.npz", **flat(work.start().params))
+
+
+def ends(work: Workload, folder: pathlib.Path) -> float:
+    """The final loss of the contender that has just trained there."""
+    with np.load(folder / "end.npz") as arrays:
+        return final_loss(work, unflat(dict(arrays), work.start().params))
+
+
+def installed(names: list[str]) -> list[str]:
+    found = [name for name in names if all(map(find_spec, CONTENDERS[name].needs))]
+    for name in names:
+        if name not in found:
+            missing = [library for library in CONTENDERS[name].needs if not find_spec(library)]
+            print(f"left out: {name} ({', '.join(missing)} not installed)")
+    return found
+
+
+def table(name: str, work: Workload, contenders: list[str], rounds: int) -> str:
+    """The contenders of one workload, by their median time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        children, first, losses = {}, {}, {}
+        try:
+            for index, contender in enumerate(contenders):
+                folder = pathlib.Path(scratch) / str(index) / name
+                write_problem(work, folder)
+                children[contender] = Child(CONTENDERS[contender], folder)
+                first[contender] = children[contender].hear()["first"]  # one after the other: it is timed
+                losses[contender] = ends(work, folder)
+            check(losses, final_loss(work, work.start().params))
+            seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
+            for index in range(rounds):
+                for contender in contenders[:: 1 if index % 2 else -1]:
+                    seconds[contender].append(children[contender].ask("go")["seconds"])
+            peaks = {contender: child.ask("end")["peak"] for contender, child in children.items()}
+        finally:
+            for child in children.values():
+                child.close()
+    lines = [
+        "| what | microseconds a step | x ours | from | to | first, seconds | peak MB | final loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    timed = {contender: np.asarray(values) for contender, values in seconds.items()}
+    for contender in sorted(contenders, key=lambda one: float(np.median(timed[one]))):
+        low, middle, high = np.quantile(timed[contender] / timed[contenders[0]], [0.1, 0.5, 0.9])
+        median = float(np.median(timed[contender]))
+        lines.append(
+            f"| {contender} | {1e6 * median / work.steps:.4g} | {middle:.3g} | {low:.3g} | {high:.3g} | "
+            f"{first[contender] - median:.2f} | {peaks[contender]:.0f} | {losses[contender]:.4g} |"
+        )
+    return "\n".join(lines)
+
+
+def check(losses: dict[str, float], before: float) -> None:
+    """Refuses contenders that did not come down as far as the first one did."""
+    aim = next(iter(losses.values()))
+    for contender, loss in losses.items():
+        assert abs(loss - aim) <= 0.05 * abs(before - aim) + 1e-4, f"{contender} ends at {loss}, not at {aim}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--rounds", type=int, help="how often each contender trains")
+    parser.add_argument("--workloads", nargs="+", choices=ROUNDS)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    arguments = parser.parse_args()
+    tiny = arguments.tiny
+    libraries = ("torch", "keras", "tensorflow")
+    print(machine() + "".join(f", {name} {version(name)}" for name in libraries if find_spec(name)))
+    contenders = installed(arguments.contenders)
+    for name in arguments.workloads or (["article", "transformer"] if tiny else list(ROUNDS)):
+        work = workloads(tiny, jax.default_backend())[name]
+        print(f"\n## {name}: {work.steps} steps\n")
+        print(table(name, work, contenders, arguments.rounds or (2 if tiny else ROUNDS[name])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
