@@ -3,6 +3,7 @@
 from jax_lrreg.training.data import ArrayData as ArrayData
 from jax_lrreg.training.loop import fit as fit
 from jax_lrreg.training.loop import make_eval as make_eval
+from jax_lrreg.training.precision import mixed_precision as mixed_precision
 from jax_lrreg.training.state import State as State
 from jax_lrreg.training.state import init as init
 from jax_lrreg.training.state import merge as merge

@@ -12,8 +12,9 @@ from jax_lrreg.training.control import GROUP, hears_metrics, listen, tell
 from jax_lrreg.training.data import ArrayData, source_of
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.progress import Progress
+from jax_lrreg.training.report import LAST, is_reserved, nonfinite_message
 from jax_lrreg.training.state import State
-from jax_lrreg.training.step import RESERVED, Step, nonfinite_message
+from jax_lrreg.training.step import Step
 
 Logger = Callable[[int, dict[str, float]], Any]
 
@@ -55,7 +56,8 @@ def fit(
 
     Returns:
         The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps since
-        the entry before: the learning rate and the scales as applied in the last of them, the number of skipped
+        the entry before: the learning rate and the scales as applied in the last of them, the monitors that are
+        read from a state after it, the number of skipped
         ones, and the mean of every other metric over those that were not skipped. What `eval_fn` returns
         stands beside `history["eval_step"]`.
 
@@ -105,7 +107,7 @@ def fit(
             if (now - start) % log_every == 0 or now == end:
                 if pending is not None:
                     bar.update(pending[0], history.add(*pending))
-                pending, sums = (now, sums), _zero_sums(shapes)
+                pending, sums = (now, sums | {"end": step.at_end(state)}), _zero_sums(shapes)
             if evaluate or now == end:
                 entry = {} if pending is None else history.add(*pending)
                 if evaluate:
@@ -214,7 +216,7 @@ def _program(step: Step, loops: bool) -> Callable:
 
 
 def _zero_sums(shapes: dict[str, Any]) -> dict[str, Any]:
-    last = {name: np.float32(0) for name in shapes if name == "learning_rate" or name.startswith(GROUP)}
+    last = {name: np.float32(0) for name in shapes if name in LAST or name.startswith(GROUP)}
     zeros = {name: np.float32(0) for name in shapes if name not in ("skipped", *last)}
     return {"mean": zeros, "last": last, "steps": np.int32(0), "skipped": np.int32(0)}
 
@@ -242,7 +244,7 @@ class _History:
         sums = jax.device_get(sums)
         good = int(sums["steps"] - sums["skipped"])
         entry = {name: float(total) / good if good else float("nan") for name, total in sums["mean"].items()}
-        entry |= {name: float(value) for name, value in sums["last"].items()}
+        entry |= {name: float(value) for name, value in (sums["last"] | sums["end"]).items()}
         entry["skipped"] = int(sums["skipped"])
         if self.raises and entry["skipped"]:
             raise FloatingPointError(nonfinite_message(now - 1, entry).replace("at step", "at or before step"))
@@ -252,7 +254,7 @@ class _History:
     def add_evaluation(self, now: int, values: dict[str, Any]) -> dict[str, float]:
         entry = {name: float(value) for name, value in values.items()}
         for name in entry:
-            taken = name in RESERVED or name in self.entries or name == "eval_step"
+            taken = is_reserved(name) or name in self.entries or name == "eval_step"
             require(not taken, "fit", "eval_fn", name, "a function whose names differ from the training metrics'")
         self._log(self.evaluations, "eval_step", now, entry)
         return entry

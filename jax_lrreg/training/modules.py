@@ -5,7 +5,7 @@ Flax is not imported here: whoever passes one of its modules has imported it alr
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -15,6 +15,27 @@ class Bound(NamedTuple):
 
     model: Callable[..., Any]
     model_state: Callable[[], Any]
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """What the step needs of a module."""
+
+    def init(self, key: jax.Array, example: Any, params: Any) -> tuple[Any, Any]:
+        """Parameters and model state."""
+        ...
+
+    def bind(self, params: Any, model_state: Any, key: jax.Array) -> Bound:
+        """The model as it is trained."""
+        ...
+
+    def evaluate(self, params: Any, model_state: Any) -> Callable[..., Any]:
+        """The model as it is evaluated."""
+        ...
+
+    def merge(self, params: Any, model_state: Any) -> Any:
+        """What a user goes on with."""
+        ...
 
 
 class Linen(NamedTuple):
@@ -112,13 +133,15 @@ class Function(NamedTuple):
         return params
 
 
-def adapt(module: Any) -> Linen | Nnx | Function:
-    """The adapter for `module`."""
+def adapt(module: Any) -> Adapter:
+    """The adapter for `module`, which may be one already, as `mixed_precision` makes."""
     linen, nnx = sys.modules.get("flax.linen"), sys.modules.get("flax.nnx")
     if linen is not None and isinstance(module, linen.Module):
         return Linen(module)
     if nnx is not None and isinstance(module, nnx.Module):
         return _split(module)
+    if isinstance(module, Adapter):
+        return module
     if not callable(module):
         raise TypeError(f"`module` must be a Linen module, an NNX module or a function, got {module!r}")
     return Function(module)

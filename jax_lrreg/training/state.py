@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from jax_lrreg._struct import pytree, require
 from jax_lrreg.training.modules import adapt
@@ -29,6 +31,7 @@ class State:
         key: a typed PRNG key; step `t` uses `jax.random.fold_in(key, t)`.
         ema: moving average of the parameters, or None.
         hyper: hyperparameters as data (schedules, penalties, numbers), or None.
+        loss_scale: of float16, for a step made with `loss_scale=`, or None.
     """
 
     _: KW_ONLY
@@ -39,10 +42,36 @@ class State:
     key: jax.Array
     ema: Any = None
     hyper: Any = None
+    loss_scale: Any = None
 
     def replace(self, **changes: Any) -> "State":
-        """A copy with other values in the named fields."""
+        """A state with other values in the named fields; the other fields are shared with this one.
+
+        The new arrays are copied, so that nothing that others hold is ever donated. Numbers in `hyper` take the
+        type of those they replace, so an edit in the middle of a run compiles nothing anew.
+
+        Example:
+            >>> state = init(lambda p, x: p * x, optax.sgd, key=jax.random.key(0), params=1.0, hyper=0.1)
+            >>> state.replace(hyper=1).hyper
+            Array(1., dtype=float32)
+        """
+        if "hyper" in changes and jax.tree.structure(changes["hyper"]) == jax.tree.structure(self.hyper):
+            changes["hyper"] = jax.tree.map(_in_place_of, changes["hyper"], self.hyper)
+        for name in changes.keys() - {"hyper"}:
+            # What this field holds already is this state's own: only what is new is copied.
+            own = {id(leaf) for leaf in jax.tree.leaves(getattr(self, name, None))}
+            changes[name] = jax.tree.map(lambda x: x if id(x) in own else _copied(x), changes[name])  # noqa: B023
         return dataclasses.replace(self, **changes)
+
+    def copy(self) -> "State":
+        """A state that shares no array with this one: to keep it, or to go on from it twice.
+
+        Example:
+            >>> state = init(lambda p, x: p * x, optax.sgd(0.1), key=jax.random.key(0), params=1.0)
+            >>> state.copy().params is state.params
+            False
+        """
+        return jax.tree.map(_copied, self)
 
 
 def init(
@@ -76,9 +105,9 @@ def init(
     """
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     require(typed, "init", "key", key, "a typed PRNG key, as from jax.random.key(0)")
-    hyper = jax.tree.map(_strong, hyper)
+    hyper = jax.tree.map(_copied, hyper)
     params, model_state = adapt(module).init(jax.random.fold_in(key, 0), example, params)
-    params = jax.tree.map(_strong, params)
+    params = jax.tree.map(_copied, params)
     state = State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -87,7 +116,7 @@ def init(
         key=key,
         hyper=hyper,
     )
-    state = jax.tree.map(jnp.copy, state)
+    state = state.copy()
     if sharding is None:
         return state
     return jax.device_put(state, sharding(state) if callable(sharding) else sharding)
@@ -120,6 +149,26 @@ def resolve(value: Any, hyper: Any, argument: str) -> Any:
     return optax.with_extra_args_support(tx)
 
 
-def _strong(value: Any) -> Any:
-    """`value` as an array of a definite dtype: a weak one would change type at the first update."""
-    return jnp.asarray(value, jnp.asarray(value).dtype)
+def _copied(value: Any) -> Any:
+    """A copy of an array or number, of a definite dtype: a weak one would change type at the first update.
+
+    What is traced, and what is no number (a shape, a sharding), stays as it is.
+    """
+    if isinstance(value, Tracer) or not isinstance(value, jax.Array | np.ndarray | np.generic | float | int | complex):
+        return value
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return jnp.copy(value)
+    return jnp.array(value, jnp.asarray(value).dtype)
+
+
+def _in_place_of(value: Any, old: Any) -> Any:
+    """A copy of `value` in the dtype and the place of `old`."""
+    if not isinstance(old, jax.Array) or jnp.issubdtype(old.dtype, jax.dtypes.extended):
+        return _copied(value)
+    whole = jnp.issubdtype(old.dtype, jnp.integer)
+    fits = not whole or jnp.issubdtype(jnp.result_type(value), jnp.integer)
+    require(fits, "State.replace", "hyper", value, f"a whole number where it was one, as {old.dtype} is")
+    if isinstance(value, Tracer) or isinstance(old, Tracer):
+        return jnp.asarray(value, old.dtype)
+    copy = jnp.array(value, old.dtype)
+    return jax.device_put(copy, old.sharding) if old.committed and copy.shape == old.shape else copy

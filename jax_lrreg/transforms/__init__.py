@@ -7,6 +7,8 @@ from jax_lrreg.transforms.controller import hypergradient as hypergradient
 from jax_lrreg.transforms.controller import mean_value as mean_value
 from jax_lrreg.transforms.controller import scale_by_controller as scale_by_controller
 from jax_lrreg.transforms.learning_rate import scale_by_learning_rate as scale_by_learning_rate
+from jax_lrreg.transforms.master import MasterWeightsState as MasterWeightsState
+from jax_lrreg.transforms.master import master_weights as master_weights
 from jax_lrreg.transforms.metric import Metric as Metric
 from jax_lrreg.transforms.penalty import AddPenaltyState as AddPenaltyState
 from jax_lrreg.transforms.penalty import add_cautious_penalty as add_cautious_penalty

@@ -1,0 +1,112 @@
+"""What a step reports: its own names, the applied rate, and monitors by their cost."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_lrreg._struct import require
+from jax_lrreg.schedules import Schedule
+from jax_lrreg.select import Leaf, is_parameter, leaves
+from jax_lrreg.training.control import GROUP
+from jax_lrreg.training.state import State
+
+EACH_STEP = ("grad_norm", "update_norm")
+AT_END = ("param_norm", "param_norm/*", "sparsity", "sparsity/*")
+RESERVED = ("loss", "data_loss", "penalty", "learning_rate", "loss_scale", "skipped", "step", *EACH_STEP, *AT_END)
+LAST = ("learning_rate", "loss_scale")  # of several steps the last one counts, not the mean
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a metric of this name is the step's own."""
+    return name in RESERVED or name.startswith((GROUP, "param_norm/", "sparsity/"))
+
+
+def check_monitors(monitors: Any) -> None:
+    """Refuses names that are no monitors."""
+    known = (*EACH_STEP, *AT_END)
+    for name in monitors:
+        require(name in known, "make_step", "monitors", name, f"names among {', '.join(known)}")
+
+
+def at_end(state: State, monitors: Sequence[str]) -> dict[str, jax.Array]:
+    """The monitors that are read from a state, each of which costs a pass over the parameters."""
+    found = [leaf for leaf in leaves(state.params) if is_parameter(leaf.value)]
+    results: dict[str, jax.Array] = {}
+    for name in monitors:
+        if name == "param_norm":
+            results[name] = norm(state.params)
+        elif name == "param_norm/*":
+            results |= {f"param_norm/{leaf.path}": norm(leaf.value) for leaf in found}
+        elif name == "sparsity":
+            results[name] = _sparsity(found)
+        elif name == "sparsity/*":
+            results |= {f"sparsity/{leaf.path}": _sparsity([leaf]) for leaf in found}
+    return results
+
+
+def norm(tree: Any) -> jax.Array:
+    """The root of the sum of squares, added in float32 at least: in float16 it would overflow at 256."""
+    real = [jnp.asarray(x) for x in jax.tree.leaves(tree) if is_parameter(x)]
+    return jnp.asarray(optax.tree.norm([x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in real]))
+
+
+def _sparsity(found: list[Leaf]) -> jax.Array:
+    """The share of exact zeros, counted in integers within an array."""
+    zeros = sum((jnp.sum(leaf.value == 0).astype(jnp.float32) for leaf in found), start=jnp.zeros(()))
+    return zeros / max(1, sum(jnp.size(leaf.value) for leaf in found))
+
+
+def update_count(state: State) -> jax.Array:
+    """The optimizer's own count of the updates it has made: what its schedules see in this update.
+
+    It differs from `state.step` where updates were skipped, or where several steps make one update.
+    """
+    found: dict[str, jax.Array] = {}
+
+    def look(node: Any) -> None:
+        if hasattr(node, "_fields"):
+            for name in ("count", "gradient_step", "step_count"):
+                if name in node._fields and jnp.ndim(getattr(node, name)) == 0:
+                    kind = "schedule" if type(node).__name__ == "ScaleByScheduleState" else name
+                    found.setdefault(kind, getattr(node, name))
+        if isinstance(node, tuple | list):
+            for child in node:
+                look(child)
+        elif isinstance(node, dict):
+            for child in node.values():
+                look(child)
+
+    look(state.opt_state)
+    for kind in ("schedule", "gradient_step", "count", "step_count"):
+        if kind in found:
+            return found[kind]
+    return state.step
+
+
+def applied_rate(learning_rate: Any, hyper: Any, count: jax.Array) -> jax.Array:
+    """What the schedule, or `hyper -> schedule`, gives at the optimizer's count."""
+    if callable(learning_rate) and not isinstance(learning_rate, Schedule) and hyper is not None:
+        learning_rate = learning_rate(hyper)
+    value = learning_rate(count) if callable(learning_rate) else learning_rate
+    return jnp.asarray(value, jnp.float32)
+
+
+def nonfinite_message(step: int, metrics: Any) -> str:
+    """What went wrong in an update that was not finite."""
+    names = ("loss", "data_loss", "penalty", "grad_norm")
+    texts = [f"{name}={float(metrics[name]):g}" for name in names if name in metrics]
+    return f"the update at step {step} is not finite ({', '.join(texts)}); the state before it was kept"
+
+
+def culprit(metrics: Any) -> str:
+    """A hint for the case that neither the loss nor the gradient is to blame."""
+    if "grad_norm" not in metrics or not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+        return ""
+    return (
+        "; loss and gradient are finite, so it is the optimizer: D-Adaptation and Prodigy divide 0 by 0 while the "
+        "learning rate is 0 or after a first gradient of 0"
+    )
