@@ -43,7 +43,8 @@ def mixed_precision(module: Any, compute_dtype: Any, *, param_dtype: Any = None)
     are, in float32 unless told otherwise, so that they are their own master copy: gradients, penalties, moments,
     averages and the loss are float32, and running means keep their dtype. Integers and Python numbers are left
     alone. A layer with a `dtype=` of its own, such as `nn.Dense(10, dtype=jnp.float32)`, casts once more and computes
-    in that one, as softmax and normalization layers often should.
+    in that one, as softmax and normalization layers often should. `nnx.BatchNorm` returns the dtype of its running
+    means unless it has a `dtype=`, and what follows it computes in that too.
 
     float16 has a small range: give `make_step` a `loss_scale=`. bfloat16 has the range of float32.
 
@@ -94,7 +95,7 @@ class _Model:
 
 def _is_floating(dtype: Any) -> bool:
     try:
-        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        return dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:
         return False
 
