@@ -211,9 +211,9 @@ class TestMasterWeights:
         tx = transforms.master_weights(optax.sgd(1.0))
         state = tx.init(params)
         update = jax.jit(tx.update)
-        for round in range(20):
+        for turn in range(20):
             gradient = rng.normal(size=400) * 10.0 ** rng.uniform(-8, 3, 400)
-            if round % 2:  # falls to a tiny part of itself, or to zero
+            if turn % 2:  # falls to a tiny part of itself, or to zero
                 gradient = np.asarray(state.master) * (1 - 10.0 ** rng.uniform(-9, -1, 400) * (rng.random(400) < 0.9))
             updates, state = update(jnp.asarray(gradient, jnp.float32), state, params)
             params = optax.apply_updates(params, updates)
@@ -247,7 +247,7 @@ class TestMasterWeights:
 
     def test_a_parameter_set_from_outside_is_where_the_copy_goes_on(self):
         params, tx = jnp.ones(2, jnp.bfloat16), transforms.master_weights(optax.sgd(1e-3))
-        updates, state = tx.update(jnp.ones(2), tx.init(params), params)
+        _, state = tx.update(jnp.ones(2), tx.init(params), params)
         edited = jnp.array([1.0, 5.0], jnp.bfloat16)
         _, state = tx.update(jnp.ones(2), state, edited)
         np.testing.assert_allclose(state.master, [0.998, 4.999], rtol=1e-6)
@@ -287,8 +287,6 @@ class TestMasterWeights:
 
 class TestLossScale:
     def test_saves_gradients_that_float16_would_flush_to_zero(self):
-        data, _ = problem()
-
         def tiny(model, batch):
             return 1e-8 * loss_fn(model, batch)
 

@@ -17,7 +17,7 @@ def checked(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     loss, named = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     try:
         loss = jnp.asarray(loss)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"make_step: `loss_fn` must be a function that returns a real scalar, got {loss!r}") from None
     scalar = loss.ndim == 0 and jnp.issubdtype(loss.dtype, jnp.floating)
     require(scalar, "make_step", "loss_fn", f"{loss.dtype}{list(loss.shape)}", "a function that returns a real scalar")
@@ -30,7 +30,7 @@ def _metric(name: Any, value: Any) -> jax.Array:
     require(free, "make_step", "loss_fn", name, "metrics by other names than the step's own")
     try:
         value = jnp.asarray(value)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"make_step: metric {name!r} of `loss_fn` must be an array, got {value!r}") from None
     real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
     text = f"{value.dtype}{list(value.shape)}"

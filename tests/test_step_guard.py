@@ -1,0 +1,218 @@
+"""Numbers that are not finite, put in at random; and input that is refused with the state intact."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_lrreg import penalties, schedules, training, transforms
+
+STEPS = 60
+PLACES = ("loss", "gradient", "micro-batch", "metric")
+TIMES = 25  # for each place: a hundred in all
+
+
+def apply(params, x):
+    return jnp.tanh(x @ params["first"]) @ params["last"]
+
+
+@jax.custom_vjp
+def spoiled(x, bad):
+    """The identity, whose gradient is `bad` in one entry unless that is 0."""
+    return x
+
+
+def _backward(bad, gradient):
+    flat = gradient.ravel()
+    return flat.at[0].set(jnp.where(bad == 0, flat[0], bad)).reshape(gradient.shape), jnp.zeros(())
+
+
+spoiled.defvjp(lambda x, bad: (x, bad), _backward)
+
+
+def loss_fn(model, batch):
+    """A loss into which `batch["loss"]`, `["gradient"]` and `["metric"]` put what they hold; 0 is nothing."""
+    errors = (model(batch["x"]) - batch["y"]) ** 2
+    loss = jnp.mean(errors) + jnp.sum(batch["loss"])
+    return loss, {"error": jnp.sqrt(jnp.mean(errors)) + jnp.sum(batch["metric"])}
+
+
+class Spoiled:
+    """The model with one leaf whose gradient can be spoiled."""
+
+    def __call__(self, params, x, bad):
+        return apply({**params, "first": spoiled(params["first"], bad)}, x)
+
+
+def spoiled_loss(model, batch):
+    return loss_fn(lambda x: model(x, jnp.sum(batch["gradient"])), batch)
+
+
+def batches(seed, place=None, bad_steps=(), value=np.nan):
+    rng, data = np.random.default_rng(0), np.random.default_rng(100 + seed)
+    slope = rng.normal(size=4).astype(np.float32)
+    for index in range(STEPS):
+        x = data.normal(size=(16, 4)).astype(np.float32)
+        batch = {"x": x, "y": np.tanh(x @ slope), **{name: np.zeros(16, np.float32) for name in PLACES[:2]}}
+        batch["metric"] = np.zeros(16, np.float32)
+        one = data.integers(16)  # it stands in one of the micro-batches only
+        if index in bad_steps:
+            name = "loss" if place == "micro-batch" else place
+            batch[name] = batch[name].copy()
+            batch[name][one] = value
+        yield batch
+
+
+def optimizer():
+    plateau = transforms.scale_by_controller(schedules.ReduceOnPlateau(0.5, patience=8))
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedules.Cosine(0.03, steps=STEPS)), plateau)
+
+
+def start(tx, seed=0):
+    rng = np.random.default_rng(seed)
+    params = {"first": 0.5 * rng.normal(size=(4, 8)), "last": 0.5 * rng.normal(size=8)}
+    return training.init(Spoiled(), tx, key=jax.random.key(seed), params=jax.tree.map(np.float32, params))
+
+
+STEP = {}
+
+
+def step_for(accumulate):
+    if accumulate not in STEP:
+        tx = optimizer()
+        STEP[accumulate] = (
+            tx,
+            training.make_step(
+                Spoiled(),
+                spoiled_loss,
+                tx,
+                penalty=penalties.L2(1e-4),
+                learning_rate=schedules.Cosine(0.03, steps=STEPS),
+                accumulate=accumulate,
+                ema=0.9,
+            ),
+        )
+    return STEP[accumulate]
+
+
+def values(state):
+    """All that must stand still when an update is skipped."""
+    return jax.device_get((state.params, state.opt_state, state.model_state, state.ema))
+
+
+def same(first, second):
+    return all(
+        np.array_equal(a, b, equal_nan=True)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    )
+
+
+def run(place, seed, bad_steps, value):
+    accumulate = 4 if place == "micro-batch" else 1
+    tx, step = step_for(accumulate)
+    state, losses, skipped = step.prepare(start(tx, seed)), [], []
+    for index, batch in enumerate(batches(seed, place, bad_steps, value)):
+        before = values(state) if index in bad_steps else None
+        state, metrics = step(state, batch)
+        skipped.append(int(metrics["skipped"]))
+        losses.append(float(metrics["data_loss"]))
+        if before is not None and place != "metric":
+            assert same(before, values(state))
+        assert int(state.step) == index + 1
+    return state, np.array(losses), np.array(skipped)
+
+
+@pytest.mark.parametrize("time", range(TIMES))
+@pytest.mark.parametrize("place", PLACES)
+def test_a_number_that_is_not_finite_is_skipped_counted_and_recovered_from(place, time):
+    rng = np.random.default_rng([PLACES.index(place), time])
+    bad_steps = set(rng.choice(STEPS - 5, size=rng.integers(1, 6), replace=False).tolist())
+    value = np.float32(rng.choice([np.nan, np.inf, -np.inf]))
+    state, losses, skipped = run(place, time, bad_steps, value)
+    clean, expected, none = run(place, time, (), 0.0)  # on the same data
+    assert none.sum() == 0
+    if place == "metric":  # what is only reported has no part in the update
+        assert same(values(state), values(clean))
+        assert skipped.sum() == 0
+        return
+    np.testing.assert_array_equal(np.flatnonzero(skipped), sorted(bad_steps))
+    assert int(state.opt_state[1][0].count) == STEPS - len(bad_steps)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values(state)))
+    first, last, clean_last = expected[:5].mean(), losses[-5:].mean(), expected[-5:].mean()
+    assert clean_last < 0.5 * first
+    assert last - clean_last < 0.1 * (first - clean_last)
+
+
+def test_a_spoiled_metric_is_seen_in_the_history_of_its_interval_only():
+    tx, step = step_for(1)
+    data = list(batches(0, "metric", {25}, np.nan))
+    _, history = training.fit(step, start(tx), data, steps=STEPS, log_every=20)
+    np.testing.assert_array_equal(np.isnan(history["error"]), [False, True, False])
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_micro_batch_without_weight_does_not_count_even_if_it_is_not_a_number():
+    def masked(model, batch):
+        return jnp.sum((model(batch["x"]) - batch["y"]) ** 2 * batch["mask"]) / jnp.sum(batch["mask"])
+
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(8, 4)), "y": rng.normal(size=8), "mask": np.array([1.0] * 4 + [0.0] * 4)}
+    batch = jax.tree.map(np.float32, batch)
+    params = {"first": np.ones((4, 2), np.float32), "last": np.ones(2, np.float32)}
+    tx, results = optax.sgd(0.1), []
+    for accumulate in (1, 2, 4):
+        state = training.init(apply, tx, key=jax.random.key(0), params=params)
+        state, metrics = training.make_step(apply, masked, tx, accumulate=accumulate)(state, batch)
+        assert metrics["skipped"] == 0
+        results.append(state.params["first"])
+    for other in results[1:]:
+        np.testing.assert_allclose(results[0], other, rtol=1e-5)
+
+
+def linear(params, x):
+    return x @ params
+
+
+GOOD = np.ones((6, 3), np.float32)
+WRONG = {
+    "a batch that does not divide": (ValueError, "`accumulate`=4 must divide the batch, got 6", {"accumulate": 4}, 0.0),
+    "a batch of one number": (ValueError, "`accumulate`=2 must divide the batch, got 0", {"accumulate": 2}, 0.0),
+    "a loss for each example": (ValueError, "`loss_fn` must be .* a real scalar", {}, lambda y: y),
+    "a whole loss": (ValueError, "`loss_fn` must be .* a real scalar", {}, lambda y: jnp.int32(1)),
+    "a complex loss": (ValueError, "`loss_fn` must be .* a real scalar", {}, lambda y: 1j * y.sum()),
+    "no loss": (TypeError, "`loss_fn` must be .* a real scalar", {}, lambda y: None),
+    "a dict as loss": (TypeError, "`loss_fn` must be .* a real scalar", {}, lambda y: {"loss": y.sum()}),
+    "metrics in a list": (ValueError, r"must be \(loss, \{name: scalar\}\)", {}, lambda y: (y.sum(), [1.0])),
+    "a text": (TypeError, "metric 'm' of `loss_fn` must be an array", {}, lambda y: (y.sum(), {"m": "text"})),
+    "nothing": (TypeError, "metric 'm' of `loss_fn` must be an array", {}, lambda y: (y.sum(), {"m": None})),
+    "a function": (TypeError, "metric 'm' of `loss_fn` must be an array", {}, lambda y: (y.sum(), {"m": sum})),
+    "a vector": (ValueError, "`loss_fn: m` must be a scalar", {}, lambda y: (y.sum(), {"m": y})),
+    "a complex metric": (ValueError, "`loss_fn: m` must be a scalar", {}, lambda y: (y.sum(), {"m": 1j * y[0]})),
+    "a name of ours": (ValueError, "other names", {}, lambda y: (y.sum(), {"loss_scale": y[0]})),
+    "a name of a monitor": (ValueError, "other names", {}, lambda y: (y.sum(), {"sparsity/w": y[0]})),
+    "a name that is a number": (ValueError, "other names", {}, lambda y: (y.sum(), {3: y[0]})),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_refused_at_the_first_step_with_the_state_intact(name):
+    error, words, options, output = WRONG[name]
+    batch = {"x": GOOD, "n": np.float32(1)} if name == "a batch of one number" else {"x": GOOD}
+    tx = optax.adam(0.1)
+    state = training.init(linear, tx, key=jax.random.key(0), params=np.ones(3, np.float32))
+    before = values(state)
+
+    def loss(model, batch):
+        y = model(batch["x"])
+        return output(y) if callable(output) else y.mean()
+
+    step = training.make_step(linear, loss, tx, **options)
+    with pytest.raises(error, match=words):
+        step(state, batch)
+    with pytest.raises(error, match=words):
+        training.fit(step, state, [batch] * 3, steps=3)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert same(before, values(state))
+    good = training.make_step(linear, lambda model, batch: model(batch["x"]).mean(), tx)
+    good(state, {"x": GOOD})
