@@ -1,8 +1,7 @@
 """Batches from arrays in memory: the batch of a step is a pure function of the key and the step."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require
+from jax_lrreg.training.stream import Draw, StreamSource
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
-STREAM_BYTES = 64 * 2**20  # of stacked batches in one call, for data that comes from an iterable
+INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call
 
 
 class ArrayData:
@@ -65,7 +65,7 @@ class ArrayData:
         self.arrays, self.batch_size, self.key = arrays, batch_size, key
         self.shuffle, self.remainder = shuffle, remainder
         self.steps_per_epoch = math.ceil(self.size / batch_size) if remainder == "pad" else self.size // batch_size
-        self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros((0, batch_size), np.int32))
 
     def __call__(self, step: int) -> Any:
         """The batch of `step`, as NumPy arrays."""
@@ -73,17 +73,23 @@ class ArrayData:
 
     def indices(self, step: int) -> np.ndarray:
         """The numbers of the examples in the batch of `step`; those past the end of an epoch are `size` and more."""
+        return self.rows(step)[0]
+
+    def rows(self, step: int) -> np.ndarray:
+        """The numbers of the examples in the batch of `step` and in those after it until the epoch ends."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self._epoch(epoch))
-        return self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
+        return self._order[1][batch:]
 
     def _epoch(self, epoch: int) -> np.ndarray:
         order = np.arange(self.size, dtype=np.int32)
         if self.shuffle:
             order = np.random.default_rng([*self._seed, epoch]).permutation(order)
         missing = self.steps_per_epoch * self.batch_size - self.size
-        return np.concatenate([order, self.size + order[np.arange(max(missing, 0)) % self.size]]).astype(np.int32)
+        padding = self.size + order[np.arange(max(missing, 0)) % self.size]
+        order = np.concatenate([order, padding])[: self.steps_per_epoch * self.batch_size]
+        return order.astype(np.int32).reshape(-1, self.batch_size)
 
     @cached_property
     def _seed(self) -> list[int]:
@@ -116,9 +122,9 @@ def _named(arrays: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), value) for path, value in pairs]
 
 
-def source_of(data: Any) -> "ArraySource | StreamSource":
-    """What `fit` draws the batches of `data` from."""
-    return ArraySource(data) if isinstance(data, ArrayData) else StreamSource(data)
+def source_of(data: Any, owner: str = "fit") -> "ArraySource | StreamSource":
+    """What the loop draws the batches of `data` from."""
+    return ArraySource(data) if isinstance(data, ArrayData) else StreamSource(data, owner)
 
 
 class ArraySource:
@@ -129,69 +135,32 @@ class ArraySource:
 
     def example(self, now: int) -> Any:
         """A batch as shapes and dtypes."""
-        return jax.eval_shape(self.gather, self.arrays, self.data.indices(now))
+        del now
+        size = self.data.batch_size
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self.arrays)
+        if self.gather is gather_padded:
+            batch["mask"] = jax.ShapeDtypeStruct((size,), np.float32)
+        return batch
 
     def most(self, example: Any) -> int:
         """How many batches one call may take."""
         del example
-        return MOST_STEPS
+        return max(1, min(MOST_STEPS, INDEX_BYTES // (4 * self.data.batch_size)))
 
     def payload(self, now: int, count: int, size: int) -> np.ndarray:
         """The numbers of the examples of `count` batches from step `now` on, in `size` rows."""
         rows = np.zeros((size, self.data.batch_size), np.int32)
-        for index in range(count):
-            rows[index] = self.data.indices(now + index)
+        done = 0
+        while done < count:
+            some = self.data.rows(now + done)[: count - done]
+            rows[done : done + len(some)] = some
+            done += len(some)
         return rows
 
-
-class StreamSource:
-    """Batches from an iterable, stacked for each call."""
-
-    def __init__(self, data: Iterable[Any]):
-        try:
-            self.iterator = iter(data)
-        except TypeError:
-            raise TypeError(f"fit: `data` must be an ArrayData or an iterable of batches, got {data!r}") from None
-        self.arrays, self.drawn = (), 0
-
-    @staticmethod
-    def gather(arrays: Any, row: Any) -> Any:
-        """The batch as it came."""
-        del arrays
-        return row
-
-    def example(self, now: int) -> Any:
-        """The first batch as shapes and dtypes."""
-        self.start = now
-        first = next(self.iterator, None)
-        require(first is not None, "fit", "data", first, "an iterable of at least one batch")
-        self.iterator = itertools.chain([first], self.iterator)
-        self.shapes = _shapes(first)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x).dtype), first)
-
-    def most(self, example: Any) -> int:
-        """How many batches fit into one call."""
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
-        return max(1, STREAM_BYTES // max(size, 1))
-
-    def payload(self, now: int, count: int, size: int) -> Any:
-        """The next `count` batches, stacked in `size` rows."""
-        batches = list(itertools.islice(self.iterator, count))
-        for offset, batch in enumerate(batches):
-            if _shapes(batch) != self.shapes:
-                raise ValueError(
-                    f"fit: batch {now - self.start + offset} of `data` is {_shapes(batch)}, but the first was "
-                    f"{self.shapes}; drop or pad what does not fill a batch"
-                )
-        if len(batches) < count:
-            raise ValueError(
-                f"fit: `data` ended after {now - self.start + len(batches)} batches, before `steps` were made; "
-                "give a longer iterable or fewer steps"
-            )
-        batches += [batches[-1]] * (size - count)
-        return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)
-
-
-def _shapes(batch: Any) -> Any:
-    pairs = jax.tree_util.tree_flatten_with_path(batch)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(np.shape(value)) for path, value in pairs}
+    def draw(self, now: int, counts: Iterable[int], size: int | None, place: Callable) -> Generator[Draw, None, None]:
+        """What each call of the device needs; `size` rows, or one batch without rows where it is None."""
+        del place  # they are so small that they travel with the call
+        for count in counts:
+            rows = self.payload(now, count, size or 1)
+            yield Draw(count, rows if size else rows[0])
+            now += count

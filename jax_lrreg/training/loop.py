@@ -1,6 +1,8 @@
 """The loop: many steps per call on the device, host work only between calls."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require
-from jax_lrreg.training.control import GROUP, hears_metrics, listen, tell
+from jax_lrreg.training.chunk import Chunk, settled
+from jax_lrreg.training.control import hears_metrics, listen, tell
+from jax_lrreg.training.convolutions import slow_in_a_loop as slow_in_a_loop
+from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import ArrayData, source_of
-from jax_lrreg.training.modules import adapt
+from jax_lrreg.training.history import History, Logger, add, read, zero_sums
 from jax_lrreg.training.progress import Progress
-from jax_lrreg.training.report import LAST, is_reserved, nonfinite_message
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
-
-Logger = Callable[[int, dict[str, float]], Any]
 
 
 def fit(
@@ -56,8 +58,7 @@ def fit(
 
     Returns:
         The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps since
-        the entry before: the learning rate and the scales as applied in the last of them, the monitors that are
-        read from a state after it, the number of skipped
+        the entry before: the learning rate and the scales as applied in the last of them, the number of skipped
         ones, and the mean of every other metric over those that were not skipped. What `eval_fn` returns
         stands beside `history["eval_step"]`.
 
@@ -76,110 +77,178 @@ def fit(
         >>> history["step"], bool(history["loss"][-1] < 1e-3)
         (array([ 50, 100]), True)
     """
-    _check_arguments(step, steps, chunk, log_every, eval_every, eval_fn)
-    state = step.prepare(state)
+    _check_arguments("fit", step, steps, chunk, log_every)
+    _check_evaluation(eval_every, eval_fn)
+    state = settled(step.prepare(state))
     _check_control(state, control_on, eval_every, eval_fn)
     state = state.replace(opt_state=listen(state.opt_state, control_on is not None))
-    start = int(state.step)
+    start = int(jax.device_get(state.step))
     end = start + steps
-    source = source_of(data)
-    example = source.example(start)
-    shapes = jax.eval_shape(step.body, state, example)[1]
-    if chunk == "auto":
-        loops = not slow_in_a_loop(step, state, example)
-        size = min(log_every, steps, source.most(example)) if loops else 1
-    else:
-        loops, size = True, min(int(chunk), steps)
-    run = step.programs.setdefault("many" if loops else "one", _program(step, loops))
-    history = _History(step, loggers)
-    with Progress(progress, start, end) as bar:
-        sums, pending, now = _zero_sums(shapes), None, start
-        while now < end:
-            count = min(size, end - now, log_every - (now - start) % log_every)
-            if eval_every:
-                count = min(count, eval_every - (now - start) % eval_every)
-            payload = source.payload(now, count, size)
-            if not loops:
-                payload = jax.tree.map(lambda x: x[0], payload)
-            state, sums = run(state, sums, source.arrays, payload, np.int32(count), gather=source.gather)
-            now += count
-            evaluate = eval_fn is not None and (now == end or (eval_every and (now - start) % eval_every == 0))
-            if (now - start) % log_every == 0 or now == end:
-                if pending is not None:
-                    bar.update(pending[0], history.add(*pending))
-                pending, sums = (now, sums | {"end": step.at_end(state)}), _zero_sums(shapes)
-            if evaluate or now == end:
-                entry = {} if pending is None else history.add(*pending)
-                if evaluate:
-                    values = history.add_evaluation(now, eval_fn(state))  # type: ignore[misc]
-                    if control_on is not None:
-                        state = state.replace(opt_state=tell(state.opt_state, values[control_on]))
-                    entry |= values
-                bar.update(now, entry)
-                pending = None
-    return state, history.arrays()
+    history, pending, now = History(loggers), None, None
+    calls = _chunks("fit", step, state, data, start, steps, chunk, log_every, eval_every)
+    try:
+        with Progress(progress, start, end) as bar, contextlib.closing(calls):
+            for now in calls:
+                made = now.step - start
+                evaluate = eval_fn is not None and (
+                    now.step == end or (eval_every is not None and made % eval_every == 0)
+                )
+                if made % log_every == 0 or now.step == end:
+                    if pending is not None:
+                        bar.update(pending.step, history.add(pending.step, pending.metrics))
+                    pending = now
+                if evaluate or now.step == end:
+                    entry = {} if pending is None else history.add(pending.step, pending.metrics)
+                    if evaluate:
+                        with jax.profiler.TraceAnnotation("evaluate"):
+                            values = history.add_evaluation(now.step, eval_fn(now.state))  # type: ignore[misc]
+                        if control_on is not None:
+                            now.state = now.state.replace(opt_state=tell(now.state.opt_state, values[control_on]))
+                        entry = entry | values
+                    bar.update(now.step, entry)
+                    pending = None
+    except BaseException as error:
+        _keep_work(error, now)
+        raise
+    return now.state, history.arrays()  # type: ignore[union-attr]
 
 
-def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any) -> Callable[[State], dict]:
-    """An `eval_fn` for `fit`: the mean of `metrics_fn(model, batch)` over all of `data`, jitted.
+def steps(
+    step: Step,
+    state: State,
+    data: ArrayData | Iterable[Any],
+    *,
+    steps: int,
+    chunk: int | str = "auto",
+    log_every: int = 100,
+) -> Generator[Chunk, None, None]:
+    """The loop of `fit` as a generator: its body, between two calls of the device, is yours.
 
     Args:
-        module: as in `init`. The model is in evaluation form: nothing mutable, no dropout in NNX; Linen
-            modules take their own arguments, such as `train=False`.
-        metrics_fn: `(model, batch) -> {name: mean over the batch}`.
-        data: an `ArrayData`, of which every example counts once whatever its order and remainder, or a list
-            of batches; batches count by their number of examples.
+        step: from `make_step`.
+        state: donated at the first call of the device, as each one that is yielded is at the next.
+        data: as in `fit`.
+        steps: how many steps to make.
+        chunk: steps in one call, as in `fit`; no call crosses a multiple of `log_every`.
+        log_every: steps between two beginnings of the metrics.
 
-    Returns:
-        A function `state -> {name: float}`.
+    Yields:
+        A `Chunk` after each call: `.step`, `.state`, and `.metrics`, which are fetched when they are looked at.
+        To edit the state, assign `.state`. Where the loop is left early, or by an error, the last chunk's state
+        is alive and goes on; of an iterator, up to two more calls' batches have been drawn by then.
+
+    Raises:
+        FloatingPointError: as in `fit`, and also where the metrics are looked at.
+        ValueError: as in `fit`.
 
     Example:
-        >>> data = ArrayData(np.arange(5.0), batch_size=2, shuffle=False)
-        >>> evaluate = make_eval(lambda params, x: params * x, lambda model, x: {"val_mean": model(x).mean()}, data)
         >>> import optax
         >>> from jax_lrreg import training
-        >>> evaluate(training.init(lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.float32(2)))
-        {'val_mean': 4.0}
+        >>> apply, tx = lambda params, x: x @ params, lambda hyper: optax.sgd(hyper["rate"])
+        >>> state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(2), hyper={"rate": 0.1})
+        >>> step = training.make_step(apply, lambda model, batch: jnp.mean((model(batch) - 1) ** 2), tx)
+        >>> data = ArrayData(np.eye(2, dtype=np.float32), batch_size=2, key=jax.random.key(1))
+        >>> for now in training.steps(step, state, data, steps=200, log_every=100):
+        ...     if now.metrics["loss"] > 1e-3:
+        ...         now.state = now.state.replace(hyper={"rate": 0.5})
+        >>> now.step, bool(now.metrics["loss"] < 1e-6)
+        (200, True)
     """
-    adapter = adapt(module)
-
-    @jax.jit
-    def metrics(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
-        return metrics_fn(adapter.evaluate(params, model_state), batch)
-
-    def batches() -> Iterator[Any]:
-        if not isinstance(data, ArrayData):
-            yield from data
-            return
-        for begin in range(0, data.size, data.batch_size):
-            yield jax.tree.map(lambda x: x[begin : begin + data.batch_size], data.arrays)  # noqa: B023
-
-    def evaluate(state: State) -> dict[str, float]:
-        sizes, results = [], []
-        for batch in batches():
-            sizes.append(len(jax.tree.leaves(batch)[0]))
-            results.append(metrics(state.params, state.model_state, batch))
-        require(len(sizes) > 0, "make_eval", "data", data, "at least one batch; an iterator can be read only once")
-        results = jax.device_get(results)
-        return {name: float(np.average([r[name] for r in results], weights=sizes)) for name in results[0]}
-
-    return evaluate
+    _check_arguments("steps", step, steps, chunk, log_every)
+    state = settled(step.prepare(state))
+    state = state.replace(opt_state=listen(state.opt_state, False))
+    return _chunks("steps", step, state, data, int(jax.device_get(state.step)), steps, chunk, log_every, None)
 
 
-def _check_arguments(step: Any, steps: Any, chunk: Any, log_every: Any, eval_every: Any, eval_fn: Any) -> None:
+def _chunks(
+    owner: str,
+    step: Step,
+    state: State,
+    data: Any,
+    start: int,
+    steps: int,
+    chunk: Any,
+    log_every: int,
+    eval_every: int | None,
+) -> Generator[Chunk, None, None]:
+    source = source_of(data, owner)
+    example = source.example(start)
+    shapes, slow = traced(step, state, example)
+    loops = chunk != "auto" or not slow
+    size = min(source.most(example) if chunk == "auto" else int(chunk), log_every, eval_every or log_every)
+    if not isinstance(data, ArrayData):
+        size = min(size, steps)  # rows of numbers cost little: without this, a shorter run compiles nothing anew
+    run = step.programs.setdefault("many" if loops else "one", _program(step, loops))
+    counts = _counts(steps, size if loops else 1, log_every, eval_every)
+    sums, late, now = zero_sums(shapes), None, start
+    with contextlib.closing(source.draw(start, counts, size if loops else None, _placement(state))) as draws:
+        for count, payload, error in draws:
+            if count:
+                if error is not None and now == start:
+                    state = jax.tree.map(jnp.copy, state)  # nothing that was given is lost
+                with jax.profiler.StepTraceAnnotation("train", step_num=now):
+                    state, sums = run(state, sums, source.arrays, payload, np.int32(count), gather=source.gather)
+                now += count
+                ends = (now - start) % log_every == 0 or now == start + steps
+                at_end = step.at_end(state) if ends else {}
+                done = Chunk(now, state, partial(read, now, sums, at_end, step.on_nonfinite == "raise"))
+                yield done
+                state = done.state
+                if ends:
+                    if step.on_nonfinite == "raise" and late is not None:
+                        late.metrics  # noqa: B018  looked at one interval late, like all metrics
+                    late, sums = done, zero_sums(shapes)
+            if error is not None:
+                raise error
+    if late is not None and step.on_nonfinite == "raise":
+        late.metrics  # noqa: B018
+
+
+def _counts(steps: int, size: int, log_every: int, eval_every: int | None) -> Iterator[int]:
+    """How many steps each call makes: at most `size`, and none beyond the end of an interval."""
+    made = 0
+    while made < steps:
+        count = min(size, steps - made, log_every - made % log_every)
+        if eval_every:
+            count = min(count, eval_every - made % eval_every)
+        yield count
+        made += count
+
+
+def _placement(state: State) -> Callable[[Any], Any]:
+    """Sends stacked batches to where the state is; where it is on many devices, `jit` distributes them."""
+    sharding = state.step.sharding
+    if len(sharding.device_set) > 1 or jax.process_count() > 1:
+        return lambda rows: rows
+    return partial(jax.device_put, device=sharding if state.step.committed else None)
+
+
+def _keep_work(error: BaseException, now: Chunk | None) -> None:
+    """Hands the state of the last chunk to an error, if it has not been given to the device already."""
+    if now is None or now.state.step.is_deleted():
+        return
+    with contextlib.suppress(AttributeError):
+        error.state = now.state  # type: ignore[attr-defined]
+        error.add_note(f"fit: the state after step {now.step} is the attribute `state` of this error")
+
+
+def _check_arguments(owner: str, step: Any, steps: Any, chunk: Any, log_every: Any) -> None:
     if not isinstance(step, Step):
-        raise TypeError(f"fit: `step` must come from make_step, got {step!r}")
+        raise TypeError(f"{owner}: `step` must come from make_step, got {step!r}")
+    require(_whole(steps), owner, "steps", steps, "a whole number >= 1")
+    require(chunk == "auto" or _whole(chunk), owner, "chunk", chunk, "'auto' or a whole number >= 1")
+    require(_whole(log_every), owner, "log_every", log_every, "a whole number >= 1")
 
-    def whole(x: Any) -> Any:
-        return isinstance(x, int | np.integer) and not isinstance(x, bool) and x >= 1
 
-    require(whole(steps), "fit", "steps", steps, "a whole number >= 1")
-    require(chunk == "auto" or whole(chunk), "fit", "chunk", chunk, "'auto' or a whole number >= 1")
-    require(whole(log_every), "fit", "log_every", log_every, "a whole number >= 1")
-    require(eval_every is None or whole(eval_every), "fit", "eval_every", eval_every, "a whole number >= 1 or None")
+def _check_evaluation(eval_every: Any, eval_fn: Any) -> None:
+    require(eval_every is None or _whole(eval_every), "fit", "eval_every", eval_every, "a whole number >= 1 or None")
     require(eval_fn is None or callable(eval_fn), "fit", "eval_fn", eval_fn, "a function state -> {name: number}")
     needs = eval_every is None or eval_fn is not None
     require(needs, "fit", "eval_fn", eval_fn, "given where `eval_every` is")
+
+
+def _whole(x: Any) -> Any:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool) and x >= 1
 
 
 def _check_control(state: State, control_on: Any, eval_every: Any, eval_fn: Any) -> None:
@@ -199,7 +268,7 @@ def _program(step: Step, loops: bool) -> Callable:
 
     def one(carry: tuple[State, Any], batch: Any) -> tuple[State, Any]:
         state, metrics = step.body(carry[0], batch)
-        return state, _add(carry[1], metrics)
+        return state, add(carry[1], metrics)
 
     def single(state, sums, arrays, row, count, *, gather):
         del count
@@ -211,77 +280,5 @@ def _program(step: Step, loops: bool) -> Callable:
 
         return jax.lax.fori_loop(0, count, body, (state, sums))
 
-    donated = (0, 1) if step.donate else (1,)
+    donated = (0,) if step.donate else ()  # the sums are few, and whoever holds a chunk may read them later
     return jax.jit(many if loops else single, donate_argnums=donated, static_argnames="gather")
-
-
-def _zero_sums(shapes: dict[str, Any]) -> dict[str, Any]:
-    last = {name: np.float32(0) for name in shapes if name in LAST or name.startswith(GROUP)}
-    zeros = {name: np.float32(0) for name in shapes if name not in ("skipped", *last)}
-    return {"mean": zeros, "last": last, "steps": np.int32(0), "skipped": np.int32(0)}
-
-
-def _add(sums: dict[str, Any], metrics: dict[str, jax.Array]) -> dict[str, Any]:
-    skipped = metrics["skipped"]
-    mean = {
-        name: total + jnp.where(skipped > 0, 0, metrics[name].astype(jnp.float32))
-        for name, total in sums["mean"].items()
-    }
-    last = {name: metrics[name] for name in sums["last"]}
-    return {"mean": mean, "last": last, "steps": sums["steps"] + 1, "skipped": sums["skipped"] + skipped}
-
-
-class _History:
-    """Fetches the sums of an interval, hands them to the loggers, and collects them."""
-
-    def __init__(self, step: Step, loggers: Sequence[Logger]):
-        self.raises = step.on_nonfinite == "raise"
-        self.loggers = loggers
-        self.entries: dict[str, list[float]] = {"step": []}
-        self.evaluations: dict[str, list[float]] = {}
-
-    def add(self, now: int, sums: Any) -> dict[str, float]:
-        sums = jax.device_get(sums)
-        good = int(sums["steps"] - sums["skipped"])
-        entry = {name: float(total) / good if good else float("nan") for name, total in sums["mean"].items()}
-        entry |= {name: float(value) for name, value in (sums["last"] | sums["end"]).items()}
-        entry["skipped"] = int(sums["skipped"])
-        if self.raises and entry["skipped"]:
-            raise FloatingPointError(nonfinite_message(now - 1, entry).replace("at step", "at or before step"))
-        self._log(self.entries, "step", now, entry)
-        return entry
-
-    def add_evaluation(self, now: int, values: dict[str, Any]) -> dict[str, float]:
-        entry = {name: float(value) for name, value in values.items()}
-        for name in entry:
-            taken = is_reserved(name) or name in self.entries or name == "eval_step"
-            require(not taken, "fit", "eval_fn", name, "a function whose names differ from the training metrics'")
-        self._log(self.evaluations, "eval_step", now, entry)
-        return entry
-
-    def _log(self, table: dict[str, list[float]], index: str, now: int, entry: dict[str, float]) -> None:
-        for name, value in {index: now, **entry}.items():
-            table.setdefault(name, []).append(value)
-        for logger in self.loggers:
-            logger(now, entry)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.asarray(values) for name, values in (self.entries | self.evaluations).items()}
-
-
-def slow_in_a_loop(step: Step, state: State, example: Any) -> bool:
-    """Whether the step has a convolution and runs on the CPU, where XLA makes them 15 times slower inside a loop."""
-    if jax.default_backend() != "cpu":
-        return False
-    return _has_convolution(jax.make_jaxpr(step.body)(state, example).jaxpr)
-
-
-def _has_convolution(jaxpr: Any) -> bool:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            return True
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns") and _has_convolution(inner):
-                return True
-    return False

@@ -1,0 +1,64 @@
+"""Evaluation: the mean of metrics over a data set, jitted."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_lrreg._struct import require
+from jax_lrreg.training.data import ArrayData
+from jax_lrreg.training.modules import adapt
+from jax_lrreg.training.state import State
+
+
+def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any) -> Callable[[State], dict]:
+    """An `eval_fn` for `fit`: the mean of `metrics_fn(model, batch)` over all of `data`, jitted.
+
+    Args:
+        module: as in `init`. The model is in evaluation form: nothing mutable, no dropout in NNX; Linen
+            modules take their own arguments, such as `train=False`.
+        metrics_fn: `(model, batch) -> {name: mean over the batch}`.
+        data: an `ArrayData`, of which every example counts once whatever its order and remainder, or a list
+            of batches; batches count by their number of examples.
+
+    Returns:
+        A function `state -> {name: float}`.
+
+    Example:
+        >>> data = ArrayData(np.arange(5.0), batch_size=2, shuffle=False)
+        >>> evaluate = make_eval(lambda params, x: params * x, lambda model, x: {"val_mean": model(x).mean()}, data)
+        >>> import optax, jax.numpy as jnp
+        >>> from jax_lrreg import training
+        >>> evaluate(training.init(lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.float32(2)))
+        {'val_mean': 4.0}
+    """
+    adapter = adapt(module)
+
+    @jax.jit
+    def metrics(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
+        return metrics_fn(adapter.evaluate(params, model_state), batch)
+
+    def batches() -> Iterator[Any]:
+        if not isinstance(data, ArrayData):
+            yield from (jax.tree.map(_array, batch) for batch in data)
+            return
+        arrays = jax.tree.map(np.asarray, data.arrays)  # a slice of a device's array would be a program for each place
+        for begin in range(0, data.size, data.batch_size):
+            yield jax.tree.map(lambda x: x[begin : begin + data.batch_size], arrays)  # noqa: B023
+
+    def evaluate(state: State) -> dict[str, float]:
+        sizes, results = [], []
+        for batch in batches():
+            sizes.append(len(jax.tree.leaves(batch)[0]))
+            results.append(metrics(state.params, state.model_state, batch))
+        require(len(sizes) > 0, "make_eval", "data", data, "at least one batch; an iterator can be read only once")
+        results = jax.device_get(results)
+        return {name: float(np.average([r[name] for r in results], weights=sizes)) for name in results[0]}
+
+    return evaluate
+
+
+def _array(value: Any) -> Any:
+    """A leaf of a batch as an array: tensors of other libraries are read as NumPy's."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
