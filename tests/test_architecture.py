@@ -30,6 +30,7 @@ HEAVY = {
     "orbax": {"checkpoints.py"},
     "flax": {"job.py"},
     "sklearn": {"job.py"},
+    "tensorboardX": {"loggers.py"},
 }
 
 
@@ -92,7 +93,7 @@ def test_a_file_is_short_and_nothing_is_evaluated_or_unpickled(path):
 
 
 def test_import_loads_neither_flax_nor_orbax_nor_matplotlib_nor_sklearn():
-    heavy = ("flax", "orbax", "matplotlib", "sklearn", "rich")
+    heavy = ("flax", "orbax", "matplotlib", "sklearn", "rich", "tensorboardX")
     code = f"import sys, jax_lrreg; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,6 +3,9 @@
 from jax_lrreg.training.chunk import Chunk as Chunk
 from jax_lrreg.training.data import ArrayData as ArrayData
 from jax_lrreg.training.evaluate import make_eval as make_eval
+from jax_lrreg.training.loggers import log_csv as log_csv
+from jax_lrreg.training.loggers import log_jsonl as log_jsonl
+from jax_lrreg.training.loggers import log_tensorboard as log_tensorboard
 from jax_lrreg.training.loop import fit as fit
 from jax_lrreg.training.loop import steps as steps
 from jax_lrreg.training.precision import mixed_precision as mixed_precision

@@ -43,7 +43,8 @@ def fit(
     Args:
         step: from `make_step`.
         state: from `init`, or from an earlier call. It is donated: go on with the one returned.
-        data: an `ArrayData`, whose batch is found by `state.step`, or any iterable of batches, from its beginning.
+        data: an `ArrayData`, whose batch is found by `state.step`, or any iterable of batches, from its beginning
+            (see `Stream`). A thread draws them while the device works, and never more than `steps`.
         steps: how many steps to make.
         chunk: steps in one call. "auto" makes it as long as the log interval, up to 1000; where a loop on
             the device is slow (convolutions on the CPU), "auto" makes single calls.
@@ -51,7 +52,8 @@ def fit(
         eval_every: steps between two evaluations; None with an `eval_fn` evaluates at the end only.
         eval_fn: any function `state -> {name: number}`; see `make_eval`.
         progress: shows a progress bar on a terminal or in a notebook, and plain lines elsewhere.
-        loggers: functions `(step, {name: number})`, called for each entry.
+        loggers: functions `(step, {name: number})`, called for each entry; see `log_csv`, `log_jsonl` and
+            `log_tensorboard`.
         control_on: a name that `eval_fn` returns. The controllers in the optimizer then hear that metric,
             once per evaluation, instead of the loss of each update; what they make of it is in force from
             the next update on. To see its names, `eval_fn` is called once before the first step.
@@ -65,6 +67,10 @@ def fit(
     Raises:
         FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite.
         ValueError: if the data ends early, or a batch has another structure than the first.
+
+    Where an error ends the run, be it the data's, a logger's or Ctrl-C, its attribute `state` is the state after
+    the last call of the device, which is after every batch before a bad one; without the attribute nothing was
+    done, and the state that was given is as it was.
 
     Example:
         >>> import optax
@@ -180,8 +186,10 @@ def _chunks(
         size = min(size, steps)  # rows of numbers cost little: without this, a shorter run compiles nothing anew
     run = step.programs.setdefault("many" if loops else "one", _program(step, loops))
     counts = _counts(steps, size if loops else 1, log_every, eval_every)
-    sums, late, now = zero_sums(shapes), None, start
-    with contextlib.closing(source.draw(start, counts, size if loops else None, _placement(state))) as draws:
+    place = _placement(state)
+    zeros = place(zero_sums(shapes))
+    sums, late, now = zeros, None, start
+    with contextlib.closing(source.draw(start, counts, size if loops else None, place)) as draws:
         for count, payload, error in draws:
             if count:
                 if error is not None and now == start:
@@ -197,7 +205,7 @@ def _chunks(
                 if ends:
                     if step.on_nonfinite == "raise" and late is not None:
                         late.metrics  # noqa: B018  looked at one interval late, like all metrics
-                    late, sums = done, zero_sums(shapes)
+                    late, sums = done, zeros
             if error is not None:
                 raise error
     if late is not None and step.on_nonfinite == "raise":

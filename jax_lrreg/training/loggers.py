@@ -1,0 +1,179 @@
+"""Ready loggers for `fit`: functions `(step, {name: number})` that write CSV, JSON lines or TensorBoard's format.
+
+A file that is there already is continued and never cut, so a run that goes on writes where it stopped. An entry is
+in the file when the call returns: a crash loses nothing that was logged.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jax_lrreg._struct import require
+
+Location = str | os.PathLike[str]
+
+
+def log_csv(path: Location) -> Callable[[int, dict[str, float]], None]:
+    """Writes a table with a row for each step that has an entry, and a column for each name.
+
+    What an evaluation finds joins the row of its step. A name that is new becomes a column at the right; rows
+    above it stay empty there. Where a run goes on from an earlier step than the last row, steps occur twice, and
+    the later rows count.
+
+    Args:
+        path: the file; its folder is made.
+
+    Returns:
+        A function `(step, metrics)`, for `fit(..., loggers=[...])`.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp(), "run", "metrics.csv")
+        >>> log = log_csv(path)
+        >>> log(100, {"loss": 0.5}), log(200, {"loss": 0.25}), log(200, {"val_loss": 0.75})
+        (None, None, None)
+        >>> print(path.read_text().strip())
+        step,loss,val_loss
+        100,0.5,
+        200,0.25,0.75
+    """
+    table = _Table(_file(path, "log_csv"))
+    return table.write
+
+
+class _Table:
+    """A CSV file: its columns, and its last row and where that begins."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.names: list[str] = ["step"]
+        self.last: dict[str, Any] = {}
+        self.begin = 0
+        if self._has_rows():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.names = next(csv.reader(file))
+            require(self.names[0] == "step", "log_csv", "path", str(path), "a table whose first column is `step`")
+            with path.open("rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # the last row was cut off by a crash
+                    file.write(b"\n")
+
+    def _has_rows(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds to the row of `step` if it is the last one, and else a row."""
+        there = self._has_rows()
+        same = there and self.last.get("step") == step
+        row = {**(self.last if same else {}), "step": step, **metrics}
+        new = [name for name in row if name not in self.names]
+        if new or not there:
+            self._widen(new, there)
+        self.last = row
+        with self.path.open("rb+") as file:
+            self.begin = file.seek(*((self.begin,) if same else (0, os.SEEK_END)))
+            file.write(_row([row.get(name, "") for name in self.names]))
+            file.truncate()
+
+    def _widen(self, new: list[str], there: bool) -> None:
+        """Writes the file anew with more columns: it appears whole, or the old one stays."""
+        rows: list[list[str]] = []
+        if there:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))[1:]
+        self.names += new
+        lines = [_row(row + [""] * (len(self.names) - len(row))) for row in [self.names, *rows]]
+        with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", delete=False) as file:
+            file.writelines(lines)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, self.path)
+        self.begin = sum(map(len, lines[:-1]))
+
+
+def _row(values: list[Any]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue().encode()
+
+
+def log_jsonl(path: Location) -> Callable[[int, dict[str, float]], None]:
+    """Writes an object `{"step": ..., name: number, ...}` a line, one for each entry, evaluations apart.
+
+    JSON has no number that is not finite: those become null.
+
+    Args:
+        path: the file; its folder is made.
+
+    Returns:
+        A function `(step, metrics)`, for `fit(..., loggers=[...])`.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp(), "metrics.jsonl")
+        >>> log_jsonl(path)(100, {"loss": 0.5})
+        >>> print(path.read_text().strip())
+        {"step": 100, "loss": 0.5}
+    """
+    file = _file(path, "log_jsonl")
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        entry = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        line = json.dumps({"step": step, **entry}) + "\n"
+        with file.open("a", encoding="utf-8") as out:
+            out.write(line)
+
+    return log
+
+
+def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]:
+    """Writes each number as a scalar that TensorBoard shows; needs the extra `tensorboard`.
+
+    A run that goes on adds another file to the folder, as TensorBoard expects it.
+
+    Args:
+        folder: the folder of the run, as for `tensorboard --logdir`.
+
+    Returns:
+        A function `(step, metrics)`, for `fit(..., loggers=[...])`.
+
+    Raises:
+        ImportError: without tensorboardX.
+
+    Example:
+        >>> log = log_tensorboard("runs/first")  # doctest: +SKIP
+        >>> state, history = training.fit(step, state, data, steps=1000, loggers=[log])  # doctest: +SKIP
+    """
+    try:
+        from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-not-found]
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-not-found]
+        from tensorboardX.summary import scalar  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ImportError("log_tensorboard needs tensorboardX: pip install 'jax_lrreg[tensorboard]'") from error
+    place = Path(folder)
+    require(not place.is_file(), "log_tensorboard", "folder", str(place), "a folder, not a file")
+    place.mkdir(parents=True, exist_ok=True)
+    # Not SummaryWriter: its queue and thread lose the latest entries in a crash.
+    writer = EventsWriter(str(place / "events"), f".{os.getpid()}.{time.time_ns()}")
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        event = Event(wall_time=time.time(), step=step)
+        for name, value in metrics.items():
+            event.summary.MergeFrom(scalar(name, value))
+        writer.write_event(event)
+        writer.flush()
+
+    weakref.finalize(log, writer.close)
+    return log
+
+
+def _file(path: Location, owner: str) -> Path:
+    file = Path(path)
+    require(not file.is_dir(), owner, "path", str(file), "a file, not a folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

@@ -1,0 +1,246 @@
+"""Batches from iterables: a thread draws them, exactly as many as are needed, and what goes wrong is told."""
+
+import itertools
+import threading
+import time
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_lrreg import training
+
+
+def apply(params, x):
+    return x @ params
+
+
+def loss_fn(model, batch):
+    weight = batch["mask"] if "mask" in batch else jnp.ones(len(batch["x"]))
+    return jnp.sum(weight * (model(batch["x"]) - batch["y"]) ** 2) / jnp.sum(weight)
+
+
+STEP = training.make_step(apply, loss_fn, optax.adam(0.05))
+
+
+def start():
+    return training.init(apply, optax.adam(0.05), key=jax.random.key(0), params=jnp.zeros(3))
+
+
+def batch(index, size=8):
+    x = np.random.default_rng(index).normal(size=(size, 3)).astype(np.float32)
+    return {"x": x, "y": x.sum(1)}
+
+
+def batches(count, begin=0):
+    return [batch(index) for index in range(begin, begin + count)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True))
+
+
+def by_hand(data):
+    state = start()
+    for each in data:
+        state, _ = STEP(state, each)
+    return state
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("jax_lrreg")]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, "auto"])
+def test_every_chunk_gives_the_same_numbers_in_the_order_of_the_iterable(chunk):
+    reference, expected = training.fit(STEP, start(), batches(40), steps=40, log_every=10, chunk=10)
+    state, history = training.fit(STEP, start(), iter(batches(40)), steps=40, log_every=10, chunk=chunk)
+    assert same(state, reference)
+    assert all(np.array_equal(history[name], expected[name]) for name in expected)
+    np.testing.assert_allclose(state.params, by_hand(batches(40)).params, rtol=1e-5)
+
+
+def test_never_more_is_drawn_than_is_needed_so_an_iterator_goes_on():
+    whole, _ = training.fit(STEP, start(), batches(30), steps=30, log_every=4)
+    stream, state = iter(batches(30)), start()
+    for steps in (7, 11, 12):
+        state, _ = training.fit(STEP, state, stream, steps=steps, log_every=4)
+    assert same(state, whole)
+    assert next(stream, None) is None
+
+
+def test_the_thread_draws_ahead_while_the_loop_is_elsewhere_and_ends_with_it():
+    drawn = []
+
+    def stream():
+        for index in range(100):
+            drawn.append((index, threading.current_thread().name))
+            yield batch(index)
+
+    chunks = training.steps(STEP, start(), stream(), steps=100, chunk=5, log_every=5)
+    assert next(chunks).step == 5
+    deadline = time.monotonic() + 20
+    while len(drawn) < 15 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(drawn) == 15  # one call's batches wait, and the thread holds another's
+    assert {name for _, name in drawn[1:]} == {"jax_lrreg batches"}
+    assert len(threads()) == 1
+    chunks.close()
+    assert threads() == []
+    assert len(drawn) <= 20
+
+
+def broken(at):
+    yield from batches(at)
+    raise KeyError("a shard is missing")
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_an_error_of_the_iterable_comes_with_its_traceback_after_every_batch_before_it(chunk):
+    given = start()
+    with pytest.raises(KeyError, match="a shard is missing") as caught:
+        training.fit(STEP, given, broken(10), steps=50, chunk=chunk)
+    assert "broken" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert threads() == []
+    left = caught.value.state
+    assert int(left.step) == 10
+    assert "after step 10" in caught.value.__notes__[0]
+    rest, _ = training.fit(STEP, left, batches(5, begin=10), steps=5)
+    whole, _ = training.fit(STEP, start(), batches(15), steps=15)
+    assert same(rest, whole)
+
+
+WRONG = {
+    "ended after 3 batches": lambda: iter(batches(3)),
+    "batch 3 of `data` is .*float32.7, 3": lambda: [*batches(3), batch(3, size=7)],
+    "batch 3 of `data` is .*float64": lambda: [*batches(3), jax.tree.map(np.float64, batch(3))],
+    "batch 3 of `data` is .*'z'": lambda: [*batches(3), {**batch(3), "z": np.ones(8)}],
+    "batch 3 of `data` is": lambda: [*batches(3), tuple(batch(3).values())],
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_stream_that_ends_early_or_changes_is_refused_where_it_does(words):
+    given = start()
+    with pytest.raises(ValueError, match=f"^fit: .*{words}") as caught:
+        training.fit(STEP, given, WRONG[words](), steps=20)
+    assert int(caught.value.state.step) == 3
+    assert not given.params.is_deleted()  # the first call of the device: nothing that was given is lost
+    assert same(caught.value.state, by_hand(batches(3)))
+    with pytest.raises(ValueError, match=f"^steps: .*{words}"):
+        list(training.steps(STEP, start(), WRONG[words](), steps=20))
+
+
+@pytest.mark.parametrize(
+    "data", [[], [{"x": np.array(["a"])}], iter(()), broken(0)], ids=["none", "text", "end", "error"]
+)
+def test_a_wrong_first_batch_leaves_the_state_alone(data):
+    given = start()
+    with pytest.raises((ValueError, KeyError)) as caught:
+        training.fit(STEP, given, data, steps=20)
+    assert not given.params.is_deleted()
+    assert not hasattr(caught.value, "state")
+    assert threads() == []
+
+
+def test_a_step_that_cannot_be_traced_leaves_the_state_alone():
+    given, step = start(), training.make_step(apply, lambda model, batch: jnp.ones(2), optax.adam(0.05))
+    with pytest.raises(ValueError, match="real scalar"):
+        training.fit(step, given, iter(batches(9)), steps=9)
+    assert not given.params.is_deleted()
+    assert threads() == []
+
+
+def test_a_keyboard_interrupt_leaves_the_state_and_no_thread():
+    def logger(step, metrics):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        training.fit(STEP, start(), itertools.cycle(batches(4)), steps=10_000, log_every=10, loggers=[logger])
+    assert caught.value.state.step == 20  # the entry of step 10 is read while the steps after it are made
+    assert threads() == []
+
+
+def test_a_loader_may_use_its_memory_again():
+    def stream():
+        memory = batch(0)
+        for index in range(20):
+            for name, value in batch(index).items():
+                memory[name][...] = value
+            yield memory
+
+    state, _ = training.fit(STEP, start(), stream(), steps=20, chunk=5)
+    assert same(state, training.fit(STEP, start(), batches(20), steps=20)[0])
+
+
+def test_arrays_of_the_device_are_stacked_there():
+    stream = (jax.tree.map(jnp.asarray, each) for each in batches(20))
+    with jax.transfer_guard_device_to_host("disallow"):
+        state, _ = training.fit(STEP, start(), stream, steps=20, chunk=7)
+    assert same(state, training.fit(STEP, start(), batches(20), steps=20)[0])
+
+
+def test_tensors_of_torch():
+    torch = pytest.importorskip("torch")
+    tensors = [jax.tree.map(torch.from_numpy, each) for each in batches(20)]
+    loader = torch.utils.data.DataLoader(tensors, batch_size=None)
+    state, _ = training.fit(STEP, start(), loader, steps=20)
+    assert same(state, training.fit(STEP, start(), batches(20), steps=20)[0])
+
+
+def test_the_types_are_those_of_the_callers_context():
+    with jax.enable_x64(True):
+        tx = optax.sgd(0.1)
+        state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(3, jnp.float64))
+        step = training.make_step(apply, loss_fn, tx)
+        data = [jax.tree.map(np.float64, each) for each in batches(20)]
+        one, _ = training.fit(step, jax.tree.map(jnp.copy, state), data, steps=20, chunk=1)
+        many, _ = training.fit(step, state, data, steps=20, chunk=10)
+    assert one.params.dtype == np.float64
+    assert same(one, many)
+
+
+class TestStream:
+    def ragged(self):
+        return [batch(0), batch(1), batch(2, size=3), batch(3), batch(4, size=5)]
+
+    def test_drops(self):
+        got = list(training.Stream(iter(self.ragged())))
+        assert [len(each["x"]) for each in got] == [8, 8, 8]
+        np.testing.assert_array_equal(got[2]["x"], batch(3)["x"])
+
+    def test_pads_with_weight_0(self):
+        got = list(training.Stream(self.ragged(), remainder="pad"))
+        assert [each["mask"].sum() for each in got] == [8, 8, 3, 8, 5]
+        assert {each["x"].shape for each in got} == {(8, 3)}
+        np.testing.assert_array_equal(got[4]["x"][:5], batch(4, size=5)["x"])
+        state, _ = training.fit(STEP, start(), training.Stream(self.ragged(), remainder="pad"), steps=5)
+        np.testing.assert_allclose(state.params, by_hand(self.ragged()).params, rtol=1e-5)
+
+    def test_refuses(self):
+        with pytest.raises(ValueError, match=r"Stream: `batches\[2\]` must be a batch of 8 examples, .* got 3"):
+            training.fit(STEP, start(), training.Stream(self.ragged(), remainder="error"), steps=5)
+        with pytest.raises(ValueError, match=r"batches\[1\].* got 9"):
+            list(training.Stream([batch(0), batch(1, size=9)]))
+
+    def test_an_iterator_goes_on_behind_it(self):
+        stream = training.Stream(iter([*batches(3), batch(3, size=2), *batches(3, begin=4)]))
+        state, _ = training.fit(STEP, start(), stream, steps=3)
+        state, _ = training.fit(STEP, state, stream, steps=3)
+        assert same(state, by_hand([*batches(3), *batches(3, begin=4)]))
+
+    @pytest.mark.parametrize(
+        ("error", "words", "call"),
+        [
+            (TypeError, "`batches`", lambda: training.Stream(3)),
+            (ValueError, "`remainder`", lambda: training.Stream([], remainder="wrap")),
+            (ValueError, "dicts without `mask`", lambda: list(training.Stream([np.ones(3)], remainder="pad"))),
+            (ValueError, "dicts without `mask`", lambda: list(training.Stream([{"mask": np.ones(3)}], "pad"))),
+        ],
+    )
+    def test_a_wrong_call_is_refused_by_name(self, error, words, call):
+        with pytest.raises(error, match=words):
+            call()
