@@ -60,9 +60,9 @@ def fit(
 
     Returns:
         The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps since
-        the entry before: the learning rate and the scales as applied in the last of them, the number of skipped
-        ones, and the mean of every other metric over those that were not skipped. What `eval_fn` returns
-        stands beside `history["eval_step"]`.
+        the entry before: the learning rate and the scales as applied in the last of them, the monitors that are
+        read from the state after it, the number of skipped ones, and the mean of every other metric over those
+        that were not skipped. What `eval_fn` returns stands beside `history["eval_step"]`.
 
     Raises:
         FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite.
