@@ -61,8 +61,9 @@ def find_lr(
 
     from jax_lrreg import finder, job, penalties, plots, training
     from jax_lrreg._struct import require
+    from jax_lrreg.dataset import load
 
-    dataset = job.load(data, target, seed)
+    dataset = load(data, target, seed)
     x, y = dataset.train
     standard = job.defaults(data, len(x))
     module, measure = job.problem(dataset, standard)

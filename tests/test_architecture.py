@@ -21,6 +21,7 @@ LEVELS = {
     "interop": 3,
     "text": 3,
     "plots": 4,
+    "dataset": 4,
     "job": 4,
     "__main__": 4,
 }
@@ -29,7 +30,7 @@ HEAVY = {
     "matplotlib": {"plots.py"},
     "orbax": {"checkpoints.py"},
     "flax": {"job.py"},
-    "sklearn": {"job.py"},
+    "sklearn": {"dataset.py"},
     "tensorboardX": {"loggers.py"},
 }
 
@@ -82,7 +83,7 @@ def test_a_heavy_library_is_imported_where_it_belongs_only(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_file_is_short_and_nothing_is_evaluated_or_unpickled(path):
     source = path.read_text()
-    assert len(source.splitlines()) <= 325, "one concept a file"
+    assert len(source.splitlines()) <= 320, "one concept a file"
     calls = {
         node.func.id
         for node in ast.walk(ast.parse(source))
