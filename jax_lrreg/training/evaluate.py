@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import require
@@ -37,13 +38,19 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
 
     @jax.jit
     def metrics(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
-        return metrics_fn(adapter.evaluate(params, model_state), batch)
+        found = metrics_fn(adapter.evaluate(params, model_state), batch)
+        scalars = isinstance(found, dict) and all(jnp.ndim(value) == 0 for value in found.values())
+        shapes = jax.tree.map(jnp.shape, found)
+        require(scalars, "make_eval", "metrics_fn", shapes, "a function that returns {name: mean over the batch}")
+        return found
 
     def batches() -> Iterator[Any]:
         if not isinstance(data, ArrayData):
             yield from (jax.tree.map(_array, batch) for batch in data)
             return
         arrays = jax.tree.map(np.asarray, data.arrays)  # a slice of a device's array would be a program for each place
+        if data.remainder == "pad":
+            arrays = {**arrays, "mask": np.ones(data.size, np.float32)}  # as in training; none of them is padding
         for begin in range(0, data.size, data.batch_size):
             yield jax.tree.map(lambda x: x[begin : begin + data.batch_size], arrays)  # noqa: B023
 

@@ -39,7 +39,7 @@ class Adapter(Protocol):
 
 
 class Linen(NamedTuple):
-    """A Linen module: all its collections but `params` are mutable and carried."""
+    """A Linen module: its collections are mutable and carried, but for `params` and what is sown."""
 
     module: Any
 
@@ -47,10 +47,22 @@ class Linen(NamedTuple):
         """Parameters and the other collections, from an example input."""
         if example is None:
             raise TypeError("init: `example` must be an input of the Linen module, got None")
-        inputs = example if isinstance(example, tuple) else (example,)
-        variables = dict(jax.jit(self.module.init)({"params": key, "dropout": jax.random.fold_in(key, 1)}, *inputs))
-        own = variables.pop("params", {})
-        return (own if params is None else params), variables
+        leaves, structure = jax.tree.flatten(example)
+        arrays = {i: x for i, x in enumerate(leaves) if hasattr(x, "dtype")}  # the rest is for Python, such as `train`
+
+        def called(function: Callable, keys: Any, arrays: dict[int, Any], *variables: Any, **options: Any) -> Any:
+            args, kwargs = jax.tree.unflatten(structure, [arrays.get(i, x) for i, x in enumerate(leaves)])
+            return function(*variables, *args, rngs=keys, **kwargs, **options)
+
+        keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+        made = jax.jit(lambda keys, arrays: called(_first_rngs(self.module.init), keys, arrays))(keys, arrays)
+        state = {name: value for name, value in made.items() if name != "params"}
+        after = jax.eval_shape(
+            lambda keys, arrays: called(self.module.apply, keys, arrays, made, mutable=list(state))[1], keys, arrays
+        )
+        # What is sown grows at every call: it is an output, not a state.
+        state = {name: x for name, x in state.items() if jax.tree.structure(x) == jax.tree.structure(after.get(name))}
+        return (made.get("params", {}) if params is None else params), state
 
     def bind(self, params: Any, model_state: Any, key: jax.Array) -> Bound:
         """The model as it is trained: every PRNG stream is drawn from `key`."""
@@ -60,10 +72,12 @@ class Linen(NamedTuple):
             # Linen draws a stream it is not given from `params`, so one key serves them all.
             rngs = {"params": jax.random.fold_in(key, calls[0])}
             calls[0] += 1
-            kwargs.setdefault("mutable", list(state))
-            output, changed = self.module.apply({"params": params, **state}, *args, rngs=rngs, **kwargs)
-            state.update(changed)
-            return output
+            asked = kwargs.pop("mutable", None)
+            mutable = [*state, *([asked] if isinstance(asked, str) else asked or ())]
+            variables = {"params": params, **state}
+            output, changed = self.module.apply(variables, *args, rngs=rngs, mutable=mutable, **kwargs)
+            state.update({name: changed[name] for name in state if name in changed})
+            return output if asked is None else (output, {name: x for name, x in changed.items() if name not in state})
 
         return Bound(model, lambda: {name: state[name] for name in model_state})
 
@@ -151,3 +165,8 @@ def _split(module: Any) -> Nnx:
     nnx = sys.modules["flax.nnx"]
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     return Nnx(graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
+
+
+def _first_rngs(init: Callable) -> Callable:
+    """Linen's `init`, which takes the keys first, with the keys by name as `apply` does."""
+    return lambda *args, rngs, **kwargs: init(rngs, *args, **kwargs)

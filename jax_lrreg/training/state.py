@@ -80,6 +80,7 @@ def init(
     *,
     key: jax.Array,
     example: Any = None,
+    example_kwargs: dict[str, Any] | None = None,
     params: Any = None,
     hyper: Any = None,
     sharding: Any = None,
@@ -91,6 +92,7 @@ def init(
         tx: an Optax transformation, or a function `hyper -> tx`.
         key: a typed PRNG key, from `jax.random.key`.
         example: for Linen, an input to the module, or a tuple of its positional inputs.
+        example_kwargs: for Linen, keyword inputs to the module, such as `{"train": True}`.
         params: for a function, its parameters; for a Linen module, parameters to start from.
         hyper: hyperparameters that are kept as arrays in the state and given to `tx`.
         sharding: a sharding for all of the state, or a function `state -> tree of shardings`.
@@ -106,6 +108,8 @@ def init(
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     require(typed, "init", "key", key, "a typed PRNG key, as from jax.random.key(0)")
     hyper = jax.tree.map(_copied, hyper)
+    if example is not None:
+        example = (example if isinstance(example, tuple) else (example,), dict(example_kwargs or {}))
     params, model_state = adapt(module).init(jax.random.fold_in(key, 0), example, params)
     params = jax.tree.map(_copied, params)
     state = State(
@@ -140,6 +144,11 @@ def resolve(value: Any, hyper: Any, argument: str) -> Any:
     """An Optax transformation as it is; a function `hyper -> tx` called with the hyperparameters."""
     if isinstance(value, optax.GradientTransformation):
         return optax.with_extra_args_support(value)
+    if isinstance(value, optax.MultiSteps):
+        raise TypeError(
+            f"{argument} must be an Optax transformation, got an optax.MultiSteps: make it one by transforms.mean_value, "
+            "or by its own gradient_transformation(), which keeps the loss from the optimizer inside"
+        )
     if not callable(value):
         raise TypeError(f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}")
     require(hyper is not None, "init", "hyper", hyper, f"given, because `{argument}` is a function of it")
