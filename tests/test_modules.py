@@ -59,7 +59,7 @@ def test_what_is_sown_is_no_state_and_reaches_the_loss():
 
 
 def test_multi_steps_is_refused_with_the_way_out():
-    with pytest.raises(TypeError, match=r"transforms.mean_value, or by its own gradient_transformation"):
+    with pytest.raises(TypeError, match=r"transforms.mean_value, or its own gradient_transformation"):
         training.init(lambda p, x: x, optax.MultiSteps(optax.sgd(0.1), 2), key=KEY, params=1.0)
     tx = transforms.mean_value(optax.MultiSteps(optax.sgd(0.1), 2))
     training.init(lambda p, x: x, tx, key=KEY, params=1.0)

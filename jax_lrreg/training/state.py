@@ -146,8 +146,8 @@ def resolve(value: Any, hyper: Any, argument: str) -> Any:
         return optax.with_extra_args_support(value)
     if isinstance(value, optax.MultiSteps):
         raise TypeError(
-            f"{argument} must be an Optax transformation, got an optax.MultiSteps: make it one by transforms.mean_value, "
-            "or by its own gradient_transformation(), which keeps the loss from the optimizer inside"
+            f"{argument} must be an Optax transformation, got an optax.MultiSteps: use transforms.mean_value, "
+            "or its own gradient_transformation(), which keeps the loss from the optimizer inside"
         )
     if not callable(value):
         raise TypeError(f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}")
