@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _peer_child import Pair, Problem, serve
-from _workloads import Workload, flat, order, workloads
+from _workloads import Workload, flat, order, unflat, workloads
 from flax import nnx
 from flax.training import train_state
 from floor import ours, raw
@@ -40,12 +40,12 @@ class Net(nnx.Module):
                 layer = nnx.Param(jnp.zeros(shapes[name]))
             setattr(self, name, layer)
         state = nnx.state(self, nnx.Param)
-        values = {path: jnp.array(value) for path, value in problem.start.items()}
-        paths = flat(nnx.to_pure_dict(state))
-        nnx.update(self, jax.tree.unflatten(jax.tree.structure(state), [values[path] for path in paths]))
+        nnx.replace_by_pure_dict(state, unflat(problem.start, nnx.to_pure_dict(state)))
+        nnx.update(self, state)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        layers = [getattr(self, name) for name in self.names if name.startswith("Dense")]
+        dense = [name for name in self.names if name.startswith("Dense")]
+        layers = [getattr(self, f"Dense_{index}") for index in range(len(dense))]
         if self.kind == "mlp":
             for layer in layers[:-1]:
                 x = nnx.relu(layer(x))
@@ -59,7 +59,7 @@ class Net(nnx.Module):
                 normed = getattr(self, f"LayerNorm_{2 * index}")(x)
                 x = x + getattr(self, f"MultiHeadDotProductAttention_{index}")(normed, mask=mask)
                 normed = getattr(self, f"LayerNorm_{2 * index + 1}")(x)
-                x = x + layers[2 * index + 1](nnx.gelu(layers[2 * index](normed)))
+                x = x + layers[2 * index](nnx.gelu(layers[2 * index + 1](normed)))  # Linen counts from outside
             x = getattr(self, f"LayerNorm_{len(layers) - 1}")(x)
         return layers[-1](x)
 

@@ -39,7 +39,7 @@ def network(problem: Problem) -> keras.Model:
     elif recipe["model"] == "cnn":
         for index, width in enumerate((32, 64)):
             x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"Conv_{index}", **reg)(x)
-        x = layers.Flatten()(layers.AveragePooling2D()(x))
+        x = layers.Flatten()(layers.AveragePooling2D(2)(x))
     else:
         symbols, width = start["Embed_0/embedding"].shape
         x = layers.Embedding(symbols, width, name="Embed_0")(x)
@@ -48,10 +48,8 @@ def network(problem: Problem) -> keras.Model:
             name, normed = f"MultiHeadDotProductAttention_{index}", norm(2 * index)(x)
             attention = layers.MultiHeadAttention(recipe["heads"], width // recipe["heads"], name=name, **reg)
             x = x + attention(normed, normed, use_causal_mask=True)
-            y = dense(f"Dense_{2 * index}", lambda v: keras.activations.gelu(v, approximate=True))(
-                norm(2 * index + 1)(x)
-            )
-            x = x + dense(f"Dense_{2 * index + 1}")(y)
+            up, down = dense(f"Dense_{2 * index + 1}"), dense(f"Dense_{2 * index}")
+            x = x + down(keras.activations.gelu(up(norm(2 * index + 1)(x)), approximate=True))
         x = norm(count - 1)(x)
     return keras.Model(inputs, dense(f"Dense_{count - 1}")(x))
 
@@ -86,7 +84,7 @@ def make(problem: Problem) -> Pair:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if whole else "mse"
     model.compile(optimizer(problem.recipe), loss)
     model.optimizer.build(model.trainable_variables)
-    blank = [np.asarray(variable) for variable in model.optimizer.variables]
+    blank = [np.array(variable) for variable in model.optimizer.variables]
     variables = {path_of(variable): variable for variable in model.trainable_variables}
     y = problem.y if whole else problem.y[:, None]
 
@@ -98,7 +96,7 @@ def make(problem: Problem) -> Pair:
 
     def run(_: None) -> dict[str, np.ndarray]:
         model.fit(problem.x, y, batch_size=problem.batch_size, epochs=1, shuffle=False, verbose=0)
-        return {path: np.asarray(variable) for path, variable in variables.items()}
+        return {path: np.array(variable) for path, variable in variables.items()}
 
     return Pair(reset, run)
 

@@ -53,8 +53,8 @@ class Net(nn.Module):
         x = F.embedding(x, self.weights["Embed_0__embedding"]) + self.weights["position"]
         for index in range(self.layers // 2):
             x = x + self.attended(f"MultiHeadDotProductAttention_{index}", self.normalized(f"LayerNorm_{2 * index}", x))
-            y = self.dense(f"Dense_{2 * index}", self.normalized(f"LayerNorm_{2 * index + 1}", x))
-            x = x + self.dense(f"Dense_{2 * index + 1}", F.gelu(y, approximate="tanh"))
+            y = self.dense(f"Dense_{2 * index + 1}", self.normalized(f"LayerNorm_{2 * index + 1}", x))
+            x = x + self.dense(f"Dense_{2 * index}", F.gelu(y, approximate="tanh"))
         return self.dense(f"Dense_{self.layers - 1}", self.normalized(f"LayerNorm_{self.layers - 1}", x))
 
 

@@ -14,8 +14,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import jax
@@ -24,6 +22,7 @@ from _timing import machine
 from _workloads import Workload, final_loss, flat, unflat, workloads
 
 FOLDER = pathlib.Path(__file__).parent
+LIBRARIES = ("torch", "keras", "tensorflow")
 ROUNDS = {"article": 7, "digits": 9, "transformer": 3, "cnn": 5}
 
 
@@ -55,10 +54,15 @@ CONTENDERS = {
 class Child:
     """A contender at work."""
 
-    def __init__(self, contender: Contender, folder: pathlib.Path):
-        self.errors = (folder.parent / f"{abs(hash(contender.command))}.txt").open("w+")
+    def __init__(self, contender: Contender, folder: pathlib.Path, python: str):
+        self.errors = (folder.parent / "errors.txt").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, str(FOLDER / contender.command[0]), *contender.command[1:], str(folder)],
+            [
+                python if contender.needs else sys.executable,
+                str(FOLDER / contender.command[0]),
+                *contender.command[1:],
+                str(folder),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -101,16 +105,27 @@ def ends(work: Workload, folder: pathlib.Path) -> float:
         return final_loss(work, unflat(dict(arrays), work.start().params))
 
 
-def installed(names: list[str]) -> list[str]:
-    found = [name for name in names if all(map(find_spec, CONTENDERS[name].needs))]
+def versions(python: str) -> dict[str, str]:
+    """Those of the other libraries that an interpreter has."""
+    code = (
+        "import json; from importlib.metadata import packages_distributions, version; "
+        "known = packages_distributions(); "
+        f"print(json.dumps({{name: version(known[name][0]) for name in {LIBRARIES} if name in known}}))"
+    )
+    return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def installed(names: list[str], python: str = sys.executable) -> list[str]:
+    """The contenders whose libraries are there; names the others."""
+    known = versions(python)
     for name in names:
-        if name not in found:
-            missing = [library for library in CONTENDERS[name].needs if not find_spec(library)]
+        missing = [library for library in CONTENDERS[name].needs if library not in known]
+        if missing:
             print(f"left out: {name} ({', '.join(missing)} not installed)")
-    return found
+    return [name for name in names if set(CONTENDERS[name].needs) <= set(known)]
 
 
-def table(name: str, work: Workload, contenders: list[str], rounds: int) -> str:
+def table(name: str, work: Workload, contenders: list[str], rounds: int, python: str = sys.executable) -> str:
     """The contenders of one workload, by their median time."""
     with tempfile.TemporaryDirectory() as scratch:
         children, first, losses = {}, {}, {}
@@ -118,7 +133,7 @@ def table(name: str, work: Workload, contenders: list[str], rounds: int) -> str:
             for index, contender in enumerate(contenders):
                 folder = pathlib.Path(scratch) / str(index) / name
                 write_problem(work, folder)
-                children[contender] = Child(CONTENDERS[contender], folder)
+                children[contender] = Child(CONTENDERS[contender], folder, python)
                 first[contender] = children[contender].hear()["first"]  # one after the other: it is timed
                 losses[contender] = ends(work, folder)
             check(losses, final_loss(work, work.start().params))
@@ -158,15 +173,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="how often each contender trains")
     parser.add_argument("--workloads", nargs="+", choices=ROUNDS)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--python", default=sys.executable, help="an interpreter that has PyTorch, Keras and TensorFlow"
+    )
     arguments = parser.parse_args()
     tiny = arguments.tiny
-    libraries = ("torch", "keras", "tensorflow")
-    print(machine() + "".join(f", {name} {version(name)}" for name in libraries if find_spec(name)))
-    contenders = installed(arguments.contenders)
+    print(machine() + "".join(f", {name} {number}" for name, number in versions(arguments.python).items()))
+    contenders = installed(arguments.contenders, arguments.python)
     for name in arguments.workloads or (["article", "transformer"] if tiny else list(ROUNDS)):
         work = workloads(tiny, jax.default_backend())[name]
         print(f"\n## {name}: {work.steps} steps\n")
-        print(table(name, work, contenders, arguments.rounds or (2 if tiny else ROUNDS[name])), flush=True)
+        rounds = arguments.rounds or (2 if tiny else ROUNDS[name])
+        print(table(name, work, contenders, rounds, arguments.python), flush=True)
 
 
 if __name__ == "__main__":
