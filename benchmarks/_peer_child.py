@@ -7,6 +7,7 @@ timed, and `run(state) -> params`, which waits for the result.
 
 import json
 import pathlib
+import re
 import resource
 import sys
 import time
@@ -57,6 +58,14 @@ def rates(recipe: dict[str, Any]) -> list[float]:
     return [peak * t / ramp for t in range(ramp)] + down
 
 
+def peak_megabytes() -> float:
+    """The most memory that this process has had at once."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # elsewhere the number may be that of the parent, from which the process was started
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def serve(make: Callable[[Problem], Pair], folder: str) -> None:
     """Answers on the standard output, which the libraries are kept from, in lines of JSON."""
     answer, sys.stdout = sys.stdout, sys.stderr
@@ -82,4 +91,4 @@ def serve(make: Callable[[Problem], Pair], folder: str) -> None:
         if line.strip() == "end":
             break
         say(seconds=round_()[0])
-    say(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    say(peak=peak_megabytes())

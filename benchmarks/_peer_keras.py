@@ -1,4 +1,7 @@
-"""Keras `fit` for `peers.py`; the backend is that of KERAS_BACKEND. One epoch over all batches, in their order."""
+"""Keras `fit` for `peers.py`, over all batches in their order: as one long epoch, or with a call for each epoch.
+
+The backend is that of KERAS_BACKEND.
+"""
 
 import sys
 from typing import Any
@@ -78,7 +81,7 @@ def optimizer(recipe: dict[str, Any]) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(rate, epsilon=1e-8, weight_decay=decay)
 
 
-def make(problem: Problem) -> Pair:
+def make(problem: Problem, whole_run: bool) -> Pair:
     model = network(problem)
     whole = problem.y.dtype == np.int32
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if whole else "mse"
@@ -88,6 +91,8 @@ def make(problem: Problem) -> Pair:
     variables = {path_of(variable): variable for variable in model.trainable_variables}
     y = problem.y if whole else problem.y[:, None]
 
+    size = len(y) if whole_run else problem.recipe["epoch"] * problem.batch_size
+
     def reset() -> None:
         for path, variable in variables.items():
             variable.assign(problem.start[path])
@@ -95,11 +100,13 @@ def make(problem: Problem) -> Pair:
             variable.assign(value)
 
     def run(_: None) -> dict[str, np.ndarray]:
-        model.fit(problem.x, y, batch_size=problem.batch_size, epochs=1, shuffle=False, verbose=0)
+        for begin in range(0, len(y), size):
+            part = slice(begin, begin + size)
+            model.fit(problem.x[part], y[part], batch_size=problem.batch_size, epochs=1, shuffle=False, verbose=0)
         return {path: np.array(variable) for path, variable in variables.items()}
 
     return Pair(reset, run)
 
 
 if __name__ == "__main__":
-    serve(make, sys.argv[1])
+    serve(lambda problem: make(problem, sys.argv[1] == "whole"), sys.argv[2])

@@ -2,9 +2,10 @@
 
 The four workloads of `_workloads.py`, from the same parameters over the same batches in the same order, to the same
 final loss (it is checked). Each contender has a process of its own; the rounds take turns. A round is the whole
-training. "First" is what the first round took longer than the later ones: tracing, compiling, building. Keras gets all
-batches as one epoch, which is the least it can be asked to do between steps; PyTorch gets batches that lie in memory
-one after the other, and on the CPU one thread for the article's model.
+training. "First" is what the first round took longer than the later ones: tracing, compiling, building. Keras shuffles
+by itself, so it gets the batches in their order: as one long epoch, the least it can be asked to do between steps, and
+with a call of `fit` for each epoch. PyTorch gets batches that lie in memory one after the other, and on the CPU one
+thread for the article's model.
 """
 
 import argparse
@@ -34,6 +35,8 @@ class Contender(NamedTuple):
     environment: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
+KERAS_JAX = ("keras",), {"KERAS_BACKEND": "jax"}
+KERAS_TENSORFLOW = ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
 CONTENDERS = {
     "fit": Contender(("_peer_jax.py", "fit")),
     "raw JAX, one scan": Contender(("_peer_jax.py", "scan")),
@@ -43,11 +46,13 @@ CONTENDERS = {
     "NNX, a donated step by hand": Contender(("_peer_jax.py", "nnx by hand")),
     "NNX, `nnx.jit`": Contender(("_peer_jax.py", "nnx.jit")),
     "PyTorch eager": Contender(("_peer_torch.py", "eager"), ("torch",)),
-    "PyTorch compiled": Contender(("_peer_torch.py", "compiled"), ("torch",)),
-    "Keras on JAX, `fit`": Contender(("_peer_keras.py",), ("keras",), {"KERAS_BACKEND": "jax"}),
-    "Keras on TensorFlow, `fit`": Contender(
-        ("_peer_keras.py",), ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    "PyTorch compiled": Contender(
+        ("_peer_torch.py", "compiled"), ("torch",), {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     ),
+    "Keras on JAX, one long epoch": Contender(("_peer_keras.py", "whole"), *KERAS_JAX),
+    "Keras on JAX, a `fit` an epoch": Contender(("_peer_keras.py", "epochs"), *KERAS_JAX),
+    "Keras on TensorFlow, one long epoch": Contender(("_peer_keras.py", "whole"), *KERAS_TENSORFLOW),
+    "Keras on TensorFlow, a `fit` an epoch": Contender(("_peer_keras.py", "epochs"), *KERAS_TENSORFLOW),
 }
 
 
@@ -94,7 +99,7 @@ class Child:
 def write_problem(work: Workload, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True)
     rows = work.order().ravel()
-    (folder / "recipe.json").write_text(json.dumps(work.recipe))
+    (folder / "recipe.json").write_text(json.dumps(work.recipe | {"epoch": work.data().steps_per_epoch}))
     np.savez(folder / "data.npz", **{name: values[rows] for name, values in work.arrays.items()})
     np.savez(folder / "start.npz", **flat(work.start().params))
 
