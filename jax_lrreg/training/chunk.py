@@ -46,7 +46,7 @@ def settled(state: State) -> State:
 
     def settle(leaf: Any) -> jax.Array:
         if not isinstance(leaf, jax.Array):
-            leaf = jnp.asarray(leaf)
+            leaf = jnp.asarray(np.asarray(leaf))  # through NumPy, as making a Python number definite is a program
         if jax.typeof(leaf).weak_type:
             leaf = jnp.asarray(leaf, leaf.dtype)
         if id(leaf) in seen:

@@ -1,0 +1,395 @@
+"""The loop: nothing is compiled twice, nothing is read in between, nothing grows, and no chunk size shows."""
+
+import gc
+import io
+import os
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax._src.array import ArrayImpl
+
+from jax_lrreg import penalties, schedules, training, transforms
+
+PLATEAU = schedules.ReduceOnPlateau(factor=0.5, patience=3, cooldown=0)
+ARRAYS = {"x": np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)}
+ARRAYS["y"] = ARRAYS["x"] @ np.array([1.0, -2.0, 0.5], np.float32)
+DATA = training.ArrayData(ARRAYS, 16, jax.random.key(5))
+
+
+def apply(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def loss_fn(model, batch):
+    weight = batch["mask"] if "mask" in batch else jnp.ones(len(batch["x"]))
+    return jnp.sum(weight * (model(batch["x"]) - batch["y"]) ** 2) / jnp.sum(weight)
+
+
+def tx(hyper):
+    return optax.chain(optax.adam(hyper["rate"]), transforms.scale_by_controller(PLATEAU))
+
+
+def start(**options):
+    params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+    return training.init(apply, tx, key=jax.random.key(0), params=params, hyper={"rate": 0.05}, **options)
+
+
+def make(loss=loss_fn, **options):
+    rate = lambda hyper: hyper["rate"]  # noqa: E731
+    return training.make_step(apply, loss, tx, penalty=penalties.L1(0.01), learning_rate=rate, **options)
+
+
+EVALUATE = training.make_eval(apply, lambda model, batch: {"val_loss": loss_fn(model, batch)}, DATA)
+STEP = make()
+
+
+def equal(a, b):
+    a, b = (jax.tree.leaves(t.replace(key=jax.random.key_data(t.key))) for t in (a, b))
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
+
+
+def agree(one, other):
+    assert equal(one[0], other[0])
+    assert one[1].keys() == other[1].keys()
+    assert all(np.array_equal(one[1][name], other[1][name]) for name in one[1])
+
+
+@pytest.fixture
+def compilations():
+    """The compilations of XLA from here on."""
+    seen = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            seen.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def batches():
+    step = 0
+    while True:
+        yield DATA(step)
+        step += 1
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+def test_nothing_is_compiled_in_ten_thousand_steps(kind, compilations):
+    traces = []
+
+    def counting(model, batch):
+        traces.append(1)
+        return loss_fn(model, batch)
+
+    step = make(counting)
+    data = DATA if kind == "arrays" else batches()
+    options = {"log_every": 50, "eval_every": 170, "eval_fn": EVALUATE, "control_on": "val_loss"}
+    state, _ = training.fit(step, start(), data, steps=400, **options)
+    compilations.clear()
+    assert len(traces) == 1
+    state, first = training.fit(step, state, data, steps=5000, **options)
+    state = state.replace(hyper={"rate": 0.003})
+    state, second = training.fit(step, state, data, steps=3000, **options)
+    state, _ = training.fit(step, state, data, steps=50, **options)
+    for now in training.steps(step, state, data, steps=1950, log_every=50):
+        now.state = now.state.replace(hyper={"rate": 0.05 / now.step})
+    assert now.step == 400 + 10_000
+    assert first["learning_rate"][-1] < 0.05 / 2  # the plateau has cut the rate
+    assert second["learning_rate"][0] <= 0.003
+    assert len(traces) == 1
+    assert compilations == []
+
+
+def test_a_shorter_run_compiles_nothing(compilations):
+    step = make()
+    state, _ = training.fit(step, start(), DATA, steps=400)
+    compilations.clear()
+    for steps in (1, 37, 250):
+        state, _ = training.fit(step, state, DATA, steps=steps)
+    assert compilations == []
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream", "generator"])
+def test_the_host_reads_once_per_interval_and_one_interval_late(kind, monkeypatch):
+    data = DATA if kind == "arrays" else batches()
+    training.fit(STEP, start(), data, steps=100, log_every=25, chunk=10)
+    log, inside, get, value, state = [], [], jax.device_get, ArrayImpl._value, start()
+
+    def device_get(tree):
+        log.append("read")
+        inside.append(1)
+        try:
+            return get(tree)
+        finally:
+            inside.pop()
+
+    def _value(self):
+        assert inside, "the host waits for the device"
+        return value.fget(self)
+
+    def logger(step, metrics):
+        log.append(step)
+
+    many = STEP.programs["many"]
+
+    def called(*args, **options):
+        log.append("call")
+        return many(*args, **options)
+
+    monkeypatch.setitem(STEP.programs, "many", called)
+    monkeypatch.setattr(jax, "device_get", device_get)
+    monkeypatch.setattr(ArrayImpl, "_value", property(_value))
+    with jax.transfer_guard_device_to_host("disallow"):
+        if kind == "generator":
+            for now in training.steps(STEP, state, data, steps=100, log_every=25, chunk=10):
+                log.append(now.step)
+            assert log == ["read", *(item for step in now_steps() for item in ("call", step))]
+        else:
+            training.fit(STEP, state, data, steps=100, log_every=25, chunk=10, loggers=[logger])
+            calls, reads = ["call"] * 3, ["read"]
+            assert log == [*reads, *calls, *calls, *reads, 25, *calls, *reads, 50, *calls, *reads, 75, *reads, 100]
+
+
+def now_steps():
+    return [10, 20, 25, 35, 45, 50, 60, 70, 75, 85, 95, 100]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
+@pytest.mark.parametrize("kind", ["arrays", "stream", "generator"])
+def test_memory_does_not_grow(kind):
+    data = DATA if kind == "arrays" else batches()
+
+    def run(state, steps):
+        if kind == "generator":
+            for now in training.steps(STEP, state, data, steps=steps, log_every=20):
+                state = now.state
+            return state
+        return training.fit(STEP, state, data, steps=steps, log_every=20, eval_every=1000, eval_fn=EVALUATE)[0]
+
+    def measure():
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident, len(jax.live_arrays())
+
+    state = run(start(), 10_000)
+    before = measure()
+    state = run(state, 20_000)
+    after = measure()
+    assert after[0] - before[0] <= 5
+    assert after[1] == before[1]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, "auto"])
+def test_the_chunk_does_not_show_with_padding_evaluation_and_control(chunk):
+    data = training.ArrayData(ARRAYS, 16, jax.random.key(5), remainder="pad")
+
+    def run(chunk):
+        options = {"log_every": 25, "eval_every": 11, "eval_fn": EVALUATE, "control_on": "val_loss"}
+        return training.fit(STEP, start(), data, steps=90, chunk=chunk, **options)
+
+    agree(run(13), run(chunk))
+
+
+def test_evaluations_and_log_intervals_do_not_show_in_the_state():
+    plain, _ = training.fit(STEP, start(), DATA, steps=90)
+    for options in ({"log_every": 7}, {"eval_every": 13, "eval_fn": EVALUATE}, {"log_every": 1, "chunk": 50}):
+        assert equal(plain, training.fit(STEP, start(), DATA, steps=90, **options)[0])
+
+
+class TestSteps:
+    @pytest.mark.parametrize("chunk", [10, "auto"])
+    def test_is_fit_with_a_body_of_your_own(self, chunk):
+        state, history = training.fit(STEP, start(), DATA, steps=90, log_every=20)
+        chunks = list(training.steps(STEP, start(), DATA, steps=90, log_every=20, chunk=chunk))
+        assert equal(chunks[-1].state, state)
+        ends = [now for now in chunks if now.step % 20 == 0 or now.step == 90]
+        assert [now.step for now in ends] == history["step"].tolist()
+        for name in ("loss", "learning_rate", "skipped"):  # looked at after all steps: nothing of a chunk is donated
+            np.testing.assert_array_equal([now.metrics[name] for now in ends], history[name])
+
+    def test_within_an_interval_the_metrics_are_those_so_far(self):
+        chunks = training.steps(STEP, start(), DATA, steps=20, log_every=20, chunk=5)
+        every = list(training.steps(STEP, start(), DATA, steps=20, log_every=1))
+        for now in chunks:
+            losses = [one.metrics["loss"] for one in every[: now.step]]
+            np.testing.assert_allclose(now.metrics["loss"], np.mean(losses), rtol=1e-6)
+
+    def test_a_rate_that_is_edited_is_the_one_applied(self):
+        plain, rate = (lambda hyper: optax.sgd(hyper["rate"])), jnp.float32(0.5)
+        step = training.make_step(apply, loss_fn, plain, learning_rate=lambda hyper: hyper["rate"])
+        params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+        state = training.init(apply, plain, key=jax.random.key(0), params=params, hyper={"rate": 0.05})
+        for now in training.steps(step, state, DATA, steps=30, log_every=10):
+            if now.step == 10:
+                now.state = now.state.replace(hyper={"rate": rate})
+            if now.step == 20:
+                assert now.metrics["learning_rate"] == 0.5
+                now.state = now.state.replace(hyper={"rate": 0})
+                weights = np.asarray(now.state.params["w"])
+        assert now.metrics["learning_rate"] == 0
+        np.testing.assert_array_equal(now.state.params["w"], weights)
+        assert not rate.is_deleted()
+
+    def test_the_state_is_alive_until_the_next_chunk_and_the_last_one_after_a_break(self):
+        states = []
+        for now in training.steps(STEP, start(), DATA, steps=1000, log_every=10):
+            assert not now.state.step.is_deleted()
+            states.append(now.state)
+            if now.step == 30:
+                break
+        assert states[0].step.is_deleted()
+        state, _ = training.fit(STEP, now.state, DATA, steps=60)
+        assert equal(state, training.fit(STEP, start(), DATA, steps=90)[0])
+
+    def test_one_array_may_stand_twice_in_an_edited_state(self):
+        step, state = make(ema=0.9), start()
+        for now in training.steps(step, state, DATA, steps=40, log_every=10):
+            now.state = now.state.replace(params=now.state.ema)
+        assert np.isfinite(now.metrics["loss"])
+        state = now.state.replace(params=now.state.ema)
+        state, _ = training.fit(step, state, DATA, steps=5)
+        assert int(state.step) == 45
+
+    @pytest.mark.parametrize(
+        ("words", "change"),
+        [
+            ("structure", lambda state: state.replace(hyper=None)),
+            ("structure", lambda state: {"params": state.params}),
+            (r".*rate.*float32\[\] as before", lambda state: state.replace(hyper={"rate": np.ones(2)})),
+            (r".*rate.*float32\[\] as before", lambda state: state.replace(hyper={"rate": np.ones((), int)})),
+            (r".*step.*int32\[\] as before", lambda state: state.replace(step=1.5)),
+        ],
+    )
+    def test_another_structure_is_refused_and_the_state_goes_on(self, words, change):
+        for now in training.steps(STEP, start(), DATA, steps=20, log_every=10):
+            with pytest.raises(ValueError, match=f"Chunk: `state.*{words}"):
+                now.state = change(now.state)
+        assert equal(now.state, training.fit(STEP, start(), DATA, steps=20)[0])
+
+    def test_an_update_that_is_not_finite_is_raised_though_nobody_looks(self):
+        step = make(lambda model, batch: loss_fn(model, batch) / 0, on_nonfinite="raise")
+        made = []
+        with pytest.raises(FloatingPointError, match="is not finite"):
+            made.extend(now.step for now in training.steps(step, start(), DATA, steps=100, log_every=10))
+        assert made == [10, 20]
+        with pytest.raises(FloatingPointError):
+            list(training.steps(step, start(), DATA, steps=5, log_every=10))
+
+    def test_arguments_are_checked_before_the_first_chunk_is_asked_for(self):
+        for name, value in (("steps", 0), ("chunk", "big"), ("log_every", 0)):
+            with pytest.raises(ValueError, match=f"^steps: `{name}`"):
+                training.steps(STEP, start(), DATA, **{"steps": 5, name: value})
+        with pytest.raises(TypeError, match=r"^steps: `step`"):
+            training.steps(loss_fn, start(), DATA, steps=5)
+
+
+def test_an_update_that_is_not_finite_leaves_the_state_in_the_error():
+    bad = training.ArrayData({**ARRAYS, "y": ARRAYS["y"] * np.nan}, 16, jax.random.key(5))
+    with pytest.raises(FloatingPointError) as caught:
+        training.fit(make(on_nonfinite="raise"), start(), bad, steps=100, log_every=10)
+    assert np.array_equal(caught.value.state.params["w"], np.zeros(3))
+
+
+def test_an_evaluation_that_fails_leaves_the_state_in_the_error():
+    def broken(state):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space") as caught:
+        training.fit(STEP, start(), DATA, steps=90, eval_every=30, eval_fn=broken)
+    assert equal(caught.value.state, training.fit(STEP, start(), DATA, steps=30)[0])
+
+
+def test_a_ragged_last_batch_is_traced_once_in_an_evaluation():
+    traces = []
+
+    def metrics(model, batch):
+        traces.append(batch["x"].shape)
+        return {"val_loss": loss_fn(model, batch)}
+
+    for data in (DATA, [DATA(0), jax.tree.map(lambda x: x[:2], DATA(0))]):
+        traces.clear()
+        evaluate = training.make_eval(apply, metrics, data)
+        results = [evaluate(start()) for _ in range(3)]
+        assert traces == [(16, 3), (2, 3)]
+        assert results[0] == results[2]
+
+
+def test_what_the_loop_does_is_marked_in_a_profile(tmp_path):
+    with jax.profiler.trace(str(tmp_path)):
+        training.fit(STEP, start(), batches(), steps=40, log_every=10, eval_every=20, eval_fn=EVALUATE)
+    (profile,) = tmp_path.rglob("*.xplane.pb")
+    content = profile.read_bytes()
+    for name in (b"train", b"evaluate", b"read metrics", b"stack batches"):
+        assert name in content
+
+
+class TestProgress:
+    def fit(self):
+        options = {"log_every": 10, "eval_every": 20, "eval_fn": EVALUATE, "progress": True}
+        return training.fit(STEP, start(), DATA, steps=40, **options)[0]
+
+    def test_lines_have_loss_rate_pace_time_left_and_the_latest_evaluation(self, capsys):
+        self.fit()
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split("  ")[0] for line in lines] == ["step 10/40", "step 20/40", "step 30/40", "step 40/40"]
+        for line in lines:
+            parts = line.split("  ")
+            assert [part.split()[0] for part in parts[1:3]] == ["loss", "lr"]
+            assert parts[3].split()[-1] in ("steps/s", "s/step")
+            assert parts[4].split()[-1] in ("left", "all")
+            assert "penalty" not in line
+            assert "skipped" not in line
+        assert "val_loss" not in lines[0]
+        assert "val_loss" in lines[2]
+
+    def test_a_bar_on_a_terminal_says_the_same(self, monkeypatch):
+        import rich.console
+
+        text, real = io.StringIO(), rich.console.Console
+        monkeypatch.setattr(rich.console, "Console", lambda: real(file=text, force_terminal=True, width=100))
+        self.fit()
+        last = text.getvalue().replace("\x1b[?25h", "").strip().splitlines()[-1]
+        for word in ("40/40", "loss ", "lr ", "steps/s", "in all", "val_loss"):
+            assert word in last
+
+    def test_a_notebook_has_one_line_that_changes(self, monkeypatch):
+        display = pytest.importorskip("IPython.display")
+        import rich.console
+
+        seen = []
+
+        class Handle:
+            def update(self, content, raw):
+                seen.append(content["text/plain"])
+
+        monkeypatch.setattr(rich.console, "Console", lambda: type("Console", (), {"is_jupyter": True}))
+        monkeypatch.setattr(display, "display", lambda *args, **options: Handle())
+        self.fit()
+        assert [line.split("  ")[0] for line in seen][-1] == "step 40/40"
+        assert len(seen) == 4
+
+
+class Cnn(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.Conv(2, (3, 3))(x).reshape(len(x), -1))[:, 0]
+
+
+def test_single_calls_are_the_loop_with_streams_too():
+    arrays = {"x": np.random.default_rng(0).normal(size=(32, 4, 4, 1)).astype(np.float32), "y": np.ones(32, np.float32)}
+    data = training.ArrayData(arrays, 8, jax.random.key(1))
+    step = training.make_step(Cnn(), loss_fn, optax.sgd(0.01))
+    results = []
+    for kind, chunk in (("arrays", "auto"), ("stream", "auto"), ("arrays", 4)):
+        state = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        source = data if kind == "arrays" else (data(index) for index in range(12))
+        results.append(training.fit(step, state, source, steps=12, log_every=6, chunk=chunk))
+    agree(results[0], results[1])
+    np.testing.assert_allclose(results[0][1]["loss"], results[2][1]["loss"], rtol=1e-5)
