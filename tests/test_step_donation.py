@@ -157,6 +157,26 @@ def a_step_that_does_not_donate():
     read(state)
 
 
+def a_state_is_kept_while_another_step_donates_its_successor():
+    module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    for donate in (True, False):
+        keeping, donating = (
+            training.make_step(
+                module,
+                lambda model, batch: jnp.mean(model(batch["x"]) ** 2),
+                lambda hyper: optax.sgd(hyper),
+                donate=donate,
+                on_nonfinite="keep",
+            )
+            for donate in (False, donate)
+        )
+        state = training.init(module, lambda hyper: optax.sgd(hyper), key=jax.random.key(0), hyper=0.1)
+        new, _ = keeping(state, BATCH)
+        training.fit(donating, new, source(), steps=4)
+        read(state)
+        go(donating, state)
+
+
 def a_batch_on_the_device_is_used_again():
     batch = jax.tree.map(jnp.asarray, BATCH)
     state = go(make(), start(), batch=batch)

@@ -28,6 +28,8 @@ from jax_lrreg.training.report import (
 from jax_lrreg.training.state import State, resolve
 
 Metrics = dict[str, jax.Array]
+# What a step gives back. A key that goes in and out costs the host as much as the rest of a small call.
+CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
 
 
 class Step:
@@ -50,15 +52,22 @@ class Step:
         self._ema = ema
         self._loss_scale = loss_scale
 
-        def call(state: State, batch: Any) -> tuple[State, Metrics]:
-            state, metrics = self.body(state, batch)
-            return state, metrics | at_end(state, monitors)
+        def call(changing: tuple, key: jax.Array, hyper: Any, batch: Any) -> tuple[tuple, Metrics]:
+            state, metrics = self.body(_assembled(changing, key, hyper), batch)
+            metrics |= at_end(state, monitors)
+            if not donate:  # what the step left alone would be the same array in both states
+                state = jax.tree.map(jnp.copy, state)
+            return tuple(getattr(state, name) for name in CHANGING), metrics
 
         self._call = jax.jit(call, donate_argnums=0 if donate else ())
 
     def __call__(self, state: State, batch: Any) -> tuple[State, Metrics]:
         """One update. The given state is donated: go on with the one returned."""
-        state, metrics = self._call(self.prepare(state), batch)
+        state = self.prepare(state)
+        changing = tuple([getattr(state, name) for name in CHANGING])
+        changing, metrics = self._call(changing, state.key, state.hyper, batch)
+        same = (state.key, state.hyper)
+        state = _assembled(changing, *(same if self.donate else jax.tree.map(jnp.copy, same)))
         if self.on_nonfinite == "raise" and metrics["skipped"]:
             raise FloatingPointError(nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics))
         return state, metrics
@@ -202,6 +211,10 @@ def make_step(
         return new.replace(step=optax.safe_increment(state.step)), metrics | named
 
     return Step(body, donate, on_nonfinite, ema is not None, loss_scale, tuple(monitors))
+
+
+def _assembled(changing: tuple, key: jax.Array, hyper: Any) -> State:
+    return State(key=key, hyper=hyper, **dict(zip(CHANGING, changing, strict=True)))
 
 
 def _average_of(param: jax.Array) -> jax.Array:
