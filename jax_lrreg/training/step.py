@@ -12,7 +12,7 @@ from jax_lrreg._struct import require, require_number
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training.accumulate import accumulated
 from jax_lrreg.training.control import applied_scales
-from jax_lrreg.training.guard import is_sound, kept
+from jax_lrreg.training.guard import guarded
 from jax_lrreg.training.loss import adapted, check_loss_scale, checked, scaled_gradient
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.report import (
@@ -180,21 +180,27 @@ def make_step(
         def value_fn(params: Any) -> jax.Array:
             return data_loss_of(params, state.model_state, batch, key)[0] + penalty_of(params)
 
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn
-        )
-        opt_state = _typed_as(opt_state, state.opt_state)
-        new = state.replace(
-            params=optax.apply_updates(state.params, updates), opt_state=opt_state, model_state=model_state
-        )
-        if ema is not None:
-            new = new.replace(
-                ema=jax.tree.map(lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, new.params)
+        def make() -> tuple[State, Any]:
+            updates, opt_state = optimizer.update(
+                grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn
             )
-        finite = sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        if on_nonfinite != "keep":
-            sound = finite & is_sound(updates, opt_state, state.opt_state)
-            new = kept(finite, sound, new, state)
+            params = optax.apply_updates(state.params, updates)
+            opt_state = _typed_as(opt_state, state.opt_state)
+            new = state.replace(params=params, opt_state=opt_state, model_state=model_state)
+            if ema is not None:
+                mean = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, params)
+                new = new.replace(ema=mean)
+            return new, updates
+
+        def size(updates: Any) -> jax.Array | None:
+            return norm(updates) if "update_norm" in monitors else None
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if on_nonfinite == "keep":
+            new, updates = make()
+            update_norm, sound = size(updates), jnp.array(True)
+        else:
+            new, update_norm, sound = guarded(finite, make, size, state)
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
         if scale is not None:
             metrics["loss_scale"] = scale.scale
@@ -206,8 +212,8 @@ def make_step(
         if "grad_norm" in monitors:
             metrics["grad_norm"] = grad_norm
         if "update_norm" in monitors:
-            metrics["update_norm"] = norm(updates)
-        metrics["skipped"] = jnp.zeros((), jnp.int32) if on_nonfinite == "keep" else 1 - sound.astype(jnp.int32)
+            metrics["update_norm"] = update_norm
+        metrics["skipped"] = 1 - sound.astype(jnp.int32)
         return new.replace(step=optax.safe_increment(state.step)), metrics | named
 
     return Step(body, donate, on_nonfinite, ema is not None, loss_scale, tuple(monitors))
