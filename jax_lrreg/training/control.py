@@ -34,7 +34,8 @@ def hears_metrics(opt_state: Any) -> bool:
 
 def listen(opt_state: Any, external: bool) -> Any:
     """The state whose controllers hear what `tell` gives them and nothing else, or the loss of each update again."""
-    if all(bool(node.external) == external for node in _driven(opt_state)):
+    flags = jax.device_get([node.external for node in _driven(opt_state)])
+    if all(flag == external for flag in flags):
         return opt_state
     return _map(opt_state, lambda node: node._replace(external=_like(node.external, external)))
 

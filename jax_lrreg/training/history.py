@@ -1,6 +1,6 @@
 """The history of a run: sums on the device, one reading per interval, one entry for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -14,35 +14,48 @@ from jax_lrreg.training.report import LAST, is_reserved, nonfinite_message
 Logger = Callable[[int, dict[str, float]], Any]
 
 
-def zero_sums(shapes: dict[str, Any]) -> dict[str, Any]:
+def rows(metrics: Iterable[str]) -> list[str]:
+    """The metrics in the order in which their sums stand in one array, "skipped" at the end."""
+    return [*sorted(set(metrics) - {"skipped"}), "skipped"]
+
+
+def zero_sums(metrics: Iterable[str]) -> dict[str, Any]:
     """The sums of an interval that has no step yet, for metrics of these names."""
-    last = {name: np.float32(0) for name in shapes if name in LAST or name.startswith(GROUP)}
-    zeros = {name: np.float32(0) for name in shapes if name not in ("skipped", *last)}
-    return {"mean": zeros, "last": last, "steps": np.int32(0), "skipped": np.int32(0)}
+    return {"values": np.zeros(len(rows(metrics)), np.float32), "steps": np.int32(0)}
 
 
-def add(sums: dict[str, Any], metrics: dict[str, jax.Array]) -> dict[str, Any]:
-    """The sums with one more step; traced into the compiled loop."""
-    skipped = metrics["skipped"]
-    mean = {
-        name: total + jnp.where(skipped > 0, 0, metrics[name].astype(jnp.float32))
-        for name, total in sums["mean"].items()
-    }
-    last = {name: metrics[name] for name in sums["last"]}
-    return {"mean": mean, "last": last, "steps": sums["steps"] + 1, "skipped": sums["skipped"] + skipped}
+def add(values: jax.Array, metrics: dict[str, jax.Array]) -> jax.Array:
+    """The sums with one more step; traced into the compiled loop.
+
+    One array, since a loop of small steps spends its time in the number of its kernels.
+    """
+    names = rows(metrics)
+    new = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
+    counts = np.array([name == "skipped" for name in names])
+    total = values + jnp.where(counts | (metrics["skipped"] == 0), new, 0)
+    return jnp.where(np.array([_of_last(name) for name in names]), new, total)
 
 
-def read(now: int, sums: dict[str, Any], at_end: dict[str, jax.Array], raises: bool) -> dict[str, float]:
+def read(now: int, names: list[str], sums: dict[str, Any], at_end: dict[str, Any], raises: bool) -> dict[str, float]:
     """The entry of an interval that ends at step `now`; waits for the device, and fetches everything at once."""
     with jax.profiler.TraceAnnotation("read metrics"):
         sums, at_end = jax.device_get((sums, at_end))
-    good = int(sums["steps"] - sums["skipped"])
-    entry = {name: float(total) / good if good else float("nan") for name, total in sums["mean"].items()}
-    entry |= {name: float(value) for name, value in (sums["last"] | at_end).items()}
-    entry["skipped"] = int(sums["skipped"])
+    *values, skipped = (float(value) for value in sums["values"])
+    good = int(sums["steps"]) - int(skipped)
+    entry = {
+        name: value if _of_last(name) else value / good if good else float("nan")
+        for name, value in zip(names, values, strict=False)
+    }
+    entry |= {name: float(value) for name, value in at_end.items()}
+    entry["skipped"] = int(skipped)
     if raises and entry["skipped"]:
         raise FloatingPointError(nonfinite_message(now - 1, entry).replace("at step", "at or before step"))
     return entry
+
+
+def _of_last(name: str) -> bool:
+    """Whether the last step's value counts, not the mean."""
+    return name in LAST or name.startswith(GROUP)
 
 
 class History:

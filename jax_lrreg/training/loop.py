@@ -15,7 +15,7 @@ from jax_lrreg.training.control import hears_metrics, listen, tell
 from jax_lrreg.training.convolutions import slow_in_a_loop as slow_in_a_loop
 from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import ArrayData, source_of
-from jax_lrreg.training.history import History, Logger, add, read, zero_sums
+from jax_lrreg.training.history import History, Logger, add, read, rows, zero_sums
 from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
@@ -187,7 +187,7 @@ def _chunks(
     run = step.programs.setdefault("many" if loops else "one", _program(step, loops))
     counts = _counts(steps, size if loops else 1, log_every, eval_every)
     place = _placement(state)
-    zeros = place(zero_sums(shapes))
+    names, zeros = rows(shapes), place(zero_sums(shapes))
     sums, late, now = zeros, None, start
     with contextlib.closing(source.draw(start, counts, size if loops else None, place)) as draws:
         for count, payload, error in draws:
@@ -199,7 +199,7 @@ def _chunks(
                 now += count
                 ends = (now - start) % log_every == 0 or now == start + steps
                 at_end = step.at_end(state) if ends else {}
-                done = Chunk(now, state, partial(read, now, sums, at_end, step.on_nonfinite == "raise"))
+                done = Chunk(now, state, partial(read, now, names, sums, at_end, step.on_nonfinite == "raise"))
                 yield done
                 state = done.state
                 if ends:
@@ -274,19 +274,23 @@ def _check_control(state: State, control_on: Any, eval_every: Any, eval_fn: Any)
 def _program(step: Step, loops: bool) -> Callable:
     """The compiled call that makes `count` steps; the number is data, so every chunk is one and the same program."""
 
-    def one(carry: tuple[State, Any], batch: Any) -> tuple[State, Any]:
+    def one(carry: tuple[State, jax.Array], batch: Any) -> tuple[State, jax.Array]:
         state, metrics = step.body(carry[0], batch)
         return state, add(carry[1], metrics)
 
-    def single(state, sums, arrays, row, count, *, gather):
+    def single(state, values, arrays, row, count, *, gather):
         del count
-        return one((state, sums), gather(arrays, row))
+        return one((state, values), gather(arrays, row))
 
-    def many(state, sums, arrays, rows, count, *, gather):
+    def many(state, values, arrays, rows, count, *, gather):
         def body(index, carry):
             return one(carry, gather(arrays, jax.tree.map(lambda x: x[index], rows)))
 
-        return jax.lax.fori_loop(0, count, body, (state, sums))
+        return jax.lax.fori_loop(0, count, body, (state, values))
+
+    def program(state, sums, arrays, rows, count, *, gather):
+        state, values = (many if loops else single)(state, sums["values"], arrays, rows, count, gather=gather)
+        return state, {"values": values, "steps": sums["steps"] + count}
 
     donated = (0,) if step.donate else ()  # the sums are few, and whoever holds a chunk may read them later
-    return jax.jit(many if loops else single, donate_argnums=donated, static_argnames="gather")
+    return jax.jit(program, donate_argnums=donated, static_argnames="gather")
