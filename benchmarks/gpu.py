@@ -43,7 +43,7 @@ def main() -> None:
     print(machine())
     work = workloads(tiny, jax.default_backend())
     parts = [
-        *((f"floor, {name}", lambda name=name: floor.table(work[name], rounds)) for name in work),
+        *((f"floor, {name}", lambda name=name: floor.table(work[name], rounds)) for name in (PEERS if tiny else work)),
         *(
             (f"update, {leaves}", lambda leaves=leaves: update_cost.table(leaves, 2000 if tiny else 50_000_000, rounds))
             for leaves in ((2,) if tiny else (20, 200))
