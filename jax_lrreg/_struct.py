@@ -71,7 +71,7 @@ def arguments_text(obj: Any) -> list[str]:
 
 
 def number_text(value: Any) -> str:
-    """The shortest text that reads back as exactly `value`."""
+    """The shortest text that reads back as exactly `value`; a list of numbers would be an array, so it is a tuple."""
     if isinstance(value, Array) and not isinstance(value, Tracer):
         if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
             return repr(np.asarray(value, None if value.dtype.kind in "iuf" else np.float32).tolist())
@@ -79,8 +79,7 @@ def number_text(value: Any) -> str:
     if type(value) is dict:
         return f"{{{', '.join(f'{key!r}: {number_text(item)}' for key, item in value.items())}}}"
     if type(value) in (list, tuple):
-        text = ", ".join(map(number_text, value))
-        return f"[{text}]" if type(value) is list else f"({text}{',' if len(value) == 1 else ''})"
+        return f"({', '.join(map(number_text, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
 
 
@@ -101,7 +100,8 @@ def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str, error:
     """Raises unless `ok`, naming the public argument, the value received and what is allowed."""
     if not ok:
         name = owner if isinstance(owner, str) else type(owner).__name__
-        raise error(f"{name}: `{argument}` must be {allowed}, got {number_text(value)}")
+        received = repr(value) if isinstance(value, list) else number_text(value)
+        raise error(f"{name}: `{argument}` must be {allowed}, got {received}")
 
 
 def require_number(owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_lrreg import penalties, schedules, text
-from jax_lrreg.penalties import L1, L2, ElasticNet
+from jax_lrreg.penalties import L1, L2, L2SP, ElasticNet
 from jax_lrreg.schedules import Constant, Cosine, Exponential, InverseSqrt, Linear, Polynomial, Step, join
 from jax_lrreg.text.names import names
 
@@ -46,6 +46,11 @@ PENALTIES = [
     L1(Cosine(0.1, steps=5)),
     L1({"encoder": {"kernel": 0.1}, "head": 2.0}),
     L1({"type": 0.1}),
+    L1([0.1, 0.2]),
+    L1([jnp.ones(2), jnp.zeros(2)]),
+    L1([jnp.ones(2), (jnp.ones(2), {"a": [0.1]})]),
+    L1({"layers": [jnp.ones(2), jnp.ones(3)]}),
+    L2SP(0.1, reference=[jnp.ones(2), jnp.ones(2)]),
     L2(1e-4).on("**/kernel") + L1(0.1).on([("**/bias", 0), ("head/**", 0.5)]),
     (L1(0.1) + L2(0.2)) / 3,
     0.5 * (0.1 * L1(0.3)),

@@ -42,6 +42,7 @@ def parse(text: str) -> Any:
     Args:
         text: an expression such as `0.5 * Cosine(1e-3, steps=100).warmup(10)` or `L1(0.1).on("**/kernel")`.
             Names may be qualified, as in `schedules.Cosine`. A list of numbers is an array of hyperparameters.
+            A tuple of numbers is a tree, one number a parameter.
 
     Raises:
         ValueError: it is no such expression; the message names the piece and what is allowed there. What the
