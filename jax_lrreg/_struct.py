@@ -74,7 +74,7 @@ def number_text(value: Any) -> str:
     """The shortest text that reads back as exactly `value`; a list of numbers would be an array, so it is a tuple."""
     if isinstance(value, Array) and not isinstance(value, Tracer):
         if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
-            return repr(np.asarray(value, None if value.dtype.kind in "iuf" else np.float32).tolist())
+            return repr(np.asarray(value, None if value.dtype.kind in "iufc" else np.float32).tolist())
         return f"<{value.dtype}{list(value.shape)}>"
     if type(value) is dict:
         return f"{{{', '.join(f'{key!r}: {number_text(item)}' for key, item in value.items())}}}"
@@ -113,5 +113,6 @@ def require_number(owner: Any, argument: str, value: Any, allowed: str, test: Ca
     real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
     require(real, owner, argument, value, allowed, error=TypeError)
     if not isinstance(value, Tracer):
-        array = np.asarray(value, np.float64)
+        huge = type(value) is int and abs(value) >= 2**1023  # NumPy would raise an OverflowError
+        array = np.asarray(np.inf if huge else value, np.float64)
         require(np.all(np.isfinite(array)) and np.all(test(array)), owner, argument, value, allowed)

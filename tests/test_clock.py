@@ -43,6 +43,28 @@ def test_every_integer_dtype_means_the_same_step():
     assert Clock.of(np.int8(-100)).step == -1
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_64_bits_are_brought_within_range_not_cut_to_32(dtype, x64):
+    far = [2**31 - 1, 2**31, 2**31 + 5, 2**32 + 2, 2**33, np.iinfo(dtype).max]
+    with jax.enable_x64(x64):
+        assert np.all(Clock.of(np.array(far, dtype)).step == LAST_STEP)
+        assert all(Clock.of(dtype(step)).step == LAST_STEP for step in far)
+        assert Clock.of(np.array(7, dtype)).step == 7
+        if dtype is np.int64:
+            assert np.all(Clock.of(np.array([-1, -(2**32) + 3, -(2**63)])).step == -1)
+
+
+def test_a_numpy_float64_counts_in_float64_where_jax_does():
+    for step in (np.float64(5.5), np.array(5.5), np.array([5.5])):
+        assert Clock.of(step).dtype == jnp.float32
+        with jax.enable_x64(True):
+            assert Clock.of(step).dtype == jnp.float64
+    with jax.enable_x64(True):
+        assert Clock.of(5.5).dtype == jnp.float32  # a Python number has no type of its own
+        assert Clock.of(np.float32(5.5)).dtype == jnp.float32
+
+
 def test_a_later_piece_begins_at_0_and_an_earlier_one_is_under_way():
     for duration in (*DURATIONS, 2.5, 0.1):
         clock = Clock.of(LAST_STEP).after(duration)

@@ -15,6 +15,8 @@ MALFORMED = {
     "negative constant": (lambda: s.Constant(-0.1), "value"),
     "constant nan": (lambda: s.Constant(NAN), "value"),
     "constant inf": (lambda: s.Constant(INF), "value"),
+    "constant beyond every float": (lambda: s.Constant(10**400), "value"),
+    "steps beyond every float": (lambda: s.Linear(0.1, steps=10**400), "steps"),
     "constant text": (lambda: s.Constant("0.1"), "value"),
     "constant None": (lambda: s.Constant(None), "value"),
     "constant bool": (lambda: s.Constant(True), "value"),
@@ -179,10 +181,14 @@ def test_a_horizon_beyond_an_int32_says_how_to_write_it():
         s.Linear(0.1, steps=10**13)(5)
 
 
-def test_a_step_that_is_no_number_is_refused():
-    for step in (jnp.array(True), jnp.array(1j)):
-        with pytest.raises(TypeError, match="real number"):
-            C(step)
+@pytest.mark.parametrize(
+    "step",
+    [None, True, "3", 1j, object(), [None], np.array("3"), np.bool_(True), jnp.array(True), jnp.array(1j)],
+    ids=lambda step: f"{type(step).__name__} {step}" if type(step) is not object else "object",
+)
+def test_a_step_that_is_no_number_is_refused(step):
+    with pytest.raises(TypeError, match=r"^Schedule: `step` must be a real number or an array of them, got"):
+        C(step)
 
 
 def test_arguments_after_the_first_are_keywords():

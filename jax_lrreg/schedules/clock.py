@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._struct import require
 from jax_lrreg.schedules.digits import digits_of, exp2_sum, known
 
 LAST_STEP = 2**31 - 1
@@ -45,17 +46,15 @@ class Clock(NamedTuple):
     @classmethod
     def of(cls, step: Any) -> "Clock":
         """The clock that shows `step`: a Python number, or an array of any integer or float dtype."""
-        if isinstance(step, int | float) and step == step:  # a NaN stays one
+        if isinstance(step, int | float) and not isinstance(step, bool) and step == step:  # a NaN stays one
             whole = math.floor(min(max(step, -1), LAST_STEP))
             part = 0 if isinstance(step, int) or not -1 <= step < LAST_STEP else step - whole
-            return cls(jnp.int32(whole), part if part else 0)
-        step = jnp.asarray(step)
+            return cls(jnp.int32(whole), part if part else 0, dtype=jnp.result_type(jnp.float32, step))
+        step = _as_array(step)
         if jnp.issubdtype(step.dtype, jnp.integer):
             if step.dtype.itemsize >= 4 and step.dtype != jnp.int32:  # uint32 and 64 bits do not fit
                 step = jnp.minimum(step, LAST_STEP)
             return cls(jnp.maximum(step.astype(jnp.int32), -1))
-        if not jnp.issubdtype(step.dtype, jnp.floating):
-            raise TypeError(f"a schedule takes a real number as its step, got an array of {step.dtype}")
         dtype = jnp.promote_types(step.dtype, jnp.float32)
         step = jnp.clip(step.astype(dtype), -1, LAST_STEP)
         whole = jnp.floor(step)
@@ -254,6 +253,19 @@ class Clock(NamedTuple):
 
     def _started_part(self) -> Any:
         return self.part if isinstance(self.part, int) else jnp.where(self.begun, self.part, 0)
+
+
+def _as_array(step: Any) -> jax.Array:
+    """`step` as an array of integers or of floats; nothing else is one."""
+    if isinstance(step, np.ndarray | np.generic) and step.dtype in (np.int64, np.uint64):  # JAX would cut off 32 bits
+        step = np.maximum(np.minimum(step, LAST_STEP).astype(np.int64), -1).astype(np.int32)
+    try:
+        array = jnp.asarray(step)
+    except (TypeError, ValueError, OverflowError):
+        array = jnp.asarray(False)
+    real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+    require(real and step is not None, "Schedule", "step", step, "a real number or an array of them", error=TypeError)
+    return array
 
 
 def pick(table: Any, index: jax.Array) -> jax.Array:
