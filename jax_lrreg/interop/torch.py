@@ -31,7 +31,7 @@ def from_torch(scheduler: Any, group: int | None = None) -> Schedule:
     if name is None:
         module = type(scheduler).__module__
         if type(scheduler).__qualname__ == "GreedyLR" and module.startswith("transformers."):
-            raise refused(scheduler, "it follows a metric; see schedules.ReduceOnPlateau")
+            raise refused(scheduler, "it follows a metric; see schedules.Greedy.like_transformers")
         raise refused(scheduler, f"from_torch knows the schedulers of {MODULE} itself")
     leaf = _first_leaf(scheduler)
     count = len(leaf.optimizer.param_groups)

@@ -313,7 +313,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "transformers": {
         "get_scheduler('reduce_lr_on_plateau', sgd())": "ReduceLROnPlateau cannot be converted: it follows a metric",
-        "get_scheduler('greedy', sgd())": "GreedyLR cannot be converted: it follows a metric",
+        "get_scheduler('greedy', sgd())": r"it follows a metric; see schedules\.Greedy\.like_transformers",
     },
     "timm": {
         "PlateauLRScheduler(sgd())": "follows a metric",
