@@ -1,6 +1,7 @@
 """Other libraries' schedulers: equal value by value, live where the library is installed, as recorded everywhere."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -73,6 +74,15 @@ def test_equals_the_live_library(library):
         assert CONVERTERS[library](live) == schedule, f"{case}: another schedule at the end of the run"
         assert schedule == CONVERTERS[library](stand_in(library, case)), f"{case}: the record is out of date"
     print(f"{library}: {len(record.CASES[library])} cases equal, live")
+
+
+@pytest.mark.parametrize("library", CONVERTERS)
+def test_nothing_that_the_live_library_offers_is_passed_over(library):
+    record.quietly_imported(library, skip=pytest.skip)
+    cases = " ".join([*record.CASES[library], *record.GROUPS.get(library, {}), *record.REFUSED[library]])
+    offered = record.offered(library)
+    assert len(offered) >= 6
+    assert {name for name in offered if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", cases)} == set()
 
 
 @pytest.mark.parametrize(("library", "case"), GROUPS)

@@ -152,6 +152,7 @@ CASES: dict[str, dict[str, Any]] = {
         "get_scheduler('cosine_warmup_with_min_lr', sgd(), 1, 25, scheduler_specific_kwargs="
         "{'min_lr_rate': 0.1, 'warmup_lr_rate': 0.3})": ONCE,
         "get_scheduler('cosine_warmup_with_min_lr', sgd(), 0, 25, scheduler_specific_kwargs={'min_lr': 0.01})": ONCE,
+        "get_scheduler('warmup_stable_decay', sgd(), 5, 25, scheduler_specific_kwargs={'num_decay_steps': 10})": ONCE,
         "wsd(num_warmup_steps=5, num_decay_steps=10, num_training_steps=25)": ONCE,
         "wsd(num_warmup_steps=5, num_decay_steps=10, num_stable_steps=8, min_lr_ratio=0.1)": ONCE,
         "wsd(5, 10, num_stable_steps=8, warmup_type='cosine', decay_type='linear', min_lr_ratio=0.1)": ONCE,
@@ -399,6 +400,28 @@ def quietly_imported(library: str, skip: Any) -> None:
             namespace(library)
         except ImportError as error:
             skip(f"{library} is not installed: {error}")
+
+
+def offered(library: str) -> set[str]:
+    """What the library itself lists, by the names that its cases are written with."""
+    names = namespace(library)
+    if library == "transformers":
+        listed = importlib.import_module("transformers.optimization").TYPE_TO_SCHEDULER_FUNCTION
+        return {repr(kind.value) for kind in listed}
+    if library == "optax":
+        public = vars(importlib.import_module("optax.schedules")).items()
+        functions = {name for name, thing in public if callable(thing) and not isinstance(thing, type)}
+        return {name for name in functions if name[0].islower() and not name.startswith("inject_")}
+    if library == "keras":
+        module, base = importlib.import_module("keras").optimizers.schedules, names["LearningRateSchedule"]
+    elif library == "timm":
+        module = importlib.import_module("timm.scheduler")
+        base = importlib.import_module("timm.scheduler.scheduler").Scheduler
+    else:
+        module = importlib.import_module("torch.optim.lr_scheduler")
+        base = module.LRScheduler
+    classes = {name: thing for name, thing in vars(module).items() if isinstance(thing, type) and name[0] != "_"}
+    return {name for name, cls in classes.items() if issubclass(cls, base) and cls is not base}
 
 
 def make(library: str, case: str) -> Any:
