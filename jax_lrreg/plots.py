@@ -14,20 +14,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from jax_lrreg._struct import require
 from jax_lrreg.penalties import Penalty
-from jax_lrreg.schedules import (
-    Cooldown,
-    Extended,
-    InUnits,
-    Joined,
-    Product,
-    Schedule,
-    Shifted,
-    Stretched,
-    Sum,
-    Warmup,
-)
+from jax_lrreg.schedules import Function, Schedule
+from jax_lrreg.schedules.phases import phases
 
-POINTS = 2000  # more than a picture is wide
+COLUMNS = 2000  # more than a picture is wide in pixels
+SAMPLES = 64  # steps looked at in each column of more than that
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by everyone
 
 
@@ -37,7 +28,8 @@ def schedule(
     """Draws one schedule, or several by name, over `steps` steps.
 
     Args:
-        schedule: a schedule, or a dict of them; any function `step -> value` will do.
+        schedule: a schedule, or a dict of them; any function `step -> value` will do. On an axis of more than 2000
+            steps the line is the mean over what lies side by side, in a band from the least to the largest value.
         steps: how far to draw.
         log: whether the values are on a logarithmic axis; values of 0 are left out of it.
         ax: where to draw; a new figure by default.
@@ -45,17 +37,24 @@ def schedule(
     Returns:
         The axes. Dotted lines mark where one phase of a single schedule ends and the next begins.
     """
-    require(isinstance(steps, int) and steps >= 1, "plots.schedule", "steps", steps, "a whole number >= 1")
+    whole = isinstance(steps, int | np.integer) and not isinstance(steps, bool) and steps >= 1
+    require(whole, "plots.schedule", "steps", steps, "a whole number >= 1")
     named = schedule if isinstance(schedule, Mapping) else {"": schedule}
     require(len(named) > 0, "plots.schedule", "schedule", schedule, "at least one schedule")
+    for one in named.values():
+        drawable = callable(one) and not isinstance(one, type | Penalty)
+        allowed = "a schedule, a function of the step, or a dict of them"
+        require(drawable, "plots.schedule", "schedule", one, allowed, error=TypeError)
     ax = _axes(ax, (7.0, 3.2))
     for (name, one), color in zip(named.items(), _cycle(COLORS, len(named)), strict=True):
         marks = [int(mark) for mark, _ in phases(one) if 0 < mark < steps]
-        x = sample_steps(steps, marks)
-        y = np.asarray(_values(one, x))
-        if log:
-            y = np.where(y > 0, y, np.nan)
-        ax.plot(x, y, color=color, label=name or None, linewidth=1.8)
+        x = columns(int(steps), marks)
+        samples = samples_of(x)
+        y = np.asarray(_values(one, samples.ravel()), float).reshape(samples.shape)
+        y = np.ma.masked_where((y <= 0) & log, y)
+        ax.plot(x, y.mean(axis=1).filled(np.nan), color=color, label=name or None, linewidth=1.8)
+        if samples.shape[1] > 1:
+            ax.fill_between(x, y.min(axis=1), y.max(axis=1), color=color, alpha=0.35, linewidth=0)
     if log:
         ax.set_yscale("log")
     else:
@@ -83,43 +82,22 @@ def schedule(
     return ax
 
 
-def sample_steps(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
-    """Whole steps from 0 to `steps`, at most about `POINTS`, with both sides of each mark among them."""
-    even = np.linspace(0, steps, min(steps + 1, POINTS)).round().astype(np.int64)
+def columns(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
+    """Where the columns of a picture begin: whole steps from 0 to `steps`, with both sides of each mark among them."""
+    even = np.linspace(0, steps, min(steps + 1, COLUMNS)).round().astype(np.int64)
     sides = [mark + side for mark in marks for side in (-1, 0)]
     every = np.unique(np.concatenate([even, np.asarray(sides, np.int64)]))
     return every[(every >= 0) & (every <= steps)]
 
 
-def phases(schedule: Any, per_step: float = 1.0) -> list[tuple[float, str]]:
-    """Where the phases of a schedule begin, in steps, and what they are called."""
-    if isinstance(schedule, Warmup):
-        length = float(np.asarray(schedule.steps)) / per_step
-        return [(0.0, "warmup"), *((length + at, name) for at, name in phases(schedule.schedule, per_step))]
-    if isinstance(schedule, Joined):
-        found, begin = [], 0.0
-        for piece, length in zip(schedule.pieces, (*schedule.lengths, 0), strict=True):
-            found += [(begin + at, name) for at, name in phases(piece, per_step)]
-            begin += float(np.asarray(length)) / per_step
-        return found
-    if isinstance(schedule, Cooldown | Extended):
-        start = float(np.asarray(schedule.start)) / per_step
-        label = "cooldown" if isinstance(schedule, Cooldown) else "extended"
-        return [*((at, name) for at, name in phases(schedule.schedule, per_step) if at < start), (start, label)]
-    if isinstance(schedule, Shifted):
-        moved = float(np.asarray(schedule.steps)) / per_step
-        return [(max(at + moved, 0.0), name) for at, name in phases(schedule.schedule, per_step)]
-    if isinstance(schedule, Stretched):
-        return phases(schedule.schedule, per_step / float(np.asarray(schedule.factor)))
-    if isinstance(schedule, InUnits):
-        return phases(schedule.schedule, per_step * float(np.asarray(schedule.per_step)))
-    if isinstance(schedule, Product | Sum):
-        pair = [phases(schedule.first, per_step), phases(schedule.second, per_step)]
-        return max(pair, key=len)
-    inner = getattr(schedule, "schedule", None)
-    if isinstance(inner, Schedule):
-        return phases(inner, per_step)
-    return [(0.0, type(schedule).__name__.lower() if isinstance(schedule, Schedule) else "")]
+def samples_of(columns: np.ndarray) -> np.ndarray:
+    """Steps of each column, [columns, samples]: every one, or as many at irregular distances, which fit no period."""
+    width = np.diff(columns, append=columns[-1] + 1)[:, None]
+    count = np.arange(min(width.max(), SAMPLES))
+    irregular = (count + np.random.default_rng(0).random((len(width), len(count)))) * (width / len(count))
+    samples = columns[:, None] + np.where(width <= len(count), count % width, irregular.astype(np.int64))
+    samples[-1, 1:] = samples[-2, 1:]  # the last column is one step, which is not what its neighbours are
+    return samples
 
 
 def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
@@ -295,8 +273,10 @@ def figure_of(ax: Axes) -> Figure:
 
 def _values(schedule: Any, steps: np.ndarray) -> Any:
     if isinstance(schedule, Schedule):
-        return schedule(jnp.asarray(np.minimum(steps, 2**31 - 1), jnp.int32))
-    return [float(schedule(int(step))) for step in steps]
+        return schedule(np.minimum(steps, 2**31 - 1))
+    with contextlib.suppress(Exception):
+        return _values(Function(schedule), steps)
+    return [float(schedule(int(step))) for step in steps]  # a function that takes one plain number only
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

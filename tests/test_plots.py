@@ -28,6 +28,44 @@ def test_a_long_horizon_has_both_sides_of_every_jump_and_few_points():
     assert len(x) < 2100
 
 
+@pytest.mark.parametrize(
+    ("lr", "steps", "least", "largest"),
+    [
+        (schedules.Cyclic(0.01, peak_value=0.1, up_steps=500, down_steps=500), 1999 * 1000, 0.01, 0.1),
+        (schedules.CosineRestarts(0.1, steps=5000), 9_995_000, 0.0, 0.1),
+        (schedules.Linear(0.1, steps=10).repeat(10), 19_990, 0.01, 0.1),
+        (lambda step: 0.1 if step % 7 else 0.01, 1999 * 7000, 0.01, 0.1),
+    ],
+    ids=["cyclic", "restarts", "repeat", "function"],
+)
+def test_what_is_shorter_than_a_column_is_drawn_as_a_band(lr, steps, least, largest):
+    ax = plots.schedule(lr, steps=steps)
+    x, mean = ax.lines[0].get_data()
+    corners = ax.collections[0].get_paths()[0].vertices[:, 1]
+    column = len(corners) // 2
+    np.testing.assert_allclose(corners[2:column], least, atol=0.01)
+    np.testing.assert_allclose(corners[column + 2 :], largest, atol=0.01)
+    assert np.all((least + 0.02 < mean) & (mean <= largest))
+    assert (x[0], x[-1]) == (0, steps)
+
+
+def test_the_line_of_a_long_smooth_schedule_is_the_schedule():
+    lr = schedules.Cosine(0.1, steps=10**6)
+    x, y = plots.schedule(lr, steps=10**6).lines[0].get_data()
+    np.testing.assert_allclose(y, lr(np.asarray(x)), atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 1999, 2000, 2001, 7000, 10**6])
+def test_samples_lie_in_their_columns_and_are_all_there_are_where_these_are_few(steps):
+    begins = plots.columns(steps, marks=[steps // 3])
+    samples = plots.samples_of(begins)
+    assert np.all(samples[:-1] >= begins[:-1, None])
+    assert np.all(samples[:-1] < begins[1:, None])
+    assert samples[-1, 0] == steps
+    if steps <= 2000 * 10:
+        assert set(samples.ravel().tolist()) == set(range(steps + 1))
+
+
 def test_several_schedules_and_functions_get_a_legend_and_a_log_axis_no_zeros():
     ax = plots.schedule({"cosine": schedules.Cosine(0.1, steps=10), "mine": lambda step: 0.1}, steps=10, log=True)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["cosine", "mine"]
@@ -75,6 +113,13 @@ def test_wrong_calls():
         plots.schedule(schedules.Constant(0.1), steps=0)
     with pytest.raises(ValueError, match="`schedule`"):
         plots.schedule({}, steps=10)
+    for wrong in ([schedules.Constant(0.1)], "Cosine", schedules.Cosine, penalties.L1(0.1), {"a": 0.1}, None):
+        with pytest.raises(TypeError, match=r"plots\.schedule: `schedule` must be a schedule, a function of the step"):
+            plots.schedule(wrong, steps=10)
+    for steps in (True, 2.0, np.int64(0)):
+        with pytest.raises(ValueError, match="`steps`"):
+            plots.schedule(schedules.Constant(0.1), steps=steps)
+    assert plots.schedule(schedules.Constant(0.1), steps=np.int64(10)).get_xlim() == (0, 10)
     with pytest.raises(ValueError, match="`history`"):
         plots.history({"loss": np.ones(3)})
     with pytest.raises(ValueError, match="`penalty`"):
