@@ -226,8 +226,42 @@ def test_every_step_is_right_to_16_units_in_the_last_place(name, horizon):
     schedule, reference = references(horizon)[name]
     steps = jnp.asarray(steps_of(horizon), jnp.int32)
     assert error(schedule(steps), reference) <= 16
-    if horizon == LAST:
+    if horizon in (1000, 2**24 + 1, LAST):
         assert error(jax.jit(schedule)(steps), reference) <= 16
+
+
+@pytest.mark.parametrize("name", references(LAST))
+def test_unsigned_64_bit_and_python_steps_are_counted_like_an_int32_and_hold_beyond_it(name):
+    schedule, reference = references(LAST)[name]
+    steps = steps_of(LAST)
+    expected = schedule(jnp.asarray(steps, jnp.int32))
+    beyond = np.where(steps == LAST, LAST + np.arange(len(steps)), steps)
+    assert np.any(beyond > LAST)
+    assert np.array_equal(schedule(jnp.asarray(beyond, jnp.uint32)), expected)
+    assert np.array_equal(schedule(np.where(steps == LAST, 2**33, steps)), expected)
+    assert error(jax.jit(schedule)(jnp.asarray(beyond, jnp.uint32)), reference) <= 16
+    for index in (0, 5, 1001, 1199, 1201):  # random, near the beginning, near the end
+        assert error(schedule(int(steps[index])), reference[index]) <= 16
+    assert error(schedule(10**12), reference[np.argmax(steps)]) <= 16
+
+
+@pytest.mark.parametrize("name", references(1000))
+@pytest.mark.parametrize("horizon", [10**6, 2**24])
+def test_float32_steps_are_right_as_far_as_they_are_whole_numbers(name, horizon):
+    schedule, reference = references(horizon)[name]
+    steps = steps_of(horizon)
+    whole = steps <= 2**24
+    value = schedule(np.minimum(steps, 2**24).astype(np.float32))
+    assert error(value[whole], reference[whole]) <= 16
+
+
+@pytest.mark.parametrize("name", references(1000))
+def test_float64_steps_are_computed_in_float64(name):
+    schedule, reference = references(10**6)[name]
+    with jax.enable_x64(True):
+        value = schedule(steps_of(10**6).astype(np.float64))
+        assert value.dtype == np.float64
+        np.testing.assert_allclose(value, reference, rtol=1e-9, atol=1e-30)
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
