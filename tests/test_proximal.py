@@ -146,6 +146,29 @@ def test_an_explicit_metric_allows_traced_hyperparameters_and_a_sweep():
         jax.jit(lambda rate: transforms.proximal(optax.adam(rate), penalties.L1(0.1), rate).init(jnp.zeros(2)))(0.1)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "rmsprop, momentum", "centered"])
+def test_complex_parameters_reach_the_optimum_with_their_exact_zeros(name):
+    centered = lambda lr: optax.rmsprop(lr, centered=True)  # noqa: E731
+    penalty, target = penalties.L1(1.0), jnp.array([3 - 4j, 0.3 + 0.4j, -2j, 0.5])
+    rate = schedules.Cosine(0.05, steps=2000)
+    inner = centered(rate) if name == "centered" else KNOWN[name](rate)
+    tx = transforms.proximal(inner, penalty, rate * (10 if name == "amsgrad" else 1))
+
+    def slope(w):
+        return jax.grad(lambda w: jnp.sum(jnp.abs(w - target) ** 2) / 2)(w)
+
+    def body(_, carry):
+        w, state = carry
+        updates, state = tx.update(jnp.conj(slope(w)), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.array([1 + 1j, 1 - 1j, 1j, -1])
+    w = jax.jit(lambda w: jax.lax.fori_loop(0, 2000, body, (w, tx.init(w)))[0])(w)
+    np.testing.assert_allclose(w, [4 * (3 - 4j) / 5, 0, -1j, 0], atol=3e-3)
+    assert np.array_equal(w == 0, [False, True, False, True])
+    assert penalty.certificate(w, slope(w)) < 0.03
+
+
 def test_zeros_stay_exact_in_bfloat16():
     params = {"w": jnp.full(8, 0.37, jnp.bfloat16), "v": jnp.full(8, 0.37, jnp.float32)}
     tx = transforms.proximal(optax.adam(0.01), penalties.L1(5.0), learning_rate=0.01)

@@ -34,6 +34,36 @@ def test_decoupled_l2_is_adamw():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
 
 
+def decayed(tx, w, steps=10):
+    state = tx.init(w)
+    for _ in range(steps):
+        updates, state = tx.update(jnp.zeros_like(w), state, w)
+        w = optax.apply_updates(w, updates)
+    return w
+
+
+def test_complex_parameters_shrink_as_those_of_optax_do():
+    w, l2 = jnp.array([1j, 3 - 4j]), penalties.L2(0.1)
+    expected = decayed(optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0)), w)
+    np.testing.assert_allclose(expected, 0.9**10 * np.asarray(w), rtol=1e-5)
+    sgd = optax.sgd(1.0)
+    for tx in (
+        optax.chain(transforms.add_penalty(l2), sgd),
+        optax.chain(transforms.add_penalty_and_clip(l2, 100.0), sgd),
+        optax.chain(transforms.add_corrected_penalty(l2, 1.0, peak_value=1.0), sgd),
+        transforms.add_independent_penalty(l2),
+    ):
+        np.testing.assert_allclose(decayed(tx, w), expected, rtol=1e-5)
+    cautious, update = transforms.add_cautious_penalty(l2), jnp.array([0.5j, -3 + 3j])
+    found, _ = cautious.update(update, cautious.init(w), w)
+    np.testing.assert_allclose(found, [0.6j, -3 + 3j], rtol=1e-6)  # uphill, and away from the update
+
+
+def test_complex_updates_clip_by_the_modulus():
+    w, tx = jnp.array([3 + 4j]), transforms.add_penalty_and_clip(penalties.L2(1.0), 2.5)
+    np.testing.assert_allclose(tx.update(jnp.zeros_like(w), tx.init(w), w)[0], [1.5 + 2j], rtol=1e-6)
+
+
 def test_the_strength_may_be_a_schedule_and_the_state_is_the_same():
     constant = transforms.add_penalty(penalties.L2(0.1))
     scheduled = transforms.add_penalty(penalties.L2(schedules.Linear(0.2, steps=2)))

@@ -66,8 +66,9 @@ class Metric:
         correction = 1.0 if self.b2 is None else 1 - self.b2 ** jnp.asarray(holder.count, jnp.float32)
 
         def one(v: jax.Array, mean: jax.Array | None = None) -> jax.Array:
+            v = jnp.real(v)  # beside a complex parameter Optax keeps it complex, without an imaginary part
             v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
-            v = v if mean is None else jnp.maximum(v - mean**2, 0)
+            v = v if mean is None else jnp.maximum(v - jnp.abs(mean) ** 2, 0)
             return rate / (jnp.sqrt(v / correction + self.eps_root) + self.eps)
 
         if "RStdDev" in type(holder).__name__:

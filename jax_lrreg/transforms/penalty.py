@@ -1,4 +1,8 @@
-"""A penalty as an Optax gradient transformation, and the ways in which weight decay is decoupled."""
+"""A penalty as an Optax gradient transformation, and the ways in which weight decay is decoupled.
+
+Complex parameters: Optax follows updates as they are, so gradients of `jax.grad` have to be conjugated before they
+go into a chain. Each transformation here takes updates of that kind, and adds the conjugate of `penalty.gradient`.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,7 +31,9 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
         update <- update + gradient of penalty(params)
 
     Before the preconditioner it is coupled, as in PyTorch's `Adam(weight_decay)`; after it and before the
-    learning rate it is decoupled, as in AdamW. With `L2SP` it decays toward a reference.
+    learning rate it is decoupled, as in AdamW. With `L2SP` it decays toward a reference. For complex parameters
+    it is the direction of steepest ascent that is added, the conjugate of JAX's gradient, as `optax.chain` needs it:
+    conjugate the gradient of the loss too before it gets here.
 
     Args:
         penalty: its strengths may be schedules of the number of updates made so far.
@@ -99,7 +105,8 @@ def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
         update <- update + gradient    where update * gradient > 0, else update
 
-    Its place is after the preconditioner and before the learning rate, where updates still point uphill.
+    For complex parameters, where the real part of `update * conj(gradient)` is positive. Its place is after
+    the preconditioner and before the learning rate, where updates still point uphill.
 
     Args:
         penalty: as in `add_penalty`.
@@ -119,7 +126,7 @@ def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
     def change(update: jax.Array, gradient: jax.Array, count: jax.Array) -> jax.Array:
         del count
-        return jnp.where(update * gradient > 0, update + gradient, update)
+        return jnp.where(jnp.real(update * jnp.conj(gradient)) > 0, update + gradient, update)
 
     return _adding("add_cautious_penalty", penalty, change)
 
@@ -192,7 +199,7 @@ def add_independent_penalty(penalty: Penalty, schedule: Any = 1.0) -> optax.Grad
 def _adding(
     name: str, penalty: Penalty, change: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
-    """A transformation that changes each update given the penalty's gradient and the count."""
+    """A transformation that changes each update given the penalty's gradient, which points uphill, and the count."""
     if not isinstance(penalty, Penalty):
         raise TypeError(f"{name}: `penalty` must be a Penalty, got {penalty!r}")
 
@@ -206,7 +213,9 @@ def _adding(
         gradients = penalty.gradient(params, state.count)
 
         def one(update: jax.Array, gradient: jax.Array) -> jax.Array:
-            return change(update, gradient, state.count).astype(update.dtype) if is_parameter(update) else update
+            if not is_parameter(update):
+                return update
+            return change(update, jnp.conj(gradient), state.count).astype(update.dtype)  # JAX's own is conjugated
 
         changed = jax.tree.map(one, updates, gradients)
         return changed, AddPenaltyState(jnp.asarray(optax.safe_increment(state.count)))
