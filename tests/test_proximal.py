@@ -25,7 +25,7 @@ KNOWN = {
     "rmsprop, momentum": lambda lr: optax.rmsprop(lr, momentum=0.9),
     "rmsprop, bias": lambda lr: optax.rmsprop(lr, bias_correction=True, eps_in_sqrt=False),
     "adagrad": lambda lr: optax.adagrad(50 * lr),
-    "clipped adam": lambda lr: optax.chain(optax.clip_by_global_norm(100.0), optax.adam(lr)),
+    "finite adam": lambda lr: optax.apply_if_finite(optax.adam(lr), 3),
     "injected adam": lambda lr: optax.inject_hyperparams(optax.adam)(learning_rate=lr),
 }
 UNKNOWN = {
@@ -40,8 +40,28 @@ UNKNOWN = {
     "sign_sgd": optax.sign_sgd,
     "fromage": optax.fromage,
     "prodigy": optax.contrib.prodigy,
+    "adaptive clipping": lambda lr: optax.chain(optax.adaptive_grad_clip(0.01), optax.adam(lr)),
     "muon": optax.contrib.muon,
     "multi steps": lambda lr: optax.MultiSteps(optax.adam(lr), 2).gradient_transformation(),
+}
+
+
+CLIPPED = {
+    "before adam": lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(lr)),
+    "before adam, each": lambda lr: optax.chain(optax.clip(0.1), optax.adam(lr)),
+    "before adam, hardly ever": lambda lr: optax.chain(optax.clip_by_global_norm(1e4), optax.adam(lr)),
+    "before slow adam": lambda lr: optax.chain(optax.clip(1.0), optax.adam(lr, b1=0.999)),
+    "after adam": lambda lr: optax.chain(optax.adam(lr), optax.clip(1e-3)),
+    "amid adam": lambda lr: optax.chain(
+        optax.scale_by_adam(), optax.clip_by_block_rms(0.1), optax.scale_by_learning_rate(lr)
+    ),
+    "adabelief": lambda lr: optax.chain(optax.clip(1.0), optax.adabelief(lr)),
+    "adagrad": lambda lr: optax.chain(optax.clip(10.0), optax.adagrad(lr)),
+    "sgd": lambda lr: optax.chain(optax.clip(1.0), optax.sgd(lr)),
+    "momentum": lambda lr: optax.chain(optax.clip(0.1), optax.sgd(lr, momentum=0.9)),
+    "after nesterov": lambda lr: optax.chain(optax.sgd(lr, momentum=0.9, nesterov=True), optax.clip(1e-3)),
+    "rmsprop": lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(lr, momentum=0.9)),
+    "after rmsprop": lambda lr: optax.chain(optax.rmsprop(lr, centered=True), optax.clip(1e-3)),
 }
 
 
@@ -84,6 +104,13 @@ def test_reaches_the_lasso_with_its_exact_zeros(name):
     np.testing.assert_allclose(w, COEF, atol=2e-5)
 
 
+def test_a_mean_in_bfloat16_reaches_the_zeros_and_the_rest_as_far_as_it_can_tell():
+    tx = transforms.proximal(optax.adam(RATE, mu_dtype=jnp.bfloat16), penalties.L1(0.3), learning_rate=RATE)
+    w = run(tx)
+    np.testing.assert_array_equal(w == 0, COEF == 0)
+    np.testing.assert_allclose(w, COEF, atol=0.3 * 2**-8 / (1 - 0.9))  # changes below half a place are lost
+
+
 def test_the_two_wrong_ways_give_no_zeros_or_another_solution():
     in_loss = run(optax.chain(transforms.add_penalty(penalties.L1(0.3)), optax.adam(RATE)))
     assert (in_loss == 0).sum() == 0
@@ -96,6 +123,33 @@ def test_the_two_wrong_ways_give_no_zeros_or_another_solution():
 def test_an_unknown_metric_is_refused(name):
     with pytest.raises(ValueError, match=r"proximal: .*give (it as )?`metric=`"):
         transforms.proximal(UNKNOWN[name](0.01), penalties.L1(0.1), learning_rate=0.01)
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_clipping_is_refused_and_the_metric_of_the_rest_named(name):
+    with pytest.raises(ValueError, match=r"`inner` must not clip, .* leave it out, .* give `metric=Metric\(") as caught:
+        transforms.proximal(CLIPPED[name](RATE), penalties.L1(0.3), learning_rate=RATE)
+    assert name != "sgd" or str(caught.value).endswith("`metric=Metric()`")
+
+
+def test_clipping_that_never_acts_goes_with_an_explicit_metric():
+    adam = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(RATE))
+    tx = transforms.proximal(adam, penalties.L1(0.3), RATE, metric=transforms.Metric(b2=0.999, eps=1e-8))
+    np.testing.assert_allclose(run(tx), COEF, atol=2e-5)
+
+
+def test_a_mask_is_refused_and_the_metric_of_the_rest_named():
+    def matrices(params):
+        return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+
+    for inner, words in (
+        (optax.adamw(0.01, mask=matrices), r"weight decay alone, it is Metric\(0.99.*, eps=.*\); give it as `metric=`"),
+        (optax.chain(optax.sgd(0.01), optax.masked(optax.scale(2.0), matrices)), "what is masked in it is not seen"),
+        (optax.masked(optax.adam(0.01), lambda params: True), "the step size of MaskedState is not known"),
+        (optax.adamw(0.01, mask={"kernel": True}), "cannot be run on a single number .* give it as `metric=`"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            transforms.proximal(inner, penalties.L1(0.1), learning_rate=0.01)
 
 
 def test_another_learning_rate_does_not_pass_unnoticed():
@@ -116,6 +170,7 @@ def test_measures_the_constants():
     root = measured(optax.adam(0.01, eps_root=1e-6))
     np.testing.assert_allclose([root.b2, root.eps_root], [0.999, 1e-6], rtol=1e-5)
     assert measured(optax.sgd(0.01)) == transforms.Metric()
+    assert measured(optax.rmsprop(0.01, centered=True)).momentum == 0
     for centered in (False, True):
         rms = measured(optax.rmsprop(0.01, eps=1e-5, centered=centered, momentum=0.8, nesterov=centered))
         np.testing.assert_allclose([rms.eps_root, rms.momentum, rms.lag, rms.eps], [1e-5, 0.8, 0.8, 0], rtol=1e-5)

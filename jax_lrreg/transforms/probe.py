@@ -24,6 +24,7 @@ from jax_lrreg.transforms.metric import SECOND_MOMENTS, Metric, nodes, second_mo
 # States that change no direction: what holds them is read through, or ignored.
 TRANSPARENT = (
     "AddPenaltyState",
+    "ApplyIfFiniteState",
     "EmptyState",
     "InjectHyperparamsState",
     "InjectStatefulHyperparamsState",
@@ -35,14 +36,19 @@ TRANSPARENT = (
     "ZeroNansState",
 )
 PROBE = 1e-12  # a gradient whose square vanishes beside any second moment that is put into the state
+STEPS = (0, 1, 10, 100, 1000, 10_000, 100_000)  # at which learning rates are compared
+HUGE = 1e10  # one that whatever clips will clip; its square is still a float32
 
 
 def measure(inner: optax.GradientTransformation, learning_rate: Callable[[Any], Any]) -> Metric:
     """The metric of `inner`, measured and checked; raises `ValueError` for one that is not known."""
     with jax.ensure_compile_time_eval():
         optimizer = _Probed(inner)
-        known = (*SECOND_MOMENTS, *TRANSPARENT, "TraceState")
+        known = (*SECOND_MOMENTS, *TRANSPARENT, "TraceState", "MaskedState")
+        masked = [node for node in nodes(optimizer.fresh) if type(node).__name__ == "MaskedState"]
         strange = [type(node).__name__ for node in nodes(optimizer.fresh) if type(node).__name__ not in known]
+        if any(type(node).__name__ in (*SECOND_MOMENTS, "TraceState") for mask in masked for node in nodes(mask)):
+            strange.append("MaskedState")
         if strange or len(second_moments(optimizer.fresh)) > 1:
             names = strange or [type(node).__name__ for node in second_moments(optimizer.fresh)]
             raise ValueError(_refusal(f"the step size of {' with '.join(names)} is not known"))
@@ -53,6 +59,10 @@ def measure(inner: optax.GradientTransformation, learning_rate: Callable[[Any], 
         decay, lead, lag = _momentum(optimizer, step, rate) if traces else (0.0, 1.0, 0.0)
         metric = dataclasses.replace(_solved(optimizer, step, rate * lead), momentum=decay, lag=lag)
         _check(optimizer, metric, learning_rate, lead)
+        _check_clipping(optimizer, metric, learning_rate)
+        if masked:  # a mask that leaves our single number out would hide a change of the step size
+            reason = f"what is masked in it is not seen; where that is weight decay alone, it is {metric!r}"
+            raise ValueError(_refusal(reason))
     return metric
 
 
@@ -73,7 +83,8 @@ class _Probed:
             self._run = jax.jit(inner.update)
             self()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(_refusal(f"it cannot be run on a single number ({error})")) from None
+            reason = str(error).splitlines()[0]
+            raise ValueError(_refusal(f"it cannot be run on a single number ({reason})")) from None
 
     def __call__(self, gradient=0.0, mean=0.0, v=0.0, trace=0.0, count=10**6, step=0, param=0.0) -> _Answer:
         fields = {"mu": mean, "nu": v, "nu_max": v, "sum_of_squares": v, "trace": trace}
@@ -109,17 +120,17 @@ class _Probed:
 def _momentum(optimizer: _Probed, step: int, rate: float) -> tuple[float, float, float]:
     """The decay of the sum of past updates, what the first update is multiplied by, and the lag of the rate."""
     decay = optimizer(trace=1.0).trace
-    first = optimizer(gradient=1.0, v=1.0, mean=1.0, step=step)
+    first = optimizer(gradient=PROBE, v=1.0, mean=PROBE, step=step)  # so small that nothing clips it
     second = optimizer(trace=first.trace, v=1.0, step=step)
     ratio = abs(second.update / first.update)  # decay, or decay^2 / (1 + decay) for Nesterov's, which looks ahead
     nesterov = abs(ratio - decay**2 / (1 + decay)) < abs(ratio - decay)
-    sent = abs(optimizer(trace=1.0, v=1.0, step=step).update) / (decay**2 if nesterov else decay)
+    sent = abs(optimizer(trace=PROBE, v=1.0, step=step).update) / PROBE / (decay**2 if nesterov else decay)
     late = abs(sent - 1) < abs(sent - rate)  # what the sum holds is not multiplied by the rate any more
     return decay, 1 + decay if nesterov else 1.0, decay if late else 0.0
 
 
 def _first_rate(learning_rate: Callable[[Any], Any]) -> tuple[int, float]:
-    for step in (0, 1, 10, 100, 1000, 10_000, 100_000):
+    for step in STEPS:
         rate = learning_rate(step)
         if isinstance(rate, Tracer):
             raise ValueError(_refusal("`learning_rate` is traced, as in a function hyper -> tx"))
@@ -153,6 +164,24 @@ def _solved(optimizer: _Probed, step: int, rate: float) -> Metric:
     return Metric(b2=b2, eps=eps if eps > small else 0.0, eps_root=eps_root if eps_root > small**2 else 0.0)
 
 
+def _check_clipping(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], Any]) -> None:
+    """Refuses updates that, divided by the step size, are not in proportion to the gradients that they are made of."""
+    step = max(STEPS, key=lambda step: float(learning_rate(step)))
+
+    def proportion(size: float, name: str, v: float) -> float:
+        answer = optimizer(**{name: size, "v": v}, step=step)  # type: ignore[arg-type]
+        return answer.update / size / float(jnp.ravel(jnp.asarray(metric(answer.state, 1.0)))[0])
+
+    # A second moment of 1e30 is too large for the square of the gradient to matter, one of 0 is nothing else.
+    for name, v in (("gradient", 1e30), ("gradient", 0.0), ("mean", 1.0), ("trace", 1.0)):
+        small, large = (proportion(size, name, v) for size in (PROBE, HUGE))
+        if small and _differs(large, small):
+            raise ValueError(
+                "proximal: `inner` must not clip, since the optimum moves if it does so there, where the gradient of "
+                f"the loss is not 0; leave it out, or where it never acts late in training give `metric={metric!r}`"
+            )
+
+
 def _check(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], Any], lead: float) -> None:
     """Compares the optimizer's updates with the metric at other steps, moments, counts and parameters."""
     alone = dataclasses.replace(metric, momentum=0.0)  # a probe starts with no sum of past updates
@@ -160,7 +189,7 @@ def _check(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], An
     def expected(answer: _Answer, rate: float) -> float:
         return -PROBE * float(jnp.ravel(jnp.asarray(alone(answer.state, rate * lead)))[0])
 
-    for step in (0, 1, 10, 100, 1000, 10_000, 100_000):
+    for step in STEPS:
         rate = float(learning_rate(step))
         answer = optimizer(gradient=PROBE, mean=PROBE, v=1.0, step=step)
         wanted = expected(answer, rate)
@@ -177,7 +206,9 @@ def _check(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], An
             raise ValueError(_refusal("its updates are not divided by the root of its second moment"))
     holder = _only(second_moments(optimizer.fresh))
     if holder is not None and "mu" in holder._fields and "RStdDev" not in type(holder).__name__:
-        b1 = float(_only(second_moments(optimizer(mean=1.0).state)).mu[0])
+        b1 = (
+            1 - float(_only(second_moments(optimizer(gradient=PROBE).state)).mu[0]) / PROBE
+        )  # small: it may be in bfloat16
         for t in (3, 10, 100):  # the first updates, in which means are corrected for their start from 0
             answer = optimizer(gradient=PROBE, mean=PROBE * (1 - b1 ** (t - 1)), v=1e-2, count=t - 1, step=step)
             plain = expected(answer, rate)

@@ -37,7 +37,10 @@ def proximal(
     learning_rate / (sqrt(v corrected) + eps), so that the optimum of loss + penalty is where it stands
     still. Thresholding by `learning_rate * strength` would stand still elsewhere. A parameter that the
     prox sets to zero is exactly zero, in any dtype. Nothing may rescale the update afterwards: it is the last
-    of a chain, or the whole optimizer.
+    of a chain, or the whole optimizer. Nothing may clip either. With L1 the gradient of the loss at the optimum is
+    `strength` in size at each parameter that is not zero: clipping that acts there moves the optimum. Inside `inner`
+    it is refused, at whatever size, since how large gradients are is not known beforehand; before `proximal` in a
+    chain it does the same harm and is not seen. With an explicit `metric=` it is your own choice.
 
     Args:
         inner: an Optax optimizer, its learning rate included.
@@ -45,13 +48,14 @@ def proximal(
         learning_rate: the number or schedule that `inner` uses. Another one is refused where it can be seen.
         metric: a `Metric`, or a function `(state of inner after its update, learning rate) -> scalar or tree` of step
             sizes. By default it is measured. That is known for SGD with and without momentum, Adam, AdamW, NAdam,
-            NAdamW, AMSGrad, AdaBelief, RMSProp (centered too) and Adagrad; others are refused by name.
+            NAdamW, AMSGrad, AdaBelief, RMSProp (centered too) and Adagrad; others are refused by name. So are masks,
+            as of AdamW's decay, since what they leave out is not seen; the message has the metric of the rest.
 
     Returns:
         An Optax transformation whose `update` needs `params`.
 
     Raises:
-        ValueError: if the metric is not known, or the learning rate is another than `inner`'s.
+        ValueError: if the metric is not known, the learning rate is another than `inner`'s, or `inner` clips.
 
     Reference:
         Yun, Lozano and Yang, Adaptive proximal gradient methods for structured neural networks, 2021.
@@ -95,11 +99,7 @@ def proximal(
             if not is_parameter(before):
                 return update
             # An update that the prox left alone stays as it was: before + (after - before) would round it.
-            return (
-                jnp.where(final == after, update, (final - before).astype(update.dtype))
-                if is_parameter(before)
-                else update
-            )
+            return jnp.where(final == after, update, (final - before).astype(update.dtype))
 
         changes = jax.tree.map(change, updates, params, moved, kept)
         return changes, ProximalState(jnp.asarray(optax.safe_increment(state.count)), rate, inner_state)
