@@ -7,6 +7,7 @@ variables, NNX states and modules, and plain trees. A selection gives each path 
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,11 +27,29 @@ class Leaf(NamedTuple):
 def leaves(params: Any) -> list[Leaf]:
     """The arrays of `params` with their paths, in the order of `jax.tree.leaves`.
 
+    Raises:
+        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count twice.
+
     Example:
         >>> [leaf.path for leaf in leaves({"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}})]
         ['encoder/bias', 'encoder/kernel']
     """
+    _refuse_shared(params)
     return [Leaf(_path(keys), value) for keys, value in jax.tree_util.tree_flatten_with_path(params)[0]]
+
+
+def _refuse_shared(params: Any) -> None:
+    nnx = sys.modules.get("flax.nnx")  # whoever has an NNX module has imported it
+    if nnx is None:
+        return
+    found: dict[int, str] = {}
+    for keys, node in jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]:
+        path = _path(keys)
+        if isinstance(node, nnx.Variable) and found.setdefault(id(node), path) != path:
+            raise ValueError(
+                f"`params` must hold each NNX variable once, got the same at {found[id(node)]!r} and {path!r}: "
+                "give nnx.state(module, nnx.Param)"
+            )
 
 
 def is_parameter(value: Any) -> bool:

@@ -151,6 +151,27 @@ def test_a_dict_key_called_value_is_the_users_own():
     assert [leaf.path for leaf in leaves(Attention())] == ["value"]
 
 
+def test_a_tied_layer_counts_once_or_not_at_all():
+    class Tied(nnx.Module):
+        def __init__(self):
+            self.a = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
+            self.b = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(1))
+            self.b.kernel = self.a.kernel
+
+    module, penalty = Tied(), L1(1.0)
+    state = nnx.state(module, nnx.Param)
+    np.testing.assert_allclose(penalty(state), np.abs(module.a.kernel[...]).sum(), rtol=1e-6)
+    assert [leaf.path for leaf in leaves(state)] == ["a/kernel"]
+    for call in (penalty, penalty.gradient, penalty.report, lambda params: penalty.prox({"net": params}, 0.1)):
+        with pytest.raises(ValueError, match=r"'(net/)?a/kernel' and '(net/)?b/kernel': give nnx.state"):
+            call(module)
+
+
+def test_the_same_array_twice_in_a_plain_tree_is_two_parameters():
+    w = jnp.ones(3)
+    assert L1(1.0)({"a": w, "b": w}) == 6  # JAX trees know no sharing: after an update they would be two
+
+
 def test_selections_nest_and_compare():
     params = {"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}, "head": {"kernel": jnp.ones(4)}}
     nested = L1(1.0).on([("**/kernel", 0.5)]).on([("encoder/**", 2)])
