@@ -178,6 +178,8 @@ PENALTIES = [
         complex=False,
         constraint=True,
     ),
+    Case(Box(-0.5), lambda w: inside(w >= -0.5 * NEAR), separable=True, complex=False, constraint=True),
+    Case(Box(max=0.25), lambda w: inside(w <= 0.25 * NEAR), separable=True, complex=False, constraint=True),
     Case(MaxNorm(0.6, axis=-2), lambda w: inside(norms(w, 0) <= 0.6 * NEAR), constraint=True),
     Case(
         UnitNorm(axis=-1),

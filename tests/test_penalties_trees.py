@@ -8,7 +8,7 @@ import pytest
 from flax import linen, nnx
 from laws_penalties import jit
 
-from jax_lrreg import penalties
+from jax_lrreg import penalties, text
 from jax_lrreg.interop import from_keras, from_sklearn, from_weight_decay, to_sklearn, to_weight_decay
 from jax_lrreg.penalties import (
     EWC,
@@ -128,6 +128,41 @@ def test_a_sum_has_a_prox_where_selections_are_disjoint():
     assert certificate["bias"] == pytest.approx(np.sqrt(8))
     only = L1(1.0).on("kernel").certificate(params, params)
     assert only["bias"] == pytest.approx(np.sqrt(2))  # nothing penalises it, so its gradient must vanish
+
+
+def test_python_adds_penalties_up():
+    params = {"kernel": W}
+    terms = [L1(1.0), L2(1.0).on("kernel"), NonNegative()]
+    assert sum(terms[:2]) == terms[0] + terms[1]
+    assert sum(terms) == terms[0] + terms[1] + terms[2]
+    assert sum(terms[:1]) is terms[0]
+    assert sum(terms[:2])(params) == 8 + 13
+    for other in (1, 0.0, False, None):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            other + L1(1.0)
+
+
+def test_a_box_may_be_open_on_one_side():
+    w = jnp.array([-3.0, 0.5, 3.0])
+    below, above = Box(max=1.0), Box(min=-1.0)
+    np.testing.assert_array_equal(below.prox(w, 1.0), [-3, 0.5, 1])
+    np.testing.assert_array_equal(above.prox(w, 1.0), [-1, 0.5, 3])
+    assert repr(below) == "Box(max=1.0)"
+    assert repr(above) == "Box(-1.0)"
+    for box in (below, above):
+        assert text.parse(repr(box)) == box == text.from_dict(text.to_dict(box))
+        assert box(w) == np.inf
+        assert box(box.prox(w, 1.0)) == 0
+    assert below.certificate(below.prox(w, 1.0), jnp.array([0.0, 0.0, -2.0])) == 0  # held by the bound
+    assert below.certificate(below.prox(w, 1.0), jnp.array([0.0, 0.0, 2.0])) == 2
+    assert above.certificate(above.prox(w, 1.0), jnp.array([2.0, 0.0, 0.0])) == 0
+
+
+@pytest.mark.parametrize("step", ["x", True, 1j, [1], jnp.array(True)], ids=str)
+def test_a_step_that_is_no_number_is_refused_also_where_no_schedule_asks(step):
+    for call in (lambda: L2(0.1)(W, step), lambda: L2(0.1).gradient(W, step), lambda: L1(0.1).prox(W, 1.0, step)):
+        with pytest.raises(TypeError, match=r"L.: `step` must be a number, or None, got "):
+            call()
 
 
 def test_multiples_reach_value_prox_certificate_and_max_strength():
@@ -484,6 +519,8 @@ BAD = [
     ("iterations", lambda: SpectralNorm(1.0, iterations=0)),
     ("axis", lambda: TotalVariation(1.0, axis=2)(W)),
     ("max", lambda: Box(min=1.0, max=0.0)),
+    ("min", lambda: Box()),
+    ("max", lambda: Box(max="1")),
     ("min", lambda: Box(min=float("-inf"), max=0.0)),
     ("max_norm", lambda: MaxNorm(0.0)),
     ("radius", lambda: L1Ball(-1.0)),

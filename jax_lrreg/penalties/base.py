@@ -219,6 +219,10 @@ class Penalty:
 
         return added(self, other) if isinstance(other, Penalty) else NotImplemented
 
+    def __radd__(self, other: Any) -> "Penalty":
+        """This penalty itself after the 0 that `sum` begins with."""
+        return self if type(other) is int and other == 0 else NotImplemented
+
     def __mul__(self, factor: Any) -> "Penalty":
         """A multiple of this penalty."""
         from jax_lrreg.penalties.algebra import Scaled
@@ -234,6 +238,11 @@ class Penalty:
 
     def _applied(self, items: Sequence[Leaf], step: Any, scheduled: bool = True) -> list[tuple[Leaf, list[Term]]]:
         """What applies to each array, with all that depends on the step or on the path filled in."""
+        kind = getattr(step, "dtype", type(step))
+        number = (
+            kind in (type(None), int, float) or jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)
+        )
+        require(number, self, "step", step, "a number, or None", error=TypeError)
         found: dict[Any, Any] = {}
         result = []
         for item, terms in zip(items, self.terms(items), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from optax import projections
 
-from jax_lrreg._struct import pytree, require_number
+from jax_lrreg._struct import pytree, require, require_number
 from jax_lrreg.penalties.base import Penalty
 from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import norm
@@ -77,27 +77,30 @@ class NonNegative(Constraint):
 
 @pytree
 class Box(Constraint):
-    """Every entry between two bounds.
+    """Every entry between two bounds, or on one side of one.
 
         shrink(w, step_size) = min(max(w, min), max)
 
     Attributes:
-        min: lower bound, a number or an array of them.
-        max: upper bound, not below `min`.
+        min: lower bound, a number or an array of them; None for none.
+        max: upper bound, not below `min`; None for none.
 
     Example:
         >>> print(Box(min=-1.0, max=1.0).prox(jnp.array([0.5, -2.0]), step_size=0.1))
         [ 0.5 -1. ]
     """
 
-    min: Any
+    min: Any = None
     _: KW_ONLY
-    max: Any
+    max: Any = None
 
     def __post_init__(self):
-        require_number(self, "min", self.min, "a number", lambda _: True)
-        require_number(self, "max", self.max, "a number", lambda _: True)
-        if not isinstance(self.min, Tracer):
+        allowed = "a number, or None beside a `max`"
+        require(self.min is not None or self.max is not None, self, "min", self.min, allowed)
+        for name in ("min", "max"):
+            if getattr(self, name) is not None:
+                require_number(self, name, getattr(self, name), "a number or None", lambda _: True)
+        if self.min is not None and self.max is not None and not isinstance(self.min, Tracer):
             lowest = np.asarray(self.min, np.float64)
             require_number(self, "max", self.max, f"at least min={self.min}", lambda x: x >= lowest)
 
@@ -106,17 +109,21 @@ class Box(Constraint):
         super().fits(leaf)
 
     def excess(self, w):
-        outside = jnp.maximum(self.min - w, w - self.max)
-        return outside / jnp.maximum(jnp.abs(w), jnp.finfo(w.dtype).tiny)
+        lower, upper = self._bounds()
+        return jnp.maximum(lower - w, w - upper) / jnp.maximum(jnp.abs(w), jnp.finfo(w.dtype).tiny)
 
     def shrink(self, w, step_size):  # noqa: ARG002 - the same for every step size
-        lower, upper = (jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape) for bound in (self.min, self.max))
+        lower, upper = (jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape) for bound in self._bounds())
         return projections.projection_box(w, lower, upper)
 
     def distance(self, w, gradient):
-        rest = jnp.where(w <= self.min, jnp.maximum(-gradient, 0), gradient)
-        rest = jnp.where(w >= self.max, jnp.where(w <= self.min, 0, jnp.maximum(gradient, 0)), rest)
+        lower, upper = self._bounds()
+        rest = jnp.where(w <= lower, jnp.maximum(-gradient, 0), gradient)
+        rest = jnp.where(w >= upper, jnp.where(w <= lower, 0, jnp.maximum(gradient, 0)), rest)
         return norm(rest)
+
+    def _bounds(self) -> tuple[Any, Any]:
+        return (-np.inf if self.min is None else self.min), (np.inf if self.max is None else self.max)
 
 
 def rounding(w: Any) -> float:
