@@ -22,7 +22,10 @@ BATCH = 32
 FAMILIES = (
     *("L1", "MCP", "EWC", "SparseGroupLasso", "LInf"),
     *("Orthogonal", "NuclearNorm", "SpectralNorm", "TotalVariation"),
+    *("L2", "GroupLasso", "L0", "Huber", "SCAD", "LogSum", "Lq", "L2SP"),
 )
+PLACES = ("loss", "transform", "proximal")
+RATE, STEPS = 0.1, 3
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,45 @@ def test_every_penalty_counts_once(measured, expected, devices, mode, accumulati
         np.testing.assert_allclose(found[name], gradient, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+def trained(place):
+    """Steps of gradient descent in float64, with 0.5 |a| and 0.5 b^2 / 2 in the loss, or by their prox."""
+    x, _ = data()
+    a, b = start()
+    for _ in range(STEPS):
+        a, b = (
+            a - RATE * x.T @ x @ a / BATCH,
+            b - RATE * x.T @ x @ b / BATCH - (0 if place == "proximal" else RATE * 0.5 * b),
+        )
+        if place == "proximal":
+            a, b = np.sign(a) * np.maximum(np.abs(a) - RATE * 0.5, 0), b / (1 + RATE * 0.5)
+        else:
+            a = a - RATE * 0.5  # it stays positive
+    return {"a": a, "b": b}
+
+
+def start():
+    rng = np.random.default_rng(3)
+    return 1 + rng.random((2, 3)), 1 + rng.random((2, 3))
+
+
+@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("devices", DEVICES)
+def test_it_counts_once_in_a_training_step(measured, devices, place, accumulation):
+    found = measured["trained"][f"{devices}-{place}-{accumulation}"]
+    for name, w in trained(place).items():
+        np.testing.assert_allclose(found[name], w, rtol=1e-5, err_msg=name)
+
+
+def test_a_proximal_update_of_sharded_parameters_moves_nothing_and_changes_no_number(measured):
+    collective = re.compile(r"all-gather|all-to-all|collective-permute|reduce-scatter|all-reduce")
+    assert set(measured["proximal"]) == {"L1", "Box"}
+    for name, (program, difference) in measured["proximal"].items():
+        assert "sharding=" in program, name
+        assert not collective.search(program), name
+        assert difference < 1e-6, name
+
+
 @pytest.mark.parametrize("devices", DEVICES[1:])
 def test_sharded_parameters_of_separable_penalties_are_never_gathered(measured, devices):
     moves = re.compile(r"all-gather|all-to-all|collective-permute|reduce-scatter")
@@ -98,6 +140,70 @@ def test_sharded_parameters_of_separable_penalties_are_never_gathered(measured, 
 def test_sharding_changes_no_number(measured):
     for name, difference in measured["differences"].items():
         assert difference < 1e-5, name
+
+
+def train(mesh_of):
+    """The parameters after some steps, for each number of devices, place of the penalty, and accumulation."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from jax_lrreg import training, transforms
+    from jax_lrreg.penalties import L1, L2
+
+    penalty, sgd = L1(0.5).on("a") + L2(0.5).on("b"), optax.sgd(RATE)
+    optimizers = {
+        "loss": (sgd, penalty),
+        "transform": (optax.chain(transforms.add_penalty(penalty), sgd), None),
+        "proximal": (transforms.proximal(sgd, penalty, RATE), None),
+    }
+
+    def apply(params, x):
+        return {name: x @ w for name, w in params.items()}
+
+    def loss_fn(model, batch):
+        return sum(jnp.mean(jnp.sum(y**2, axis=1)) / 2 for y in model(batch).values())
+
+    found, x = {}, jnp.float32(data()[0])
+    params = dict(zip("ab", map(jnp.float32, start()), strict=True))
+    for place, (tx, term) in optimizers.items():
+        for accumulation in ACCUMULATIONS:
+            step = training.make_step(apply, loss_fn, tx, penalty=term, accumulate=accumulation)
+            for count in DEVICES:
+                mesh = mesh_of(count)
+                state = training.init(apply, tx, key=jax.random.key(0), params=params)
+                state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+                batch = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+                for _ in range(STEPS):
+                    state, _ = step(state, batch)
+                found[f"{count}-{place}-{accumulation}"] = {k: np.asarray(w).tolist() for k, w in state.params.items()}
+    return found
+
+
+def proximal_programs(mesh):
+    """The compiled update of sharded parameters, and how far its numbers are from those of one device."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from jax_lrreg import penalties, transforms
+
+    rng, found = np.random.default_rng(4), {}
+    params, grads = ({"w": jnp.float32(rng.normal(size=(16, 6)))} for _ in range(2))
+    for penalty in (penalties.L1(0.5), penalties.Box(-0.5, max=0.5)):
+        tx = transforms.proximal(optax.adam(RATE), penalty, RATE)
+        alone = (grads, tx.init(params), params)
+
+        def place(leaf):
+            spec = PartitionSpec("data") if np.ndim(leaf) else PartitionSpec()
+            return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+        program = jax.jit(tx.update).lower(*jax.tree.map(place, alone)).compile()
+        near = jnp.abs(program(*jax.tree.map(place, alone))[0]["w"] - tx.update(*alone)[0]["w"]).max()
+        found[type(penalty).__name__] = program.as_text(), float(near)
+    return found
 
 
 def main():
@@ -176,7 +282,8 @@ def main():
                 near = jax.tree.map(jnp.subtract, made["prox"](big, tree, steps), whole[0].prox(*whole[1:]))
                 relative = abs(made["value"](big, tree) - whole[0](whole[1])) / (1 + abs(whole[0](whole[1])))
                 differences[name] = float(max(relative, *(jnp.abs(leaf).max() for leaf in jax.tree.leaves(near))))
-    print(json.dumps({"gradients": gradients, "programs": programs, "differences": differences}))
+    rest = {"trained": train(mesh_of), "proximal": proximal_programs(mesh_of(DEVICES[-1]))}
+    print(json.dumps({"gradients": gradients, "programs": programs, "differences": differences, **rest}))
 
 
 if __name__ == "__main__":

@@ -401,6 +401,52 @@ def test_activations_of_nnx_come_from_capture():
     np.testing.assert_allclose(value, np.abs(hidden).sum() / 2 / 5, rtol=1e-6)
 
 
+class NNXLayer(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.dense(x)
+        self.sow(nnx.Intermediate, "hidden", x)
+        return x
+
+
+class NNXStack(nnx.Module):
+    """Four layers under `nnx.scan`, each rematerialised."""
+
+    def __init__(self):
+        make = nnx.vmap(NNXLayer, in_axes=0, out_axes=0)
+        self.layers = nnx.split_rngs(splits=4)(make)(nnx.Rngs(0))
+
+    def __call__(self, x):
+        layer = nnx.remat(lambda layer, x: layer(x))
+        return nnx.scan(lambda x, one: layer(one, x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.layers)
+
+
+@pytest.mark.skipif(not hasattr(nnx, "capture"), reason="Flax 0.12.2 has no nnx.capture")
+def test_activations_of_nnx_under_scan_and_remat_are_those_of_the_layers():
+    x = jnp.float32(np.random.default_rng(0).normal(size=(5, 3)))
+    graph, params, rest = nnx.split(NNXStack(), nnx.Param, ...)
+
+    def loss(params):
+        _, state = nnx.capture(nnx.merge(graph, params, rest), nnx.Intermediate)(x)
+        return penalties.activity_penalty(L2(1.0), state, batch_size=5)
+
+    def plain(pure):
+        total, out = 0.0, x
+        for kernel, bias in zip(pure["layers"]["dense"]["kernel"], pure["layers"]["dense"]["bias"], strict=True):
+            out = out @ kernel + bias[None]
+            total = total + jnp.sum(out**2) / 2 / 5
+        return total
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    expected, slopes = jax.value_and_grad(plain)(nnx.to_pure_dict(params))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), nnx.to_pure_dict(gradient), slopes
+    )
+
+
 def test_input_side_penalties_have_their_formulas():
     rng, key = np.random.default_rng(0), jax.random.key(0)
     matrix, x = jnp.float32(rng.normal(size=(3, 4))), jnp.float32(rng.normal(size=(6, 4)))
