@@ -129,7 +129,7 @@ def test_a_stream_that_ends_early_or_changes_is_refused_where_it_does(words):
         training.fit(STEP, given, WRONG[words](), steps=20)
     assert int(caught.value.state.step) == 3
     assert not given.params.is_deleted()  # the first call of the device: nothing that was given is lost
-    assert same(caught.value.state, by_hand(batches(3)))
+    np.testing.assert_allclose(caught.value.state.params, by_hand(batches(3)).params, rtol=1e-5)
     with pytest.raises(ValueError, match=f"^steps: .*{words}"):
         list(training.steps(STEP, start(), WRONG[words](), steps=20))
 
@@ -230,7 +230,7 @@ class TestStream:
         stream = training.Stream(iter([*batches(3), batch(3, size=2), *batches(3, begin=4)]))
         state, _ = training.fit(STEP, start(), stream, steps=3)
         state, _ = training.fit(STEP, state, stream, steps=3)
-        assert same(state, by_hand([*batches(3), *batches(3, begin=4)]))
+        np.testing.assert_allclose(state.params, by_hand([*batches(3), *batches(3, begin=4)]).params, rtol=1e-5)
 
     @pytest.mark.parametrize(
         ("error", "words", "call"),
