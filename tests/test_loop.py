@@ -263,7 +263,6 @@ class TestSteps:
             ("structure", lambda state: state.replace(hyper=None)),
             ("structure", lambda state: {"params": state.params}),
             (r".*rate.*float32\[\] as before", lambda state: state.replace(hyper={"rate": np.ones(2)})),
-            (r".*rate.*float32\[\] as before", lambda state: state.replace(hyper={"rate": np.ones((), int)})),
             (r".*step.*int32\[\] as before", lambda state: state.replace(step=1.5)),
         ],
     )

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_lrreg import penalties, training, transforms
+from jax_lrreg import penalties, schedules, training, transforms
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
 DATA = training.ArrayData(X, 8, jax.random.key(1))
@@ -77,3 +77,78 @@ def test_evaluation_of_padded_data_has_a_mask_of_ones():
     state = training.init(lambda p, x: x * p, optax.sgd(0.1), key=KEY, params=1.0)
     evaluate = training.make_eval(lambda p, x: x * p, lambda model, b: {"share": b["mask"].mean()}, data)
     assert evaluate(state) == {"share": 1.0}
+
+
+def apply(params, x):
+    return x * params
+
+
+def loss(model, batch):
+    return jnp.mean(jnp.abs(model(batch) - (1 + 1j)) ** 2)
+
+
+def test_complex_parameters_go_downhill_and_decay():
+    tx = optax.sgd(0.1)
+    step = training.make_step(apply, loss, tx, penalty=penalties.L2(0.5), donate=False)
+    state = training.init(apply, tx, key=KEY, params=jnp.complex64(0.3 - 2j))
+    for _ in range(200):
+        state, metrics = step(state, jnp.ones(4))
+    np.testing.assert_allclose(state.params, (1 + 1j) / 1.25, rtol=1e-4)  # 2 (w - 1 - i) + w / 2 = 0
+    assert metrics["skipped"] == 0
+
+
+def test_a_rate_that_is_not_finite_is_skipped():
+    lr = optax.polynomial_schedule(1e-2, 0.0, power=0.9, transition_steps=1000)  # nan at its end, jitted
+    assert np.isnan(jax.jit(lr)(1000))
+    tx = optax.sgd(lr)
+    step = training.make_step(apply, lambda model, x: jnp.mean(model(x) ** 2), tx, learning_rate=lr)
+    state = training.init(apply, tx, key=KEY, params=jnp.float32(1))
+    state, history = training.fit(step, state, training.ArrayData(np.ones(8, np.float32), 4, KEY), steps=1005)
+    assert history["skipped"][-1] == 5
+    assert np.isfinite(state.params)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "arguments"),
+    [
+        (TypeError, "`loss_fn` must be a function", {"loss_fn": 3}),
+        (TypeError, "`penalty` must be a Penalty", {"penalty": schedules.Linear(0.1, steps=3)}),
+        (ValueError, "`hyper` must be given, because `penalty`", {"penalty": lambda hyper: 0.1}),
+        (TypeError, "`learning_rate` must be a number >= 0", {"learning_rate": "a"}),
+        (ValueError, "`learning_rate` must be a number >= 0", {"learning_rate": -0.1}),
+        (TypeError, "`monitors` must be a tuple of names", {"monitors": "grad_norm"}),
+    ],
+)
+def test_wrong_arguments_of_a_step_are_refused_by_name(error, words, arguments):
+    def make_and_run(loss_fn=loss, **options):
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), **options)
+        step(training.init(apply, optax.sgd(0.1), key=KEY, params=jnp.complex64(1)), jnp.ones(4))
+
+    with pytest.raises(error, match=words):
+        make_and_run(**arguments)
+
+
+def test_an_optax_schedule_beside_hyperparameters_is_told_what_to_do():
+    lr = optax.cosine_decay_schedule(0.1, 10)
+    step = training.make_step(apply, loss, lambda hyper: optax.sgd(hyper["x"]), learning_rate=lr)
+    state = training.init(apply, lambda hyper: optax.sgd(hyper["x"]), key=KEY, params=1j, hyper={"x": 0.1})
+    with pytest.raises(TypeError) as caught:
+        step(state, jnp.ones(4))
+    assert "schedules.Function" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("make an ArrayData of arrays", {"data": {"x": X}}),
+        ("make an ArrayData of arrays", {"data": X}),
+        (r"`eval_fn` must be a function that returns \{name: number\}", {"eval_fn": lambda state: 1.0}),
+        (r"`eval_fn` must be a function that returns \{name: number\}", {"eval_fn": lambda state: {"error": X}}),
+        ("`loggers` must be a list of functions", {"loggers": print}),
+    ],
+)
+def test_wrong_arguments_of_a_loop_are_refused_by_name(words, options):
+    step = training.make_step(apply, lambda model, x: jnp.mean(model(x) ** 2), optax.sgd(0.1))
+    state = training.init(apply, optax.sgd(0.1), key=KEY, params=1.0)
+    with pytest.raises(TypeError, match=words):
+        training.fit(step, state, **{"data": DATA, "steps": 2, **options})

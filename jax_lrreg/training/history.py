@@ -62,6 +62,8 @@ class History:
     """Collects entries and evaluations, and hands each to the loggers."""
 
     def __init__(self, loggers: Sequence[Logger]):
+        listed = isinstance(loggers, list | tuple) and all(map(callable, loggers))
+        require(listed, "fit", "loggers", loggers, "a list of functions (step, {name: number})", error=TypeError)
         self.loggers = loggers
         self.entries: dict[str, list[float]] = {"step": []}
         self.evaluations: dict[str, list[float]] = {}
@@ -72,6 +74,8 @@ class History:
 
     def add_evaluation(self, now: int, values: dict[str, Any]) -> dict[str, float]:
         """Takes what `eval_fn` returned after step `now`."""
+        numbers = isinstance(values, dict) and all(np.ndim(value) == 0 for value in values.values())
+        require(numbers, "fit", "eval_fn", values, "a function that returns {name: number}", error=TypeError)
         entry = {name: float(value) for name, value in values.items()}
         for name in entry:
             taken = is_reserved(name) or name in self.entries or name == "eval_step"

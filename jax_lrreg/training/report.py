@@ -28,6 +28,8 @@ def is_reserved(name: str) -> bool:
 def check_monitors(monitors: Any) -> None:
     """Refuses names that are no monitors."""
     known = (*EACH_STEP, *AT_END)
+    allowed = f"a tuple of names among {', '.join(known)}"
+    require(not isinstance(monitors, str), "make_step", "monitors", monitors, allowed, error=TypeError)
     for name in monitors:
         require(name in known, "make_step", "monitors", name, f"names among {', '.join(known)}")
 
@@ -90,7 +92,14 @@ def update_count(state: State) -> jax.Array:
 def applied_rate(learning_rate: Any, hyper: Any, count: jax.Array) -> jax.Array:
     """What the schedule, or `hyper -> schedule`, gives at the optimizer's count."""
     if callable(learning_rate) and not isinstance(learning_rate, Schedule) and hyper is not None:
-        learning_rate = learning_rate(hyper)
+        try:
+            learning_rate = learning_rate(hyper)
+        except Exception as error:
+            error.add_note(
+                "make_step: `learning_rate` was called with the hyperparameters of the state; wrap a function of the "
+                "step, such as Optax's schedules, in schedules.Function"
+            )
+            raise
     value = learning_rate(count) if callable(learning_rate) else learning_rate
     return jnp.asarray(value, jnp.float32)
 

@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from jax_lrreg._struct import require, require_number
 from jax_lrreg.penalties import Penalty
+from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.accumulate import accumulated
 from jax_lrreg.training.control import applied_scales
 from jax_lrreg.training.guard import guarded
@@ -118,10 +119,10 @@ def make_step(
             Those in a group of `optax.partition` are reported apart, as `metrics["scale/<label>"]`.
         accumulate: into how many micro-batches a batch is split; their gradients are averaged in float32,
             weighted by the sum of `batch["mask"]` where the batch has one. It is one update.
-        on_nonfinite: for a loss or gradient that is not finite: "skip" leaves parameters, optimizer, model
-            state and average as they were; "raise" does so and raises; "keep" goes on regardless. Where an
-            optimizer that estimates its own step size divides 0 by 0, as D-Adaptation and Prodigy do while
-            the learning rate is 0, all the same is done but the optimizer's counters go on, since it is
+        on_nonfinite: for a loss, gradient or `learning_rate` that is not finite: "skip" leaves parameters,
+            optimizer, model state and average as they were; "raise" does so and raises; "keep" goes on regardless.
+            Where an optimizer that estimates its own step size divides 0 by 0, as D-Adaptation and Prodigy do
+            while the learning rate is 0, all the same is done but the optimizer's counters go on, since it is
             their schedule that leads out of there.
         ema: decay of a moving average of the parameters, in [0, 1), or None. It is kept in float32 at least.
         loss_scale: for float16, a `flax.training.dynamic_scale.DynamicScale`: the loss is multiplied by it before it
@@ -147,14 +148,14 @@ def make_step(
         1.0 [0.1 0.1]
     """
     adapter = adapt(module)
-    _check_arguments(penalty, accumulate, on_nonfinite, ema, loss_scale, monitors)
+    _check_arguments(loss_fn, penalty, learning_rate, accumulate, on_nonfinite, ema, loss_scale, monitors)
     if isinstance(penalty, Penalty):
         # A reference in it may be the parameters of a state that is going to be donated.
         penalty = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, penalty)
 
     def body(state: State, batch: Any) -> tuple[State, Metrics]:
         optimizer = resolve(tx, state.hyper, "tx")
-        term = penalty if penalty is None or isinstance(penalty, Penalty) else penalty(state.hyper)
+        term = _penalty(penalty, state.hyper)
         scale = None if loss_scale is None else state.loss_scale
         count = update_count(state)
         key = jax.random.fold_in(state.key, state.step)
@@ -176,6 +177,9 @@ def make_step(
             grads = jax.tree.map(lambda g, p: g + p.astype(g.dtype), grads, term.gradient(state.params, count))
         loss = data_loss + cost.astype(data_loss.dtype)
         grad_norm = norm(grads)
+        # JAX's gradient of a complex parameter is the conjugate of the direction that Optax expects.
+        grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
+        rate = None if learning_rate is None else applied_rate(learning_rate, state.hyper, count)
 
         def value_fn(params: Any) -> jax.Array:
             return data_loss_of(params, state.model_state, batch, key)[0] + penalty_of(params)
@@ -196,6 +200,8 @@ def make_step(
             return norm(updates) if "update_norm" in monitors else None
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if rate is not None:
+            finite &= jnp.isfinite(rate)
         if on_nonfinite == "keep":
             new, updates = make()
             update_norm, sound = size(updates), jnp.array(True)
@@ -206,8 +212,8 @@ def make_step(
             metrics["loss_scale"] = scale.scale
             new = new.replace(loss_scale=adapted(scale, finite))
         scales = applied_scales(new.opt_state)
-        if learning_rate is not None:
-            metrics["learning_rate"] = applied_rate(learning_rate, state.hyper, count) * scales.pop("", 1.0)
+        if rate is not None:
+            metrics["learning_rate"] = rate * scales.pop("", 1.0)
         metrics |= {name: scale for name, scale in scales.items() if name}
         if "grad_norm" in monitors:
             metrics["grad_norm"] = grad_norm
@@ -243,11 +249,34 @@ def _typed_as(new: Any, old: Any) -> Any:
     return jax.tree.map(one, new, old)
 
 
+def _penalty(penalty: Any, hyper: Any) -> Penalty | None:
+    """The penalty as it is, or made of the hyperparameters."""
+    if penalty is None or isinstance(penalty, Penalty):
+        return penalty
+    require(hyper is not None, "init", "hyper", hyper, "given, because `penalty` is a function of it")
+    term = penalty(hyper)
+    if not isinstance(term, Penalty):
+        raise TypeError(f"make_step: `penalty` must be a Penalty or a function hyper -> Penalty, but returned {term!r}")
+    return term
+
+
 def _check_arguments(
-    penalty: Any, accumulate: Any, on_nonfinite: Any, ema: Any, loss_scale: Any, monitors: Any
+    loss_fn: Any,
+    penalty: Any,
+    learning_rate: Any,
+    accumulate: Any,
+    on_nonfinite: Any,
+    ema: Any,
+    loss_scale: Any,
+    monitors: Any,
 ) -> None:
-    if penalty is not None and not callable(penalty):
+    if not callable(loss_fn):
+        raise TypeError(f"make_step: `loss_fn` must be a function (model, batch) -> loss, got {loss_fn!r}")
+    if penalty is not None and (not callable(penalty) or isinstance(penalty, Schedule)):
         raise TypeError(f"make_step: `penalty` must be a Penalty or a function hyper -> Penalty, got {penalty!r}")
+    if learning_rate is not None and not callable(learning_rate):
+        allowed = "a number >= 0, a schedule or a function hyper -> either"
+        require_number("make_step", "learning_rate", learning_rate, allowed, lambda x: x >= 0)
     whole = isinstance(accumulate, int) and not isinstance(accumulate, bool) and accumulate >= 1
     require(whole, "make_step", "accumulate", accumulate, "a whole number >= 1")
     known = ("skip", "raise", "keep")

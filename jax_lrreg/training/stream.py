@@ -78,6 +78,10 @@ class StreamSource:
     """Batches from an iterable, stacked for each call."""
 
     def __init__(self, data: Iterable[Any], owner: str = "fit"):
+        if isinstance(data, dict | np.ndarray | jax.Array):
+            raise TypeError(
+                f"{owner}: `data` must be an ArrayData or an iterable of batches; make an ArrayData of arrays"
+            )
         try:
             self.iterator = iter(data)
         except TypeError:
