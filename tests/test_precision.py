@@ -388,7 +388,11 @@ def test_a_float16_gradient_norm_does_not_overflow():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("tx", [optax.adam(0.01), optax.adagrad(0.1), optax.adamw(0.01), optax.lion(1e-3)], ids=str)
+@pytest.mark.parametrize(
+    "tx",
+    [optax.adam(0.01), optax.adagrad(0.1), optax.adamw(0.01), optax.lion(1e-3)],
+    ids=["adam", "adagrad", "adamw", "lion"],
+)
 def test_the_state_keeps_its_types_with_parameters_of_few_bits(tx, accumulate):
     data, params = problem()
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
