@@ -224,6 +224,25 @@ def test_complex_parameters_reach_the_optimum_with_their_exact_zeros(name):
     assert penalty.certificate(w, slope(w)) < 0.03
 
 
+def test_a_measured_metric_goes_with_a_sweep_of_strengths():
+    def solve(strength):
+        tx = transforms.proximal(optax.adam(0.01), penalties.L1(strength), 0.01)  # measured while it is traced
+
+        def body(_, carry):
+            w, state = carry
+            updates, state = tx.update(gradient(w), state, w)
+            return optax.apply_updates(w, updates), state
+
+        return jax.lax.fori_loop(0, 300, body, (jnp.zeros(40), tx.init(jnp.zeros(40))))[0]
+
+    strengths = jnp.array([0.0, 0.3, 1.0])
+    batched = jax.jit(jax.vmap(solve))(strengths)
+    for strength, w in zip(strengths, batched, strict=True):
+        np.testing.assert_allclose(w, jax.jit(solve)(strength), atol=1e-5)
+    zeros = (np.asarray(batched) == 0).sum(1)
+    assert zeros[0] == 0 < zeros[1] < zeros[2]
+
+
 def test_zeros_stay_exact_in_bfloat16():
     params = {"w": jnp.full(8, 0.37, jnp.bfloat16), "v": jnp.full(8, 0.37, jnp.float32)}
     tx = transforms.proximal(optax.adam(0.01), penalties.L1(5.0), learning_rate=0.01)

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.dynamic_scale import DynamicScale
 
-from jax_lrreg import penalties, schedules, transforms
+from jax_lrreg import penalties, schedules, training, transforms
 
 PARAMS = {"kernel": jnp.array([1.0, -2.0, 0.0]), "bias": jnp.array([3.0])}
 ZERO = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -174,3 +175,80 @@ def test_wrong_calls_of_clipping():
         transforms.add_penalty_and_clip(penalties.L2(0.1), 0.0)
     with pytest.raises(TypeError, match="`penalty` must be a Penalty"):
         transforms.add_penalty_and_clip(0.1, 1.0)
+
+
+def test_what_is_frozen_is_not_decayed():
+    l2, labels = transforms.add_penalty(penalties.L2(0.1)), {"kernel": "train", "bias": "freeze"}
+    freeze = optax.masked(optax.set_to_zero(), {"kernel": False, "bias": True})
+
+    def moved(tx):
+        updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+        return jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates)
+
+    partition = optax.partition({"train": optax.chain(l2, optax.sgd(1.0)), "freeze": optax.set_to_zero()}, labels)
+    chosen = transforms.add_penalty(penalties.L2(0.1).on("kernel"))
+    for tx in (partition, optax.chain(l2, optax.sgd(1.0), freeze), optax.chain(freeze, chosen, optax.sgd(1.0))):
+        assert moved(tx) == {"kernel": True, "bias": False}
+    assert moved(optax.chain(freeze, l2, optax.sgd(1.0)))["bias"]  # set to zero too early, as in Optax
+
+
+@pytest.mark.parametrize(
+    "add", [transforms.add_penalty, transforms.add_independent_penalty], ids=["add", "independent"]
+)
+def test_a_strength_of_0_changes_nothing_and_has_a_derivative(add):
+    grads = jax.tree.map(jnp.cos, PARAMS)
+
+    def updated(strength):
+        tx = add(penalties.ElasticNet(strength, l2=strength))
+        return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
+
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(updated)(0.0), grads)
+    sign = -1 if add is transforms.add_independent_penalty else 1
+    slopes = jax.jacobian(updated)(0.0)
+    expected = jax.tree.map(lambda w: sign * (jnp.sign(w) + w), PARAMS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), slopes, expected)
+
+
+def test_accumulating_transformations_count_it_once_where_they_average_and_each_time_where_they_add():
+    w, l2, sgd = jnp.array([1.0]), transforms.add_penalty(penalties.L2(0.1)), optax.sgd(1.0)
+    mean = optax.MultiSteps(optax.chain(l2, sgd), 4).gradient_transformation()
+    np.testing.assert_allclose(decayed(mean, w, 4), 0.9, rtol=1e-6)
+    added = optax.chain(l2, sgd, optax.apply_every(4))  # its sum of four gradients has the penalty four times, too
+    np.testing.assert_allclose(decayed(added, w, 4), 1 - 4 * 0.1, rtol=1e-6)
+    after = optax.chain(optax.apply_every(4), l2, sgd)  # fires at every micro-step
+    np.testing.assert_allclose(decayed(after, w, 4), 0.9**4, rtol=1e-6)
+
+
+def stepped(tx, penalty=None, **options):
+    """One step from `w = 2` with the gradient 3 of the data."""
+    state = training.init(apply, tx, key=jax.random.key(0), params=jnp.array([2.0]))
+    step = training.make_step(apply, lambda model, batch: model(batch).sum(), tx, penalty=penalty, **options)
+    state, metrics = step(state, jnp.array([3.0]))
+    return float(state.params[0]), metrics
+
+
+def apply(params, x):
+    return params * x
+
+
+def test_in_the_loss_it_is_clipped_too_and_in_the_optimizer_it_is_where_it_stands():
+    l2, clip, sgd = penalties.L2(0.5), optax.clip_by_global_norm(1.0), optax.sgd(1.0)
+    assert stepped(optax.chain(clip, sgd), l2)[0] == pytest.approx(2 - 1)
+    assert stepped(optax.chain(transforms.add_penalty(l2), clip, sgd))[0] == pytest.approx(2 - 1)
+    assert stepped(optax.chain(clip, transforms.add_penalty(l2), sgd))[0] == pytest.approx(2 - 1 - 0.5 * 2)
+    assert stepped(optax.chain(clip, sgd), l2)[1]["grad_norm"] == pytest.approx(3 + 1)
+
+
+@pytest.mark.parametrize("where", ["loss", "transform", "proximal"])
+def test_a_loss_scale_does_not_scale_the_penalty(where):
+    l2, sgd = penalties.L2(0.5), optax.sgd(0.1)
+    tx = {
+        "loss": sgd,
+        "transform": optax.chain(transforms.add_penalty(l2), sgd),
+        "proximal": transforms.proximal(sgd, l2, 0.1),
+    }[where]
+    penalty = l2 if where == "loss" else None
+    scaled, metrics = stepped(tx, penalty, loss_scale=DynamicScale(scale=jnp.float32(1024.0)))
+    expected = (2 - 0.3) / (1 + 0.05) if where == "proximal" else 2 - 0.1 * (3 + 1)
+    assert scaled == pytest.approx(expected, rel=1e-6) == pytest.approx(stepped(tx, penalty)[0], rel=1e-6)
+    assert metrics["penalty"] == (1 if where == "loss" else 0)
