@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _peer_child import warmup_steps
 from sklearn.datasets import load_diabetes, load_digits
 
 from jax_lrreg import penalties, schedules, training
@@ -136,10 +137,6 @@ def workloads(tiny: bool, device: str = "cpu") -> dict[str, Workload]:
             model="cnn", optimizer="adam", steps=600 if large else 60, **slow,
         ),
     }  # fmt: skip
-
-
-def warmup_steps(recipe: dict[str, Any]) -> int:
-    return int(recipe["warmup"] * recipe["steps"])
 
 
 def learning_rate(recipe: dict[str, Any]) -> schedules.Schedule:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import optax
 from jax_lrreg import penalties, schedules, text, training
 from jax_lrreg._struct import require
 from jax_lrreg.dataset import Dataset, load
+from jax_lrreg.training.loggers import write_whole
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -181,10 +180,10 @@ def write(folder: Path, history: dict[str, np.ndarray], config: dict[str, Any]) 
     from jax_lrreg import plots
 
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
-    _replace(folder / "metrics.csv", lambda file: file.write(_csv(history).encode()))
+    write_whole(folder / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+    write_whole(folder / "metrics.csv", lambda file: file.write(_csv(history).encode()))
     figure = plots.figure_of(plots.history(history)[0])
-    _replace(folder / "history.png", lambda file: figure.savefig(file, format="png", dpi=130))
+    write_whole(folder / "history.png", lambda file: figure.savefig(file, format="png", dpi=130))
     plots.plt.close(figure)
 
 
@@ -207,19 +206,6 @@ def _csv(history: dict[str, np.ndarray]) -> str:
 class _Lines:
     def __init__(self, lines: list[str]):
         self.write = lines.append
-
-
-def _replace(path: Path, save: Callable[[Any], Any]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def parsed(option: str, value: str | None, kind: type, command: str = "train") -> Any:

@@ -11,8 +11,8 @@ import optax
 from jax_lrreg.finder.preparation import check, prepared, refuse_ascent
 from jax_lrreg.finder.suggestions import Found, suggest
 from jax_lrreg.training import ArrayData, State
+from jax_lrreg.training.convolutions import slow_in_a_loop
 from jax_lrreg.training.data import source_of
-from jax_lrreg.training.loop import slow_in_a_loop
 
 SMOOTHING = 0.9  # of the losses: some ten steps
 DIVERGED = 4.0  # times the best loss

@@ -12,13 +12,8 @@ from jax_lrreg.schedules.digits import known
 
 
 @pytree
-class Product(Schedule):
-    """The product of two schedules, written `a * b`.
-
-    Example:
-        >>> 0.5 * Constant(0.1)
-        0.5 * Constant(0.1)
-    """
+class _Pair(Schedule):
+    """Two schedules at once."""
 
     first: Schedule
     second: Schedule
@@ -29,6 +24,16 @@ class Product(Schedule):
     @property
     def horizon(self):
         return latest(self.first.horizon, self.second.horizon)
+
+
+@pytree
+class Product(_Pair):
+    """The product of two schedules, written `a * b`.
+
+    Example:
+        >>> 0.5 * Constant(0.1)
+        0.5 * Constant(0.1)
+    """
 
     def at(self, clock):
         return self.first.at(clock) * self.second.at(clock)
@@ -38,23 +43,13 @@ class Product(Schedule):
 
 
 @pytree
-class Sum(Schedule):
+class Sum(_Pair):
     """The sum of two schedules, written `a + b`.
 
     Example:
         >>> Constant(0.1) + 0.01
         Constant(0.1) + 0.01
     """
-
-    first: Schedule
-    second: Schedule
-
-    def __post_init__(self):
-        require_schedules(self, "first", "second")
-
-    @property
-    def horizon(self):
-        return latest(self.first.horizon, self.second.horizon)
 
     def at(self, clock):
         return self.first.at(clock) + self.second.at(clock)

@@ -11,6 +11,7 @@ from jax_lrreg._struct import require
 from jax_lrreg.training.data import ArrayData
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.state import State
+from jax_lrreg.training.stream import as_array
 
 
 def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any) -> Callable[[State], dict]:
@@ -46,7 +47,7 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
 
     def batches() -> Iterator[Any]:
         if not isinstance(data, ArrayData):
-            yield from (jax.tree.map(_array, batch) for batch in data)
+            yield from (jax.tree.map(as_array, batch) for batch in data)
             return
         arrays = jax.tree.map(np.asarray, data.arrays)  # a slice of a device's array would be a program for each place
         if data.remainder == "pad":
@@ -64,8 +65,3 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
         return {name: float(np.average([r[name] for r in results], weights=sizes)) for name in results[0]}
 
     return evaluate
-
-
-def _array(value: Any) -> Any:
-    """A leaf of a batch as an array: tensors of other libraries are read as NumPy's."""
-    return value if isinstance(value, jax.Array) else np.asarray(value)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_lrreg.select import is_parameter
 from jax_lrreg.training.control import is_control
 from jax_lrreg.training.state import State
 
@@ -54,7 +55,7 @@ def is_sound(updates: Any, opt_state: Any, before: Any) -> jax.Array | None:
     numbers = [
         (new, old)
         for new, old in zip(_own(opt_state), _own(before), strict=True)
-        if jnp.ndim(new) == 0 and _is_real(new)
+        if jnp.ndim(new) == 0 and is_parameter(new)
     ]
     if not numbers:
         return None
@@ -62,7 +63,7 @@ def is_sound(updates: Any, opt_state: Any, before: Any) -> jax.Array | None:
     for new, old in numbers:
         sound &= ~jnp.isnan(new) | jnp.isnan(old)
     for update in jax.tree.leaves(updates):
-        if _is_real(update):
+        if is_parameter(update):
             sound &= jnp.all(jnp.isfinite(update))
     return sound
 
@@ -90,7 +91,3 @@ def kept(sound: jax.Array, new: State, old: State) -> State:
 def _own(opt_state: Any) -> list[Any]:
     """The leaves of an optimizer's state, without its controllers, which are never NaN."""
     return jax.tree.leaves(jax.tree.map(lambda node: None if is_control(node) else node, opt_state, is_leaf=is_control))
-
-
-def _is_real(value: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(value), jnp.inexact)

@@ -90,10 +90,7 @@ class _Table:
                 rows = list(csv.reader(file))[1:]
         self.names += new
         lines = [_row(row + [""] * (len(self.names) - len(row))) for row in [self.names, *rows]]
-        with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", delete=False) as file:
-            file.writelines(lines)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, self.path)
+        write_whole(self.path, lambda file: file.writelines(lines))
         self.begin = sum(map(len, lines[:-1]))
 
 
@@ -170,6 +167,20 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
 
     weakref.finalize(log, writer.close)
     return log
+
+
+def write_whole(path: Path, save: Callable[[Any], Any]) -> None:
+    """Makes or replaces a file by what `save` writes: it appears whole, or what was there stays."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def _file(path: Location, owner: str) -> Path:

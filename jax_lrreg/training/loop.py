@@ -12,7 +12,6 @@ import numpy as np
 from jax_lrreg._struct import require
 from jax_lrreg.training.chunk import Chunk, settled
 from jax_lrreg.training.control import hears_metrics, listen, tell
-from jax_lrreg.training.convolutions import slow_in_a_loop as slow_in_a_loop
 from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import ArrayData, source_of
 from jax_lrreg.training.history import History, Logger, add, read, rows, zero_sums
@@ -184,7 +183,10 @@ def _chunks(
     size = min(source.most(example) if chunk == "auto" else int(chunk), log_every, eval_every or log_every)
     if not isinstance(data, ArrayData):
         size = min(size, steps)  # rows of numbers cost little: without this, a shorter run compiles nothing anew
-    run = step.programs.setdefault("many" if loops else "one", _program(step, loops))
+    kind = "many" if loops else "one"
+    if kind not in step.programs:
+        step.programs[kind] = _program(step, loops)
+    run = step.programs[kind]
     counts = _counts(steps, size if loops else 1, log_every, eval_every)
     place = _placement(state)
     names, zeros = rows(shapes), place(zero_sums(shapes))

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_lrreg._struct import require
-from jax_lrreg.training.report import is_reserved
-
-WIDE = jnp.float32  # what a loss and a gradient are kept in at least
+from jax_lrreg.training.report import is_reserved, widened
 
 
 def checked(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -22,7 +20,7 @@ def checked(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     scalar = loss.ndim == 0 and jnp.issubdtype(loss.dtype, jnp.floating)
     require(scalar, "make_step", "loss_fn", f"{loss.dtype}{list(loss.shape)}", "a function that returns a real scalar")
     require(isinstance(named, dict), "make_step", "loss_fn", type(named).__name__, "(loss, {name: scalar})")
-    return loss.astype(jnp.promote_types(loss.dtype, WIDE)), {name: _metric(name, named[name]) for name in named}
+    return widened(loss), {name: _metric(name, named[name]) for name in named}
 
 
 def _metric(name: Any, value: Any) -> jax.Array:
@@ -54,7 +52,7 @@ def scaled_gradient(objective: Callable, loss_scale: Any) -> Callable:
 
     def gradient(params: Any, *rest: Any) -> Any:
         (_, value), grads = jax.value_and_grad(scaled, has_aux=True)(params, *rest)
-        return value, jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, WIDE)) / loss_scale.scale, grads)
+        return value, jax.tree.map(lambda g: widened(g) / loss_scale.scale, grads)
 
     return gradient
 

@@ -50,16 +50,21 @@ class Linen(NamedTuple):
         leaves, structure = jax.tree.flatten(example)
         arrays = {i: x for i, x in enumerate(leaves) if hasattr(x, "dtype")}  # the rest is for Python, such as `train`
 
-        def called(function: Callable, keys: Any, arrays: dict[int, Any], *variables: Any, **options: Any) -> Any:
-            args, kwargs = jax.tree.unflatten(structure, [arrays.get(i, x) for i, x in enumerate(leaves)])
-            return function(*variables, *args, rngs=keys, **kwargs, **options)
+        def inputs(arrays: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
+            return jax.tree.unflatten(structure, [arrays.get(i, x) for i, x in enumerate(leaves)])
+
+        def first(keys: Any, arrays: dict[int, Any]) -> Any:
+            args, kwargs = inputs(arrays)
+            return self.module.init(keys, *args, **kwargs)
+
+        def again(keys: Any, arrays: dict[int, Any]) -> Any:
+            args, kwargs = inputs(arrays)
+            return self.module.apply(made, *args, rngs=keys, mutable=list(state), **kwargs)[1]
 
         keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}
-        made = jax.jit(lambda keys, arrays: called(_first_rngs(self.module.init), keys, arrays))(keys, arrays)
+        made = jax.jit(first)(keys, arrays)
         state = {name: value for name, value in made.items() if name != "params"}
-        after = jax.eval_shape(
-            lambda keys, arrays: called(self.module.apply, keys, arrays, made, mutable=list(state))[1], keys, arrays
-        )
+        after = jax.eval_shape(again, keys, arrays)
         # What is sown grows at every call: it is an output, not a state.
         state = {name: x for name, x in state.items() if jax.tree.structure(x) == jax.tree.structure(after.get(name))}
         return (made.get("params", {}) if params is None else params), state
@@ -165,8 +170,3 @@ def _split(module: Any) -> Nnx:
     nnx = sys.modules["flax.nnx"]
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     return Nnx(graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
-
-
-def _first_rngs(init: Callable) -> Callable:
-    """Linen's `init`, which takes the keys first, with the keys by name as `apply` does."""
-    return lambda *args, rngs, **kwargs: init(rngs, *args, **kwargs)

@@ -52,8 +52,13 @@ def at_end(state: State, monitors: Sequence[str]) -> dict[str, jax.Array]:
 
 def norm(tree: Any) -> jax.Array:
     """The root of the sum of squares, added in float32 at least: in float16 it would overflow at 256."""
-    real = [jnp.asarray(x) for x in jax.tree.leaves(tree) if is_parameter(x)]
-    return jnp.asarray(optax.tree.norm([x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in real]))
+    return jnp.asarray(optax.tree.norm([widened(x) for x in jax.tree.leaves(tree) if is_parameter(x)]))
+
+
+def widened(value: Any) -> jax.Array:
+    """`value` in float32 at least, in which losses, gradients, norms and averages are kept."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
 
 def _sparsity(found: list[Leaf]) -> jax.Array:

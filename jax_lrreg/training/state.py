@@ -112,15 +112,11 @@ def init(
         example = (example if isinstance(example, tuple) else (example,), dict(example_kwargs or {}))
     params, model_state = adapt(module).init(jax.random.fold_in(key, 0), example, params)
     params = jax.tree.map(_copied, params)
+    # What the optimizer starts from may be the parameters themselves.
+    opt_state, model_state, key = jax.tree.map(_copied, (resolve(tx, hyper, "tx").init(params), model_state, key))
     state = State(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=resolve(tx, hyper, "tx").init(params),
-        model_state=model_state,
-        key=key,
-        hyper=hyper,
+        step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, model_state=model_state, key=key, hyper=hyper
     )
-    state = state.copy()
     if sharding is None:
         return state
     return jax.device_put(state, sharding(state) if callable(sharding) else sharding)
@@ -151,11 +147,17 @@ def resolve(value: Any, hyper: Any, argument: str) -> Any:
         )
     if not callable(value):
         raise TypeError(f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}")
+    allowed = f"{argument} must be a function hyper -> Optax transformation"
+    return optax.with_extra_args_support(of_hyper(value, hyper, optax.GradientTransformation, argument, allowed))
+
+
+def of_hyper(function: Callable[[Any], Any], hyper: Any, kind: type, argument: str, allowed: str) -> Any:
+    """What the function of an argument makes of the hyperparameters, which must be there, and it of this kind."""
     require(hyper is not None, "init", "hyper", hyper, f"given, because `{argument}` is a function of it")
-    tx = value(hyper)
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"{argument} must be a function hyper -> Optax transformation, but returned {tx!r}")
-    return optax.with_extra_args_support(tx)
+    made = function(hyper)
+    if not isinstance(made, kind):
+        raise TypeError(f"{allowed}, but returned {made!r}")
+    return made
 
 
 def _copied(value: Any) -> Any:

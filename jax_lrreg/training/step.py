@@ -25,10 +25,12 @@ from jax_lrreg.training.report import (
     nonfinite_message,
     norm,
     update_count,
+    widened,
 )
-from jax_lrreg.training.state import State, resolve
+from jax_lrreg.training.state import State, of_hyper, resolve
 
 Metrics = dict[str, jax.Array]
+PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small call.
 CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
 
@@ -81,7 +83,8 @@ class Step:
                 "state that was returned, or keep a state.copy()"
             )
         if self._ema and state.ema is None:
-            state = state.replace(ema=jax.tree.map(_average_of, state.params))
+            # In bfloat16 an average would stand still from a decay of 0.996 on.
+            state = state.replace(ema=jax.tree.map(widened, state.params))
         if self._loss_scale is not None and state.loss_scale is None:
             state = state.replace(loss_scale=self._loss_scale)
         return state
@@ -178,7 +181,7 @@ def make_step(
         loss = data_loss + cost.astype(data_loss.dtype)
         grad_norm = norm(grads)
         # JAX's gradient of a complex parameter is the conjugate of the direction that Optax expects.
-        grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
+        grads = jax.tree.map(jnp.conj, grads)
         rate = None if learning_rate is None else applied_rate(learning_rate, state.hyper, count)
 
         def value_fn(params: Any) -> jax.Array:
@@ -229,12 +232,6 @@ def _assembled(changing: tuple, key: jax.Array, hyper: Any) -> State:
     return State(key=key, hyper=hyper, **dict(zip(CHANGING, changing, strict=True)))
 
 
-def _average_of(param: jax.Array) -> jax.Array:
-    """What an average starts from, in float32 at least: in bfloat16 it would stand still from a decay of 0.996 on."""
-    param = jnp.asarray(param)
-    return param.astype(jnp.promote_types(param.dtype, jnp.float32))
-
-
 def _typed_as(new: Any, old: Any) -> Any:
     """The new values in the dtypes of the old, so that a state has the same types after every step."""
 
@@ -253,11 +250,7 @@ def _penalty(penalty: Any, hyper: Any) -> Penalty | None:
     """The penalty as it is, or made of the hyperparameters."""
     if penalty is None or isinstance(penalty, Penalty):
         return penalty
-    require(hyper is not None, "init", "hyper", hyper, "given, because `penalty` is a function of it")
-    term = penalty(hyper)
-    if not isinstance(term, Penalty):
-        raise TypeError(f"make_step: `penalty` must be a Penalty or a function hyper -> Penalty, but returned {term!r}")
-    return term
+    return of_hyper(penalty, hyper, Penalty, "penalty", PENALTY)
 
 
 def _check_arguments(
@@ -273,7 +266,7 @@ def _check_arguments(
     if not callable(loss_fn):
         raise TypeError(f"make_step: `loss_fn` must be a function (model, batch) -> loss, got {loss_fn!r}")
     if penalty is not None and (not callable(penalty) or isinstance(penalty, Schedule)):
-        raise TypeError(f"make_step: `penalty` must be a Penalty or a function hyper -> Penalty, got {penalty!r}")
+        raise TypeError(f"{PENALTY}, got {penalty!r}")
     if learning_rate is not None and not callable(learning_rate):
         allowed = "a number >= 0, a schedule or a function hyper -> either"
         require_number("make_step", "learning_rate", learning_rate, allowed, lambda x: x >= 0)

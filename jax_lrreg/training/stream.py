@@ -217,10 +217,15 @@ class _Rows:
         return rows
 
 
+def as_array(leaf: Any) -> Any:
+    """A leaf of a batch as an array: tensors of other libraries are read as NumPy's."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
 def _leaves(batch: Any) -> tuple[list[Any], Any]:
-    """The arrays of a batch, tensors of other libraries read as NumPy's, and its structure."""
+    """The arrays of a batch, and its structure."""
     leaves, structure = jax.tree.flatten(batch)
-    return [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves], structure
+    return [as_array(leaf) for leaf in leaves], structure
 
 
 def _alike(leaf: Any, form: tuple[Any, Any]) -> bool:
@@ -229,7 +234,7 @@ def _alike(leaf: Any, form: tuple[Any, Any]) -> bool:
 
 def _text(batch: Any) -> dict[str, str]:
     pairs = jax.tree_util.tree_flatten_with_path(batch)[0]
-    arrays = [(path, leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)) for path, leaf in pairs]
+    arrays = [(path, as_array(leaf)) for path, leaf in pairs]
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in arrays

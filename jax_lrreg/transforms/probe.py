@@ -206,9 +206,8 @@ def _check(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], An
             raise ValueError(_refusal("its updates are not divided by the root of its second moment"))
     holder = _only(second_moments(optimizer.fresh))
     if holder is not None and "mu" in holder._fields and "RStdDev" not in type(holder).__name__:
-        b1 = (
-            1 - float(_only(second_moments(optimizer(gradient=PROBE).state)).mu[0]) / PROBE
-        )  # small: it may be in bfloat16
+        # From a small gradient, as the mean may be in bfloat16.
+        b1 = 1 - float(_only(second_moments(optimizer(gradient=PROBE).state)).mu[0]) / PROBE
         for t in (3, 10, 100):  # the first updates, in which means are corrected for their start from 0
             answer = optimizer(gradient=PROBE, mean=PROBE * (1 - b1 ** (t - 1)), v=1e-2, count=t - 1, step=step)
             plain = expected(answer, rate)
