@@ -203,6 +203,21 @@ def test_the_types_are_those_of_the_callers_context():
     assert same(one, many)
 
 
+def test_batches_on_a_device_are_stacked_by_the_thread_that_trains(monkeypatch):
+    stackers, stack = [], jnp.stack
+
+    def seen(rows):
+        if not isinstance(rows[0], jax.core.Tracer):
+            stackers.append(threading.current_thread())
+        return stack(rows)
+
+    monkeypatch.setattr(jnp, "stack", seen)
+    given = [jax.tree.map(jnp.asarray, each) for each in batches(6)]
+    state, _ = training.fit(STEP, start(), given, steps=6, chunk=3)
+    assert same(state, training.fit(STEP, start(), batches(6), steps=6, chunk=3)[0])
+    assert stackers == [threading.current_thread()] * 4  # x and y, of two calls
+
+
 class TestStream:
     def ragged(self):
         return [batch(0), batch(1), batch(2, size=3), batch(3), batch(4, size=5)]

@@ -120,7 +120,7 @@ class StreamSource:
         draw = self._pack(count, size, lambda rows: rows, lambda: False)
         if draw.error is not None:
             raise draw.error
-        return draw.payload
+        return self._finished(draw).payload
 
     def draw(self, now: int, counts: Iterable[int], size: int | None, place: Callable) -> Generator[Draw, None, None]:
         """What each call of the device needs, put in its place while the device works on the call before.
@@ -148,7 +148,7 @@ class StreamSource:
         thread.start()
         try:
             while (draw := ready.get()) is not None:
-                yield draw
+                yield self._finished(draw)
                 if draw.error is not None:
                     return
         finally:
@@ -158,7 +158,7 @@ class StreamSource:
             thread.join(PATIENCE)
 
     def _pack(self, count: int, size: int | None, place: Callable, stopped: Callable[[], bool]) -> Draw:
-        done, payload, error, rows = 0, None, None, _Rows(self.form, size)
+        done, error, rows = 0, None, _Rows(self.form, size, place)
         try:
             while done < count and not stopped():
                 rows.put(done, self._next())
@@ -166,10 +166,15 @@ class StreamSource:
         except BaseException as caught:  # it belongs to the caller, who may be in another thread
             error = caught
         try:
-            payload = place(jax.tree.unflatten(self.structure, rows.leaves())) if done else None
+            rows.send()
         except BaseException as caught:
             done, error = 0, caught
-        return Draw(done, payload, error)
+        return Draw(done, rows if done else None, error)
+
+    def _finished(self, draw: Draw) -> Draw:
+        if draw.payload is None:
+            return draw
+        return draw._replace(payload=jax.tree.unflatten(self.structure, draw.payload.leaves()))
 
     def _next(self) -> list[Any]:
         for batch in self.iterator:
@@ -189,10 +194,15 @@ class StreamSource:
 
 
 class _Rows:
-    """Batches under each other. NumPy's are copied at once, as a loader may use their memory for the next."""
+    """Batches under each other. NumPy's are copied at once, as a loader may use their memory for the next.
 
-    def __init__(self, form: list[Any], size: int | None):
-        self.size = size
+    Those that are on a device already are stacked by a program, which `leaves` calls and `send` does not: where
+    two threads start programs on several devices, each device may take them in another order, and they wait for
+    one another for ever.
+    """
+
+    def __init__(self, form: list[Any], size: int | None, place: Callable[[Any], Any]):
+        self.size, self.place = size, place
         self.columns: list[Any] = [None] * len(form)
 
     def put(self, index: int, leaves: list[Any]) -> None:
@@ -206,15 +216,18 @@ class _Rows:
             else:
                 rows[index] = leaf
 
-    def leaves(self) -> list[Any]:
-        return [self._stacked(rows) for rows in self.columns]
+    def send(self) -> None:
+        """Puts NumPy's in their place."""
+        for column, rows in enumerate(self.columns):
+            if isinstance(rows, np.ndarray):
+                self.columns[column] = self.place(rows if self.size is not None else rows[0])
 
-    def _stacked(self, rows: Any) -> Any:
-        if self.size is None:
-            return rows[0]
-        if isinstance(rows, list):
-            return jnp.stack(rows + [rows[-1]] * (self.size - len(rows)))
-        return rows
+    def leaves(self) -> list[Any]:
+        """All of them; only for the thread that starts the programs of the loop."""
+        return [self.place(self._stacked(rows)) if isinstance(rows, list) else rows for rows in self.columns]
+
+    def _stacked(self, rows: list[jax.Array]) -> jax.Array:
+        return rows[0] if self.size is None else jnp.stack(rows + [rows[-1]] * (self.size - len(rows)))
 
 
 def as_array(leaf: Any) -> Any:
