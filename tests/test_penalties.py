@@ -11,6 +11,7 @@ import pytest
 from laws_penalties import ONE_OF_EACH, PENALTIES, SHAPE, jit
 
 from jax_lrreg import penalties, text
+from jax_lrreg.penalties.lift import replaced
 
 SCALAR_STEPS = (0.3, 1.7)
 DIAGONAL_STEPS = (
@@ -19,6 +20,7 @@ DIAGONAL_STEPS = (
     np.array([[1e-6, 1e3, 0.4], [2.0, 1e-3, 7.0]]),
 )
 SECOND = np.array([[1.0, 1.0, -1.0], [0.0, 0.0, 0.0]])
+STRENGTHS = ("strength", "l1", "l2", "group")
 WITH_PROX = [case for case in PENALTIES if case.prox != "none"]
 
 
@@ -170,6 +172,29 @@ def test_a_step_size_of_0_is_the_identity_or_the_projection(case):
                 assert np.array_equal(z, w)
         if case.prox == "any":
             np.testing.assert_allclose(prox(w, 0.3), prox(w, np.full(SHAPE, 0.3, np.float32)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [c for c in ONE_OF_EACH if c.prox != "none" and not c.constraint], ids=repr)
+def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case):
+    w = np.abs(points()[1]) if limited(case) else points()[1]
+    several = (0.3, DIAGONAL_STEPS[0]) if case.prox == "any" and not case.separable else (0.3,)
+
+    def prox(factor, step_size):
+        numbers = {name: factor * x if name in STRENGTHS else x for name, x in vars(case.penalty).items()}
+        return replaced(case.penalty, **numbers).prox(w, step_size)
+
+    @jit
+    def all_at_0(step_size):
+        near = (prox(1e-7, step_size) - prox(0.0, step_size)) / 1e-7
+        derivatives = [jax.jacrev(prox)(0.0, step_size), jax.jacfwd(prox)(0.0, step_size)]
+        return prox(0.0, step_size), near, derivatives
+
+    with jax.enable_x64(True):
+        for step_size in several:
+            same, near, derivatives = all_at_0(step_size)
+            np.testing.assert_array_equal(same, w)
+            for derivative in derivatives:
+                np.testing.assert_allclose(derivative, near, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", [case for case in WITH_PROX if case.convex], ids=repr)

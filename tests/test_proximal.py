@@ -243,6 +243,20 @@ def test_a_measured_metric_goes_with_a_sweep_of_strengths():
     assert zeros[0] == 0 < zeros[1] < zeros[2]
 
 
+def test_a_strength_of_0_moves_exactly_as_without_and_has_a_derivative():
+    params, grads = jnp.array([1.0, -2.0, 0.0]), jnp.array([0.5, 0.1, 0.0])
+
+    def updated(strength):
+        tx = transforms.proximal(optax.sgd(0.1), penalties.L1(strength), 0.1)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    np.testing.assert_array_equal(updated(0.0), optax.sgd(0.1).update(grads, optax.sgd(0.1).init(params))[0])
+    near = (updated(1e-3) - updated(0.0)) / 1e-3
+    np.testing.assert_allclose(near, [-0.1, 0.1, 0.0], atol=1e-3)
+    np.testing.assert_allclose(jax.jacobian(updated)(1e-3), [-0.1, 0.1, 0.0], atol=1e-6)
+    np.testing.assert_allclose(jax.jacobian(updated)(0.0), [-0.1, 0.1, 0.0], atol=1e-6)
+
+
 def test_zeros_stay_exact_in_bfloat16():
     params = {"w": jnp.full(8, 0.37, jnp.bfloat16), "v": jnp.full(8, 0.37, jnp.float32)}
     tx = transforms.proximal(optax.adam(0.01), penalties.L1(5.0), learning_rate=0.01)

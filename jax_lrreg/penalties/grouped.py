@@ -228,7 +228,8 @@ class LInf(Penalty):
         share = jnp.where(steps > 0, least / jnp.where(steps > 0, steps, 1), 0)
         first, rest = water_level(size, share, least * self.strength, axes)
         fixed = jnp.max(jnp.where(steps > 0, 0, size), axis=axes, keepdims=True)  # what may not move holds the level up
-        return direction(w) * jnp.minimum(size, jnp.maximum(first + rest, fixed))
+        level = jnp.maximum(first + rest, fixed)
+        return direction(w) * jnp.where(size < level, size, level)  # `minimum` would share a tie's derivative
 
     def distance(self, w, gradient):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
@@ -258,7 +259,7 @@ def shrink_groups(w: jax.Array, step_size: Any, strength: Any, axes: tuple[int, 
     if jnp.ndim(step_size) == 0:
         # The squares of tiny numbers are 0: a group whose norm is lost is removed by any pull and left alone by none.
         left = jnp.where(size > pull, 1 - pull / jnp.where(size > 0, size, 1), 0)
-        return w * jnp.where(pull > 0, left, 1)
+        return w * jnp.where((pull > 0) | (size > 0), left, 1)
     pull = jnp.broadcast_to(pull, w.shape)
     moved = (pull > 0) & (w != 0)
     reach = norm(jnp.where(moved, w, 0) / jnp.where(moved, pull, 1), axes, keepdims=True)

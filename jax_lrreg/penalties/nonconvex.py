@@ -84,7 +84,8 @@ class Lq(Penalty):
 
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
-        limit = (2 - self.q) / (2 * (1 - self.q)) * (2 * (1 - self.q) * pull) ** (1 / (2 - self.q))
+        root = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1) ** (1 / (2 - self.q))  # its slope at 0 is infinite
+        limit = jnp.where(pull > 0, (2 - self.q) / (2 * (1 - self.q)) * root, 0)
         kept = (size > limit) & (size > 0)
         safe = jnp.where(kept, size, 1)
         # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q - 1), which

@@ -38,7 +38,8 @@ def soft_threshold(w: jax.Array, threshold: Any) -> jax.Array:
     if jnp.iscomplexobj(w):
         size = jnp.abs(w)
         return w * (jnp.maximum(size - threshold, 0) / jnp.where(size > 0, size, 1))
-    return w - jnp.clip(w, -threshold, threshold)
+    # Where the threshold is 0, `w - clip(w, -threshold, threshold)` has the wrong derivative by it.
+    return jnp.where(jnp.abs(w) <= threshold, 0, w - jnp.sign(w) * threshold)
 
 
 def secular_root(w: jax.Array, offset: Any, slope: Any, start: jax.Array, axes: tuple[int, ...]) -> jax.Array:

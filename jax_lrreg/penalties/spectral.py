@@ -100,7 +100,7 @@ class NuclearNorm(Penalty):
         u, s, vh = jnp.linalg.svd(matrices(self, w), full_matrices=False)
         pull = jnp.broadcast_to(step_size * jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
         lower = (u * jnp.maximum(s - pull, 0)[..., None, :]) @ vh
-        return jnp.where(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
+        return _exact(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
 
     def distance(self, w, gradient):
         u, s, vh = ranked(matrices(self, w))
@@ -176,8 +176,8 @@ class SpectralNorm(Penalty):
         pull = jnp.broadcast_to(step_size * jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
         above = jnp.cumsum(s, -1) - pull
         level = jnp.maximum(jnp.max(above / jnp.cumsum(jnp.ones_like(s), -1), -1, keepdims=True), 0)
-        lower = (u * jnp.minimum(s, level)[..., None, :]) @ vh
-        return jnp.where(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
+        lower = (u * jnp.where(s < level, s, level)[..., None, :]) @ vh  # `minimum` would share a tie's derivative
+        return _exact(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
 
     def distance(self, w, gradient):
         raise NotImplementedError(
@@ -268,3 +268,8 @@ def _require_stacked(penalty: Any) -> None:
 def _require_matrices(penalty: Any, leaf: Any) -> None:
     require_matrix(penalty, leaf)
     require_broadcast(penalty, leaf, np.shape(leaf.value)[: penalty.stacked], "strength")
+
+
+def _exact(moved: jax.Array, lower: jax.Array, w: jax.Array) -> jax.Array:
+    """`lower`, and where it was not `moved` exactly `w`, of which it is a rounded product, with its derivatives."""
+    return jnp.where(moved, lower, jax.lax.stop_gradient(w) + (lower - jax.lax.stop_gradient(lower)))

@@ -98,8 +98,10 @@ def proximal(
         def change(update: Any, before: Any, after: Any, final: Any) -> Any:
             if not is_parameter(before):
                 return update
-            # An update that the prox left alone stays as it was: before + (after - before) would round it.
-            return jnp.where(final == after, update, (final - before).astype(update.dtype))
+            # An update that the prox left alone stays as it was: before + (after - before) would round it. The
+            # difference is 0 there, but not its derivative by the strength.
+            unmoved = update + (final - after).astype(update.dtype)
+            return jnp.where(final == after, unmoved, (final - before).astype(update.dtype))
 
         changes = jax.tree.map(change, updates, params, moved, kept)
         return changes, ProximalState(jnp.asarray(optax.safe_increment(state.count)), rate, inner_state)
