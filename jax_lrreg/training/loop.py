@@ -67,9 +67,10 @@ def fit(
         FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite.
         ValueError: if the data ends early, or a batch has another structure than the first.
 
-    Where an error ends the run, be it the data's, a logger's or Ctrl-C, its attribute `state` is the state after
-    the last call of the device, which is after every batch before a bad one; without the attribute nothing was
-    done, and the state that was given is as it was.
+    Where an error of the data, an evaluation or a logger ends the run, its attribute `state` is the state after the
+    last call of the device, which is after every batch before a bad one; an error at the first batch has none, and
+    leaves the state that was given as it was. Ctrl-C has it too, unless it comes during a call of the device, when
+    the state before is given away and the one after is not there yet.
 
     Example:
         >>> import optax
