@@ -120,30 +120,62 @@ def nnx_jit(work: Workload, problem: Problem) -> Pair:
 
 
 def nnx_by_hand(work: Workload, problem: Problem) -> Pair:
-    """The NNX model split once, and a donated `jax.jit` step over its plain values."""
-    batches = host_batches(work)
+    """The NNX model split once, and a donated `jax.jit` step over its plain values, which returns the loss."""
     graph, values = nnx.split(Net(problem))
     start = nnx.to_pure_dict(values)
 
-    def step(params: Any, state: Any, batch: Any) -> Any:
+    def step(carry: Any, batch: Any) -> Any:
+        params, state = carry
+
         def loss_of(params: Any) -> jax.Array:
             return work.loss(nnx.merge(graph, params), batch) + work.penalty(params)
 
         loss, grads = jax.value_and_grad(loss_of)(params)
         updates, state = work.tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, loss
+        return (optax.apply_updates(params, updates), state), {"loss": loss}
 
-    jitted = jax.jit(step, donate_argnums=(0, 1))
+    return donated(work, step, (start, work.tx.init(start)))
+
+
+def nnx_with_metrics(work: Workload, problem: Problem) -> Pair:
+    """The same, which returns all that ours does and leaves out an update that is not finite."""
+    graph, values = nnx.split(Net(problem))
+    start = nnx.to_pure_dict(values)
+
+    def step(carry: Any, batch: Any) -> Any:
+        params, state, count = carry
+
+        def loss_of(params: Any) -> Any:
+            data_loss, penalty = work.loss(nnx.merge(graph, params), batch), work.penalty(params)
+            return data_loss + penalty, (data_loss, penalty)
+
+        def move() -> Any:
+            updates, new = work.tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), new
+
+        (loss, (data_loss, penalty)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        metrics = {"loss": loss, "data_loss": data_loss, "penalty": penalty, "grad_norm": grad_norm}
+        metrics |= {"learning_rate": work.lr(count), "skipped": 1 - finite}
+        return (*jax.lax.cond(finite, move, lambda: (params, state)), count + 1), metrics
+
+    return donated(work, step, (start, work.tx.init(start), jnp.zeros((), jnp.int32)))
+
+
+def donated(work: Workload, step: Callable[[Any, Any], Any], start: Any) -> Pair:
+    """A Python loop over a step whose state is donated."""
+    batches, jitted = host_batches(work), jax.jit(step, donate_argnums=0)
 
     def run(carry: Any) -> Any:
         losses = []
         for batch in batches():
-            *carry, loss = jitted(*carry, batch)
-            losses.append(loss)
+            carry, metrics = jitted(carry, batch)
+            losses.append(metrics["loss"])
         jax.device_get(losses)
         return flat(carry[0])
 
-    return Pair(lambda: jax.tree.map(jnp.copy, (start, work.tx.init(start))), run)
+    return Pair(lambda: jax.tree.map(jnp.copy, start), run)
 
 
 def nnx_ours(work: Workload, problem: Problem) -> Pair:
@@ -181,6 +213,7 @@ CONTENDERS = {
     "flax": flax_loop,
     "nnx.jit": nnx_jit,
     "nnx by hand": nnx_by_hand,
+    "nnx with metrics": nnx_with_metrics,
     "nnx ours": nnx_ours,
 }
 

@@ -44,6 +44,7 @@ CONTENDERS = {
     "Flax loop, host batches": Contender(("_peer_jax.py", "flax")),
     "NNX, ours, one call a step": Contender(("_peer_jax.py", "nnx ours")),
     "NNX, a donated step by hand": Contender(("_peer_jax.py", "nnx by hand")),
+    "the same, with ours' metrics and guard": Contender(("_peer_jax.py", "nnx with metrics")),
     "NNX, `nnx.jit`": Contender(("_peer_jax.py", "nnx.jit")),
     "PyTorch eager": Contender(("_peer_torch.py", "eager"), ("torch",)),
     "PyTorch compiled": Contender(
@@ -186,7 +187,7 @@ def main() -> None:
     print(machine() + "".join(f", {name} {number}" for name, number in versions(arguments.python).items()))
     known = installed(arguments.contenders, arguments.python)
     for name in arguments.workloads or (["article", "transformer"] if tiny else list(ROUNDS)):
-        contenders = known[:1] + known[4:7] if tiny and name == "transformer" else known  # a process each takes time
+        contenders = known[:1] + known[4:8] if tiny and name == "transformer" else known  # a process each takes time
         work = workloads(tiny, jax.default_backend())[name]
         print(f"\n## {name}: {work.steps} steps\n")
         rounds = arguments.rounds or (2 if tiny else ROUNDS[name])

@@ -374,7 +374,8 @@ class TestFit:
         self.run(steps=40, log_every=20, loggers=[lambda step, metrics: seen.append((step, metrics["loss"]))])
         assert [step for step, _ in seen] == [20, 40]
 
-    def test_convolutions_on_the_cpu_are_not_looped(self):
+    @pytest.mark.parametrize("accumulate", [1, 4])
+    def test_convolutions_on_the_cpu_are_not_looped(self, accumulate):
         class Cnn(nn.Module):
             @nn.compact
             def __call__(self, x):
@@ -383,12 +384,17 @@ class TestFit:
         rng = np.random.default_rng(0)
         arrays = {"x": rng.normal(size=(32, 4, 4, 1)).astype(np.float32), "y": np.ones(32, np.float32)}
         data = training.ArrayData(arrays, 8, jax.random.key(1))
-        step = training.make_step(Cnn(), loss_fn, optax.sgd(0.01))
+        step = training.make_step(Cnn(), loss_fn, optax.sgd(0.01), accumulate=accumulate)
         state = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        loops = jax.default_backend() != "cpu"
+        assert (" while(" in step.body.lower(state, data(0)).compile().as_text()) == (loops and accumulate > 1)
         state, history = training.fit(step, state, data, steps=12, log_every=6)
-        looped = jax.default_backend() != "cpu"
-        assert set(step.programs) == {"many" if looped else "one"}
+        assert set(step.programs) == {"many" if loops else "one"}
         assert history["loss"][-1] < history["loss"][0]
+
+    def test_what_has_no_convolution_is_looped_by_accumulation(self):
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), accumulate=4)
+        assert " while(" in step.body.lower(start(optax.sgd(0.1)), problem()[0]).compile().as_text()
 
 
 class TestArrayData:

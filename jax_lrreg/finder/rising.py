@@ -11,7 +11,7 @@ import optax
 from jax_lrreg.finder.preparation import check, prepared, refuse_ascent
 from jax_lrreg.finder.suggestions import Found, suggest
 from jax_lrreg.training import ArrayData, State
-from jax_lrreg.training.convolutions import slow_in_a_loop
+from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import source_of
 
 SMOOTHING = 0.9  # of the losses: some ten steps
@@ -123,7 +123,7 @@ def range_test(
 
         return jax.lax.while_loop(go_on, one, sweep)
 
-    size = 1 if slow_in_a_loop(step, start, example) else min(steps, source.most(example))
+    size = 1 if traced(step.body, start, example)[1] else min(steps, source.most(example))
     run = jax.jit(
         many if size > 1 else lambda sweep, arrays, rows, _: advance(sweep, source.gather(arrays, _row(rows)))
     )

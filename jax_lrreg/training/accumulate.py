@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jax_lrreg.training.convolutions import traced
+
 
 class Sums(NamedTuple):
     """What has been added up so far."""
@@ -42,7 +44,8 @@ def accumulated(gradient: Callable, params: Any, model_state: Any, batch: Any, k
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
-    (loss_shape, (named_shapes, _)), grad_shapes = jax.eval_shape(gradient, params, model_state, first, key)
+    gradient = jax.jit(gradient)  # traced once, for the shapes and for the loop
+    ((loss_shape, (named_shapes, _)), grad_shapes), slow = traced(gradient, params, model_state, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x.dtype)), (loss_shape, named_shapes, grad_shapes))
 
     def one(carry: tuple[Sums, Any], item: Any) -> tuple[tuple[Sums, Any], None]:
@@ -59,7 +62,8 @@ def accumulated(gradient: Callable, params: Any, model_state: Any, batch: Any, k
         return (Sums(sums.weight + (1.0 if weight is None else weight), values), model_state), None
 
     start = (Sums(jnp.zeros(()), zeros), model_state)
-    (sums, model_state), _ = jax.lax.scan(one, start, (jnp.arange(accumulate), micro_batches))
+    items = (jnp.arange(accumulate), micro_batches)
+    (sums, model_state), _ = jax.lax.scan(one, start, items, unroll=accumulate if slow else 1)
     loss, named, grads = jax.tree.map(lambda total: total / sums.weight, sums.values)
     return (loss, (named, model_state)), grads
 

@@ -1,29 +1,20 @@
-"""The guard against convolutions in a loop on the CPU."""
+"""The guard against convolutions in a loop on the CPU, where XLA makes them 15 times slower."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import jax
 
-from jax_lrreg.training.state import State
-from jax_lrreg.training.step import Step
-
-
-def slow_in_a_loop(step: Step, state: State, example: Any) -> bool:
-    """Whether the step has a convolution and runs on the CPU, where XLA makes them 15 times slower inside a loop."""
-    return traced(step, state, example)[1]
-
-
 _SLOW: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # of programs: a walk through one takes a millisecond
 
 
-def traced(step: Step, state: State, example: Any) -> tuple[dict[str, Any], bool]:
-    """The shapes of the metrics, and whether the step is slow in a loop."""
-    trace = step.body.trace(state, example)
+def traced(function: Any, *arguments: Any) -> tuple[Any, bool]:
+    """The shapes of what a jitted function returns, and whether it is slow in a loop."""
+    trace = function.trace(*arguments)
     program = trace.jaxpr.jaxpr
     if program not in _SLOW:
         _SLOW[program] = jax.default_backend() == "cpu" and _has_convolution(program)
-    return trace.out_info[1], _SLOW[program]
+    return trace.out_info, _SLOW[program]
 
 
 def _has_convolution(jaxpr: Any) -> bool:

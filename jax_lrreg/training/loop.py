@@ -179,7 +179,7 @@ def _chunks(
 ) -> Generator[Chunk, None, None]:
     source = source_of(data, owner)
     example = source.example(start)
-    shapes, slow = traced(step, state, example)
+    (_, shapes), slow = traced(step.body, state, example)
     loops = chunk != "auto" or not slow
     size = min(source.most(example) if chunk == "auto" else int(chunk), log_every, eval_every or log_every)
     if not isinstance(data, ArrayData):

@@ -1,6 +1,7 @@
 """One jitted update: loss, penalty, gradient, optimizer, and the metrics of exactly this update."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ Metrics = dict[str, jax.Array]
 PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small call.
 CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
+changing_of = attrgetter(*CHANGING)
 
 
 class Step:
@@ -60,17 +62,16 @@ class Step:
             metrics |= at_end(state, monitors)
             if not donate:  # what the step left alone would be the same array in both states
                 state = jax.tree.map(jnp.copy, state)
-            return tuple(getattr(state, name) for name in CHANGING), metrics
+            return changing_of(state), metrics
 
         self._call = jax.jit(call, donate_argnums=0 if donate else ())
 
     def __call__(self, state: State, batch: Any) -> tuple[State, Metrics]:
         """One update. The given state is donated: go on with the one returned."""
         state = self.prepare(state)
-        changing = tuple([getattr(state, name) for name in CHANGING])
-        changing, metrics = self._call(changing, state.key, state.hyper, batch)
-        same = (state.key, state.hyper)
-        state = _assembled(changing, *(same if self.donate else jax.tree.map(jnp.copy, same)))
+        key, hyper = state.key, state.hyper
+        changing, metrics = self._call(changing_of(state), key, hyper, batch)
+        state = _assembled(changing, *((key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))))
         if self.on_nonfinite == "raise" and metrics["skipped"]:
             raise FloatingPointError(nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics))
         return state, metrics
@@ -229,7 +230,9 @@ def make_step(
 
 
 def _assembled(changing: tuple, key: jax.Array, hyper: Any) -> State:
-    return State(key=key, hyper=hyper, **dict(zip(CHANGING, changing, strict=True)))
+    state = object.__new__(State)  # its constructor would take a tenth of a small step's time on the host
+    vars(state).update(zip(CHANGING, changing, strict=True), key=key, hyper=hyper)
+    return state
 
 
 def _typed_as(new: Any, old: Any) -> Any:
