@@ -1,6 +1,8 @@
 """Batches from iterables: a thread draws them, exactly as many as are needed, and what goes wrong is told."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -216,6 +218,37 @@ def test_batches_on_a_device_are_stacked_by_the_thread_that_trains(monkeypatch):
     state, _ = training.fit(STEP, start(), given, steps=6, chunk=3)
     assert same(state, training.fit(STEP, start(), batches(6), steps=6, chunk=3)[0])
     assert stackers == [threading.current_thread()] * 4  # x and y, of two calls
+
+
+def test_on_four_devices_every_kind_of_data_trains_the_same():
+    code = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax_lrreg import training
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+rng = np.random.default_rng(0)
+arrays = {"x": rng.normal(size=(96, 3)).astype(np.float32), "y": rng.normal(size=96).astype(np.float32)}
+data = training.ArrayData(arrays, 16, jax.random.key(1))
+loss = lambda model, batch: jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
+step = training.make_step(lambda p, x: x @ p, loss, optax.adam(0.05))
+def run(given, where, **options):
+    state = training.init(lambda p, x: x @ p, optax.adam(0.05), key=jax.random.key(0), params=jnp.zeros(3), sharding=where)
+    state, history = training.fit(step, state, given, steps=14, log_every=7, **options)
+    assert len(state.params.sharding.device_set) == (1 if where is None else 4)
+    return np.asarray(state.params), history["loss"]
+expected = run(data, None)
+sent = [jax.device_put(data(index), split) for index in range(14)]
+for chunk in (1, 3, 7):
+    for given in (data, (data(index) for index in range(14)), sent, iter(sent)):
+        for ours, theirs in zip(run(given, whole, chunk=chunk), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+print("same")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "same", done.stderr[-2000:]
 
 
 class TestStream:
