@@ -18,13 +18,18 @@ def machine() -> str:
     return f"{device.device_kind} ({os.cpu_count()} CPU cores), Python {platform.python_version()}, {versions}"
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each call in each round, [rounds]; the order turns around from round to round."""
+def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int, untimed: int = 0) -> dict[str, np.ndarray]:
+    """Seconds of each call in each round, [rounds]; the order turns around from round to round.
+
+    `untimed` calls before each timed one bring memory and caches into the state that the call itself leaves.
+    """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(rounds):
         for name in list(calls)[:: 1 if index % 2 else -1]:
+            for _ in range(untimed):
+                jax.block_until_ready(calls[name]())
             began = time.perf_counter()
             jax.block_until_ready(calls[name]())
             seconds[name].append(time.perf_counter() - began)

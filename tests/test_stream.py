@@ -233,9 +233,10 @@ rng = np.random.default_rng(0)
 arrays = {"x": rng.normal(size=(96, 3)).astype(np.float32), "y": rng.normal(size=96).astype(np.float32)}
 data = training.ArrayData(arrays, 16, jax.random.key(1))
 loss = lambda model, batch: jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
-step = training.make_step(lambda p, x: x @ p, loss, optax.adam(0.05))
+apply, tx = lambda p, x: x @ p, optax.adam(0.05)
+step = training.make_step(apply, loss, tx)
 def run(given, where, **options):
-    state = training.init(lambda p, x: x @ p, optax.adam(0.05), key=jax.random.key(0), params=jnp.zeros(3), sharding=where)
+    state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(3), sharding=where)
     state, history = training.fit(step, state, given, steps=14, log_every=7, **options)
     assert len(state.params.sharding.device_set) == (1 if where is None else 4)
     return np.asarray(state.params), history["loss"]
