@@ -632,13 +632,16 @@ def test_bad_input_is_refused_by_name(name, call):
 
 
 def test_traced_numbers_are_trusted_and_compile_once():
+    traces = []
+
     @jax.jit
     def run(strength, w):
+        traces.append(strength)
         return GroupLasso(strength, axis=0).prox(w, strength) + L1(strength).gradient(w)
 
     run(0.1, W)
     run(0.2, W)
-    assert run._cache_size() == 1
+    assert len(traces) == 1
 
 
 def test_a_gradient_passes_through_the_root_of_an_equation():
