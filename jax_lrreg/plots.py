@@ -165,6 +165,9 @@ def penalty(
     """
     named = penalty if isinstance(penalty, Mapping) else {"": penalty}
     require(len(named) > 0, "plots.penalty", "penalty", penalty, "at least one penalty")
+    for one in named.values():
+        known = isinstance(one, Penalty)
+        require(known, "plots.penalty", "penalty", one, "a penalty, or a dict of them", error=TypeError)
     require(low < high, "plots.penalty", "low", low, f"less than high={high}")
     if axes is None:
         axes = list(plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")[1])

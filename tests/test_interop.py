@@ -57,9 +57,15 @@ def test_equals_the_recorded_values(library, case):
 @pytest.mark.parametrize("case", record.CASES["optax"])
 def test_equals_optax(case):
     theirs = record.make("optax", case)
-    schedule = interop.from_optax(theirs)
     steps = record.CASES["optax"][case]
-    assert_equal(schedule, "optax", steps, record.values("optax", theirs, steps))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = record.values("optax", theirs, steps)
+    if np.isnan(values).all():  # Optax 0.2.6, where two boundaries are the same
+        with pytest.raises(ValueError, match="divides by 0"):
+            interop.from_optax(theirs)
+        return
+    schedule = interop.from_optax(theirs)
+    assert_equal(schedule, "optax", steps, values)
     assert text.parse(repr(schedule)) == schedule
 
 

@@ -124,6 +124,8 @@ def test_wrong_calls():
         plots.history({"loss": np.ones(3)})
     with pytest.raises(ValueError, match="`penalty`"):
         plots.penalty({})
+    with pytest.raises(TypeError, match="`penalty` must be a penalty, or a dict of them"):
+        plots.penalty([penalties.L1(0.5)])
     with pytest.raises(ValueError, match="`coefficients`"):
         plots.path([1.0, 2.0], np.ones((3, 4)))
     with pytest.raises(ValueError, match="`strengths`"):

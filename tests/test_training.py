@@ -57,6 +57,23 @@ class TestState:
         assert not params["w"].is_deleted()
         jax.random.normal(key)
 
+    def test_goes_on_from_numpy_arrays_as_a_file_gives_them(self):
+        tx, (batch, _) = optax.adam(0.1), problem()
+        step = training.make_step(apply, loss_fn, tx)
+        data = training.ArrayData(batch, 8, jax.random.key(1))
+        state, _ = training.fit(step, start(tx), data, steps=5)
+        saved = jax.tree.map(np.asarray, state.replace(key=jax.random.key_data(state.key)))
+        restored = saved.replace(key=jax.random.wrap_key_data(saved.key))
+        assert isinstance(restored.step, np.ndarray)
+        expected, history = training.fit(step, state, data, steps=5, log_every=1)
+        for go_on in (restored, restored.copy()):
+            found, same = training.fit(step, go_on, data, steps=5, log_every=1)
+            assert equal(found, expected)
+            np.testing.assert_array_equal(same["loss"], history["loss"])
+        single, metrics = step(restored, data(5))
+        assert metrics["loss"] == history["loss"][0]
+        assert int(single.step) == 6
+
     def test_the_step_donates_it(self):
         batch, _ = problem()
         state = start(optax.sgd(0.1))

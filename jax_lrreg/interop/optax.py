@@ -101,17 +101,20 @@ def _piecewise_constant(schedule: Any, init_value: Any, boundaries_and_scales: A
     return PiecewiseConstant(init_value, boundaries=tuple(boundaries), values=tuple(values))
 
 
-def _piecewise_interpolate(
-    schedule: Any, boundaries: Any, init_value: Any, interpolate_fn: Any, scales: Any
-) -> Schedule:
+def _piecewise_interpolate(schedule: Any, interpolate_fn: Any, **variables: Any) -> Schedule:
     kinds = {"_linear_interpolate": PiecewiseLinear, "_cosine_interpolate": PiecewiseCosine}
     kind = kinds.get(interpolate_fn.__name__)
     if kind is None:
         raise refused(schedule, f"it interpolates by {interpolate_fn.__name__}")
-    begin, values = 0, [init_value]
-    for scale in scales:
-        values.append(values[-1] * scale)
-    knots = [(0, init_value), *zip(boundaries, values[1:], strict=True)]
+    if "bounds" in variables:  # Optax 0.2.6
+        if 0 in variables["interval_sizes"]:
+            raise refused(schedule, "it divides by 0 where two boundaries are the same")
+        knots = [(int(at), float(value)) for at, value in zip(variables["bounds"], variables["values"], strict=True)]
+    else:
+        values = [variables["init_value"]]
+        for scale in variables["scales"]:
+            values.append(values[-1] * scale)
+        knots = list(zip((0, *variables["boundaries"]), values, strict=True))
     begun = [knot for knot in knots if knot[0] <= 0]
     begin, first = begun[-1]
     later = [(boundary - begin, value) for boundary, value in knots[len(begun) :]]

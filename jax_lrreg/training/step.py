@@ -78,7 +78,8 @@ class Step:
 
     def prepare(self, state: State) -> State:
         """The state with the fields that this step needs, from the first call on: its average, its loss scale."""
-        if not isinstance(state.step, Tracer) and state.step.is_deleted():
+        held = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer)  # not NumPy's, of a file
+        if held and state.step.is_deleted():
             raise ValueError(
                 "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
                 "state that was returned, or keep a state.copy()"
