@@ -178,7 +178,7 @@ def penalty(
         style: dict[str, Any] = {"color": color, "label": name or None, "linewidth": 1.8}
         axes[0].plot(w, jax.vmap(lambda x, p=one: p(x[None]))(w), **style)
         axes[1].plot(w, jax.vmap(lambda x, p=one: p.gradient(x[None])[0])(w), **style)
-        with contextlib.suppress(NotImplementedError):
+        with contextlib.suppress(NotImplementedError, ValueError):  # a sum has none
             axes[2].plot(w, jax.vmap(lambda x, p=one: p.prox(x[None], step_size)[0])(w), **style)
     for ax, title in zip(axes, ("value", "gradient", f"prox, step size {step_size:g}"), strict=True):
         ax.set_title(title, fontsize=10)

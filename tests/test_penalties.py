@@ -174,9 +174,19 @@ def test_a_step_size_of_0_is_the_identity_or_the_projection(case):
             np.testing.assert_allclose(prox(w, 0.3), prox(w, np.full(SHAPE, 0.3, np.float32)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", [c for c in ONE_OF_EACH if c.prox != "none" and not c.constraint], ids=repr)
-def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case):
-    w = np.abs(points()[1]) if limited(case) else points()[1]
+TIES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+TWINS = np.array([[1.0, -1.0, 1.0], [0.5, 1.0, -1.0]])
+
+
+def with_derivatives(case):
+    return case.prox != "none" and not case.constraint
+
+
+@pytest.mark.parametrize("at", ["anywhere", "ties", "twins", "zero"])
+@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if with_derivatives(case)], ids=repr)
+def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case, at):
+    w = {"anywhere": points()[1], "ties": TIES, "twins": TWINS, "zero": np.zeros(SHAPE)}[at]
+    w = np.abs(w) if limited(case) else w
     several = (0.3, DIAGONAL_STEPS[0]) if case.prox == "any" and not case.separable else (0.3,)
 
     def prox(factor, step_size):
@@ -195,6 +205,29 @@ def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case):
             np.testing.assert_array_equal(same, w)
             for derivative in derivatives:
                 np.testing.assert_allclose(derivative, near, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if with_derivatives(case)], ids=repr)
+def test_the_prox_has_the_derivatives_of_its_differences(case):
+    rng, h = np.random.default_rng(7), 1e-7
+    numbers = {name: x for name, x in vars(case.penalty).items() if name in STRENGTHS}
+
+    def prox(w, factor, step_size):
+        changed = {name: factor * x for name, x in numbers.items()}
+        return replaced(case.penalty, **changed).prox(w, step_size)
+
+    @jit
+    def slopes(point, along):
+        there = [tuple(x + sign * h * dx for x, dx in zip(point, along, strict=True)) for sign in (1, -1)]
+        return jax.jvp(prox, point, along)[1], (prox(*there[0]) - prox(*there[1])) / (2 * h)
+
+    with jax.enable_x64(True):
+        for scale in (0.3, 1.0, 3.0):
+            w = scale * rng.normal(size=SHAPE)
+            point = (np.abs(w) if limited(case) else w, 1.0, 0.7)
+            for along in ((rng.normal(size=SHAPE), 0.0, 0.0), (0 * w, 1.0, 0.0), (0 * w, 0.0, 1.0)):
+                derivative, difference = slopes(point, along)
+                np.testing.assert_allclose(derivative, difference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", [case for case in WITH_PROX if case.convex], ids=repr)

@@ -10,7 +10,7 @@ import pytest
 from sklearn import linear_model
 
 from jax_lrreg.interop import from_sklearn, to_sklearn
-from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, L1Ball, SparseGroupLasso
+from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, L1Ball, NonNegativeL1, SparseGroupLasso
 
 M, N = 200, 12
 RNG = np.random.default_rng(0)
@@ -153,6 +153,15 @@ def test_sparse_group_lasso_and_the_l1_ball_solve_the_same_problem_class():
         lasso = theirs("Lasso")
         w, *_ = solve(squares, L1Ball(np.abs(lasso).sum()), Y, np.float64, 1.0)
         np.testing.assert_allclose(w, lasso, atol=1e-9)
+
+
+def test_a_lasso_of_positive_numbers_is_converted_and_nothing_else_positive():
+    estimator = linear_model.Lasso(alpha=0.3, positive=True)
+    assert from_sklearn(estimator) == NonNegativeL1(0.3)
+    assert to_sklearn(NonNegativeL1(0.3), estimator="Lasso", num_examples=M) == {"alpha": 0.3, "positive": True}
+    for other in (linear_model.ElasticNet(positive=True), linear_model.Ridge(positive=True)):
+        with pytest.raises(ValueError, match="positive=True has no equal here"):
+            from_sklearn(other, num_examples=M)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -81,6 +81,30 @@ def test_only_real_and_complex_numbers_are_parameters():
     assert certificate["complex"] == pytest.approx(2, rel=1e-6)
 
 
+def test_none_stands_for_no_parameter_in_every_argument():
+    params = {"a": jnp.array([3.0, -1.0]), "b": None}
+    plain = {"a": params["a"]}
+    tree = jax.tree.map(lambda w: 0.1 * jnp.abs(w), params)
+    pairs = [
+        (L1(tree), L1({"a": tree["a"]})),
+        (penalties.L2SP(0.5, reference=tree), penalties.L2SP(0.5, reference={"a": tree["a"]})),
+        (
+            penalties.EWC(0.5, reference=tree, importance=tree),
+            penalties.EWC(0.5, reference={"a": tree["a"]}, importance={"a": tree["a"]}),
+        ),
+    ]
+    for penalty, without in pairs:
+        assert penalty(params) == without(plain)
+        found = penalty.prox(params, tree)
+        assert found["b"] is None
+        np.testing.assert_array_equal(found["a"], without.prox(plain, {"a": tree["a"]})["a"])
+    for missing in (L1({"a": None}), penalties.L2SP(0.5, reference={"a": None, "c": 1.0})):
+        with pytest.raises(ValueError, match="nothing at 'a'"):
+            missing(plain)
+    with pytest.raises(ValueError, match="a tree like `params`, with 'a'"):
+        L1(0.1).prox(plain, {"a": None})
+
+
 @pytest.mark.parametrize(
     "penalty",
     [L1(1.0), GroupLasso(1.0, axis=None), LInf(1.0, axis=None), MaxNorm(1.0), L1Ball(1.0), Huber(1.0, delta=1.0)],
@@ -269,7 +293,7 @@ def test_the_spectral_norm_carries_its_vectors_as_data():
     rng = np.random.default_rng(0)
     params = {"layer": {"kernel": jnp.float32(rng.normal(size=(8, 5))), "bias": jnp.ones(5)}}
     largest = np.linalg.norm(params["layer"]["kernel"], 2)
-    penalty = (SpectralNorm(1.0).on("**/kernel") + L2(0.0)) * 1.0
+    penalty = (SpectralNorm(1.0, iterations=1).on("**/kernel") + L2(0.0)) * 1.0
     start = penalty.advance(params)
     assert jax.tree.structure(start) == jax.tree.structure(start.advance(params))
 
@@ -457,6 +481,12 @@ def test_input_side_penalties_have_their_formulas():
     np.testing.assert_allclose(
         penalties.gradient_penalty(lambda x: x @ x, x, target=0.0), 4 * np.mean(np.sum(x**2, 1)), rtol=1e-5
     )
+    narrow = jnp.ones((2, 2000), jnp.float16)  # whose sums of squares a float16 does not hold
+    steep = penalties.gradient_penalty(lambda x: 10 * x.astype(jnp.float32).sum(), narrow, target=0.0)
+    assert steep == pytest.approx(200_000)
+    spread = penalties.jacobian_penalty(lambda x: x * 10, narrow, jax.random.key(0))
+    assert spread.dtype == jnp.float32
+    assert spread == pytest.approx(100_000, rel=0.01)
     flat = jax.grad(lambda w: penalties.gradient_penalty(lambda x: jnp.sum(w * x), x))(jnp.zeros(4))
     assert np.all(np.isfinite(flat))
     u = penalties.interpolate(jnp.zeros((4, 2, 3)), jnp.ones((4, 2, 3)), key)
@@ -654,3 +684,17 @@ def test_a_gradient_passes_through_the_root_of_an_equation():
     with jax.enable_x64(True):
         near = (total(0.5 + 1e-6) - total(0.5 - 1e-6)) / 2e-6
         np.testing.assert_allclose(jax.jit(jax.grad(total))(0.5), near, rtol=1e-6)
+
+
+def test_a_spectral_norm_lowers_the_largest_singular_value_from_the_first_call():
+    w = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    sizes = np.linalg.svd(w, compute_uv=False)
+    penalty = penalties.SpectralNorm(1.0)
+    assert penalty(w) == pytest.approx(sizes[0], rel=0.02)
+    lower = w - 0.5 * np.asarray(penalty.gradient(w))
+    assert np.linalg.norm(lower, 2) < max(sizes[0] - 0.4, sizes[1] + 0.1)
+
+
+def test_no_strength_is_enough_for_a_penalty_times_0():
+    assert (0 * L1(1.0)).max_strength(jnp.array([0.0, 1.0])) == jnp.inf
+    assert (0 * L1(1.0)).max_strength(jnp.zeros(2)) == 0

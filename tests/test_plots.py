@@ -102,6 +102,12 @@ def test_penalties_are_drawn_with_value_gradient_and_prox():
     np.testing.assert_allclose(lines["L1"].get_ydata(), np.sign(w) * np.maximum(np.abs(w) - 1, 0), atol=1e-6)
 
 
+def test_a_sum_of_penalties_is_drawn_without_a_prox():
+    both = plots.penalty({"L1 + L2": penalties.L1(0.5) + penalties.L2(0.5)})
+    assert "L1 + L2" in {line.get_label() for line in both[0].lines}
+    assert "L1 + L2" not in {line.get_label() for line in both[2].lines}
+
+
 def test_a_path_counts_what_is_not_zero():
     ax = plots.path([0.1, 1.0], [[1.0, -2.0], [0.0, -1.0]], names=["a", "b"])
     assert len(ax.get_legend().get_texts()) == 2

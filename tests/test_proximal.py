@@ -397,3 +397,40 @@ def test_independent_decay_follows_its_own_schedule():
     for factor in (0.9, 0.95, 1.0):
         updates, state = tx.update(jnp.zeros(1), state, params)
         np.testing.assert_allclose(updates, factor - 1, atol=1e-6)
+
+
+def test_updates_narrower_than_the_parameters_give_zeros():
+    params, tx = jnp.array([0.37, 0.123456, -0.2]), transforms.proximal(optax.sgd(0.1), penalties.L1(5.0), 0.1)
+    updates, _ = tx.update(jnp.zeros(3, jnp.bfloat16), tx.init(params), params)
+    np.testing.assert_array_equal(optax.apply_updates(params, updates), np.zeros(3))
+
+
+@pytest.mark.parametrize("make", [optax.sgd, optax.adam])
+def test_none_is_no_parameter(make):
+    params, tx = {"a": jnp.array([1.0, 0.01]), "b": None}, transforms.proximal(make(0.1), penalties.L1(1.0), 0.1)
+    alone = {"a": params["a"]}
+    expected, _ = tx.update({"a": jnp.zeros(2)}, tx.init(alone), alone)
+    updates, _ = tx.update({"a": jnp.zeros(2), "b": None}, tx.init(params), params)
+    assert updates["b"] is None
+    np.testing.assert_array_equal(updates["a"], expected["a"])
+
+
+def test_what_has_no_gradient_is_not_moved():
+    params, tx = {"a": jnp.ones(2), "b": jnp.ones(1)}, transforms.proximal(optax.sgd(0.1), penalties.L1(1.0), 0.1)
+    updates, _ = tx.update({"a": jnp.zeros(2), "b": None}, tx.init(params), params)
+    assert updates["b"] is None
+    np.testing.assert_allclose(updates["a"], [-0.1, -0.1], rtol=1e-6)
+
+
+def test_an_edited_rate_of_inject_hyperparams_counts():
+    params, tx = jnp.array([1.0]), transforms.proximal(optax.inject_hyperparams(optax.sgd)(0.1), penalties.L1(1.0), 0.1)
+    state = tx.init(params)
+    state.inner.hyperparams["learning_rate"] = jnp.asarray(0.01)
+    np.testing.assert_allclose(tx.update(jnp.zeros(1), state, params)[0], [-0.01], rtol=1e-5)
+
+
+def test_a_gradient_that_is_nan_is_no_error_of_the_prox():
+    params, tx = jnp.ones(2), transforms.proximal(optax.adam(0.1), penalties.L1(1.0), 0.1)
+    updates, _ = tx.update(jnp.array([jnp.nan, 0.0]), tx.init(params), params)
+    assert jnp.isnan(updates[0])
+    assert jnp.isfinite(updates[1])

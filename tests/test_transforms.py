@@ -252,3 +252,19 @@ def test_a_loss_scale_does_not_scale_the_penalty(where):
     expected = (2 - 0.3) / (1 + 0.05) if where == "proximal" else 2 - 0.1 * (3 + 1)
     assert scaled == pytest.approx(expected, rel=1e-6) == pytest.approx(stepped(tx, penalty)[0], rel=1e-6)
     assert metrics["penalty"] == (1 if where == "loss" else 0)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        transforms.add_penalty(penalties.L2(0.1)),
+        transforms.add_penalty_and_clip(penalties.L2(0.1), 100.0),
+        transforms.add_independent_penalty(penalties.L2(0.1)),
+    ],
+    ids=["add_penalty", "add_penalty_and_clip", "add_independent_penalty"],
+)
+def test_none_is_no_gradient(tx):
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    updates, _ = tx.update({"a": jnp.ones(2), "b": None}, tx.init(params), params)
+    assert updates["b"] is None
+    assert np.all(np.asarray(updates["a"]) != 1)

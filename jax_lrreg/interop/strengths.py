@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_lrreg._struct import require, require_number
-from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, Penalty, Scaled
+from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, NonNegativeL1, Penalty, Scaled
 
 
 def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
     """The penalty on `coef_` in the objective of a scikit-learn estimator, beside a mean over examples.
 
-        Lasso(alpha)                    L1(alpha)
+        Lasso(alpha)                    L1(alpha), with positive=True NonNegativeL1
         ElasticNet(alpha, l1_ratio=r)   ElasticNet(alpha r, l2=alpha (1 - r))
         MultiTaskLasso(alpha)           GroupLasso(alpha, axis=-1) on an (in, out) kernel
         Ridge(alpha)                    L2(alpha / num_examples)
@@ -31,8 +31,10 @@ def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
         raise TypeError(f"from_sklearn: `estimator` must be an object from sklearn.linear_model, got {estimator!r}")
     name = kind.__name__
     given = estimator.get_params()
+    if given.get("positive") and name != "Lasso":
+        raise ValueError(f"from_sklearn: {name} with positive=True has no equal here; Lasso's is NonNegativeL1")
     if name == "Lasso":
-        return L1(given["alpha"])
+        return NonNegativeL1(given["alpha"]) if given["positive"] else L1(given["alpha"])
     if name == "ElasticNet":
         return ElasticNet.from_alpha_ratio(given["alpha"], l1_ratio=given["l1_ratio"])
     if name == "MultiTaskLasso":
@@ -48,7 +50,8 @@ def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[s
     """The arguments that give a scikit-learn estimator the same penalty; the inverse of `from_sklearn`.
 
     Args:
-        penalty: `L1`, `L2`, `ElasticNet` or `GroupLasso` with plain numbers, or a multiple of one: `L1(lam) / m`.
+        penalty: `L1`, `NonNegativeL1`, `L2`, `ElasticNet` or `GroupLasso` with plain numbers, or a multiple of one,
+            such as `L1(lam) / m`.
         estimator: "Lasso", "ElasticNet", "MultiTaskLasso", "Ridge" or "LogisticRegression".
         num_examples: m, the size of the data set.
 
@@ -101,7 +104,10 @@ def _logistic(given: dict[str, Any], num_examples: int) -> Penalty:
 
 
 def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
-    return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if isinstance(penalty, L1) else None
+    if not isinstance(penalty, L1 | NonNegativeL1):
+        return None
+    sign = {"positive": True} if isinstance(penalty, NonNegativeL1) else {}
+    return {"alpha": factor * _number("to_sklearn", penalty, "strength"), **sign}
 
 
 def _tasks(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_lrreg._struct import require, require_number
 from jax_lrreg.penalties.base import Penalty
+from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import norm, square
 from jax_lrreg.select import leaves
 
@@ -50,7 +52,7 @@ def activity_penalty(
     if not isinstance(penalty, Penalty):
         raise TypeError(f"activity_penalty: `penalty` must be a Penalty, got {penalty!r}")
     for name, value in (("batch_size", batch_size), ("calls", calls)):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
         require(whole, "activity_penalty", name, value, "a positive whole number")
     sown, structure = jax.tree.flatten(collection, is_leaf=lambda x: isinstance(x, tuple))
     allowed = "a collection with activations in it: is it among `mutable`, and under `nn.scan` among `variable_axes`?"
@@ -95,7 +97,7 @@ def gradient_penalty(f: Callable[[Any], jax.Array], x: jax.Array, *, target: Any
     """
     require_number("gradient_penalty", "target", target, "a number >= 0", lambda t: t >= 0)
     _require_examples("gradient_penalty", "x", x)
-    gradients = jax.vmap(jax.grad(f))(x)
+    gradients = wide(jax.vmap(jax.grad(f))(x))
     return jnp.mean((norm(gradients, tuple(range(1, gradients.ndim))) - target) ** 2)
 
 
@@ -125,9 +127,9 @@ def jacobian_penalty(f: Callable[[Any], jax.Array], x: jax.Array, key: jax.Array
 
     def one(x: jax.Array, key: jax.Array) -> jax.Array:
         y, pull = jax.vjp(f, x)
-        v = jax.random.normal(key, (projections, *y.shape), y.dtype)
-        v = v / norm(v, tuple(range(1, v.ndim)), keepdims=True)
-        return y.size * jnp.sum(square(jax.vmap(pull)(v)[0])) / projections / 2
+        v = jax.random.normal(key, (projections, *y.shape), wide(y).dtype)
+        v = (v / norm(v, tuple(range(1, v.ndim)), keepdims=True)).astype(y.dtype)
+        return y.size * jnp.sum(square(wide(jax.vmap(pull)(v)[0]))) / projections / 2
 
     return jnp.mean(jax.vmap(one)(x, jax.random.split(key, jnp.shape(x)[0])))
 

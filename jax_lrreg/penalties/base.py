@@ -123,11 +123,15 @@ class Penalty:
 
         `step_size` is a scalar >= 0, or a tree of numbers or arrays like the parameters.
         """
+        allowed = "a number >= 0, or a tree of them like `params`"
+        for size in [None] if step_size is None else jax.tree.leaves(step_size):
+            require_number("prox", "step_size", size, allowed, lambda x: x >= 0)
+        return self.trusted_prox(params, step_size, step)
+
+    def trusted_prox(self, params: Any, step_size: Any, step: Any = None) -> Any:
+        """`prox` with a step size that is not looked at: an optimizer's own, which is NaN where the gradient is."""
         values, structure = jax.tree.flatten(params)
         where, items = parameters(params)
-        allowed = "a number >= 0, or a tree of them like `params`"
-        for size in jax.tree.leaves(step_size, is_leaf=lambda x: x is None):
-            require_number("prox", "step_size", size, allowed, lambda x: x >= 0)
         scalar = jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0
         sizes = [step_size] * len(items) if scalar else aligned("prox", "step_size", step_size, items, scalars=True)
         results = []
@@ -179,7 +183,10 @@ class Penalty:
         largest = jnp.zeros((), jnp.float32)
         for item, terms in self._applied(parameters(grads)[1], step):
             for penalty, multiplier in _at_most_one("max_strength", "subdifferential", item, terms):
-                largest = jnp.maximum(largest, penalty.threshold(wide(item.value) / multiplier))
+                applies = jnp.asarray(multiplier) > 0
+                needed = penalty.threshold(wide(item.value) / jnp.where(applies, multiplier, 1))
+                alone = jnp.where(jnp.any(item.value != 0), jnp.inf, 0)  # no strength of 0 times the penalty is enough
+                largest = jnp.maximum(largest, jnp.where(applies, needed, alone))
         return largest
 
     def advance(self, params: Any) -> "Penalty":
@@ -262,7 +269,7 @@ def require_strength(penalty: Any, *names: str) -> None:
         value = getattr(penalty, name)
         if isinstance(value, Schedule):
             continue
-        for number in jax.tree.leaves(value, is_leaf=lambda x: x is None or isinstance(x, Schedule | Penalty)):
+        for number in [None] if value is None else jax.tree.leaves(value, is_leaf=_is_object):
             require_number(penalty, name, number, "a number >= 0, a tree of them, or a schedule", lambda x: x >= 0)
 
 
@@ -278,6 +285,10 @@ def require_broadcast(penalty: Any, leaf: Leaf, shape: Sequence[int], *names: st
 def smooth_distance(penalty: Penalty, w: jax.Array, gradient: jax.Array) -> jax.Array:
     """`distance` of a penalty that has a gradient everywhere."""
     return norm(gradient + jnp.conj(jax.grad(penalty.value)(w)))
+
+
+def _is_object(x: Any) -> bool:
+    return isinstance(x, Schedule | Penalty)
 
 
 def _at_most_one(owner: str, what: str, item: Leaf, terms: list[Term]) -> list[Term]:

@@ -237,7 +237,7 @@ class LogSum(Penalty):
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
         inside = (size + self.eps) ** 2 - 4 * pull
-        root = jnp.sqrt(jnp.maximum(inside, 0))
+        root = jnp.where(inside > 0, jnp.sqrt(jnp.where(inside > 0, inside, 1)), 0)  # its slope at 0 is infinite
         larger = jnp.maximum(size - 2 * pull / (size + self.eps + root), 0)
         cost = (larger - size) ** 2 / 2 + pull * jnp.log1p(larger / self.eps)
         return direction(w) * jnp.where((inside >= 0) & (cost <= size**2 / 2), larger, 0)

@@ -90,7 +90,7 @@ def water_level(
     shape = jnp.max(rank, axis=axes, keepdims=True).shape
     levels = jnp.cumsum(contents, -1) - _last(jnp.broadcast_to(total, shape), axes)
     levels = jnp.where((held > 0) & complete, levels / jnp.where(held > 0, held, 1), -jnp.inf)
-    first = jnp.max(levels, -1).reshape(shape)
+    first = last_max(levels).reshape(shape)
     first = jnp.where(jnp.isfinite(first), first, 0)
 
     # Newton's step on a falling convex polygon is exact on the last piece. More than one is taken because over
@@ -103,6 +103,12 @@ def water_level(
         wide = jnp.sum(jnp.where(filled, width, 0), axis=axes, keepdims=True)
         rest = rest + jnp.where(wide > 0, excess / jnp.where(wide > 0, wide, 1), 0)
     return first, rest
+
+
+def last_max(x: jax.Array) -> jax.Array:
+    """The maximum over the last axis; of several alike the last one has all of the derivative."""
+    index = x.shape[-1] - 1 - jnp.argmax(x[..., ::-1], axis=-1, keepdims=True)
+    return jnp.take_along_axis(x, index, axis=-1)
 
 
 def _last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -215,7 +215,7 @@ ONE_AXIS = "a tree of arrays with one and the same number of examples, at least 
 
 def _require_arrays(penalty: Penalty, name: str, allowed: str) -> None:
     value = getattr(penalty, name)
-    given = jax.tree.leaves(value, is_leaf=lambda x: x is None or isinstance(x, Schedule | Penalty))
+    given = jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, Schedule | Penalty))
     given = [array for array in given if not is_key(array)]  # a whole model state may stand here
     require(len(given) > 0, penalty, name, value, allowed)
     for array in given:

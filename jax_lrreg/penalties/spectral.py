@@ -11,7 +11,7 @@ from jax_lrreg._struct import pytree, require, static
 from jax_lrreg.penalties.axes import Axis, group_axes, group_shape, matrices, require_axes, require_matrix
 from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength, smooth_distance
 from jax_lrreg.penalties.lift import replaced, wide
-from jax_lrreg.penalties.norms import adjoint, modulus, norm, nuclear_norm, ranked, square
+from jax_lrreg.penalties.norms import adjoint, last_max, modulus, norm, nuclear_norm, ranked, square
 from jax_lrreg.penalties.separable import require_one
 from jax_lrreg.select import leaves
 
@@ -67,7 +67,8 @@ class NuclearNorm(Penalty):
         value(w) = strength sum of the singular values of W
         shrink(w, step_size) = W with its singular values lowered by step_size strength, not below 0
 
-    where W is w as (everything that goes in, out). The prox is known for one step size only.
+    where W is w as (everything that goes in, out). The prox is known for one step size only, and has no derivative by
+    W (it is NaN) where two singular values are the same, as all those are that it has made 0.
 
     Attributes:
         strength: lambda, not negative; one number, or one for each stacked matrix.
@@ -99,7 +100,7 @@ class NuclearNorm(Penalty):
         require_scalar_step(self, step_size)
         u, s, vh = jnp.linalg.svd(matrices(self, w), full_matrices=False)
         pull = jnp.broadcast_to(step_size * jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
-        lower = (u * jnp.maximum(s - pull, 0)[..., None, :]) @ vh
+        lower = (u * jnp.where(s > pull, s - pull, 0)[..., None, :]) @ vh
         return _exact(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
 
     def distance(self, w, gradient):
@@ -123,10 +124,12 @@ class SpectralNorm(Penalty):
 
         value(w) = strength sigma_1(W),  sigma_1 = ||W v||,  v after `iterations` of v <- W^H W v / ||W^H W v||
 
-    where W is w as (everything that goes in, out). The vectors are data of the penalty: `advance(params)` returns the
-    penalty with those of `params`. Advance once before a loop and then once a step, and one iteration suffices; without
-    it every call begins at the same vector. The value is a lower bound that is exact when v has converged. Its prox
-    takes a full singular value decomposition, for one step size only.
+    where W is w as (everything that goes in, out). Every call begins at the same vector, unless the penalty carries
+    others: they are data of it, and `advance(params)` returns the penalty with those of `params`. Advance once before
+    a loop and then once a step, and `iterations=1` suffices. The value is a lower bound that is exact when v has
+    converged; where the two largest singular values are nearly the same, that takes longer, and the gradient, which
+    is that of one of them, is not the subgradient of least norm. The prox takes a full singular value decomposition,
+    for one step size only, and has no derivative by W (it is NaN) where two singular values are the same.
 
     Attributes:
         strength: lambda, not negative; one number, or one for each stacked matrix.
@@ -139,8 +142,10 @@ class SpectralNorm(Penalty):
 
     Example:
         >>> params = {"kernel": jnp.diag(jnp.array([3.0, 1.0]))}
-        >>> penalty = SpectralNorm(1.0)
-        >>> for _ in range(3):
+        >>> print(SpectralNorm(1.0)(params))
+        3.0
+        >>> penalty = SpectralNorm(1.0, iterations=1)
+        >>> for _ in range(5):
         ...     penalty = penalty.advance(params)
         >>> print(penalty(params))
         3.0
@@ -148,7 +153,7 @@ class SpectralNorm(Penalty):
 
     strength: Any
     _: KW_ONLY
-    iterations: int = static(default=1)
+    iterations: int = static(default=50)
     stacked: int = static(default=0)
     vectors: Any = None
 
@@ -175,7 +180,8 @@ class SpectralNorm(Penalty):
         u, s, vh = jnp.linalg.svd(matrices(self, w), full_matrices=False)
         pull = jnp.broadcast_to(step_size * jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
         above = jnp.cumsum(s, -1) - pull
-        level = jnp.maximum(jnp.max(above / jnp.cumsum(jnp.ones_like(s), -1), -1, keepdims=True), 0)
+        level = last_max(above / jnp.cumsum(jnp.ones_like(s), -1))
+        level = jnp.where(level > 0, level, 0)
         lower = (u * jnp.where(s < level, s, level)[..., None, :]) @ vh  # `minimum` would share a tie's derivative
         return _exact(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
 
@@ -218,6 +224,8 @@ class TotalVariation(Penalty):
     """The differences of neighbours along some axes, for piecewise constant filters and tables. A loss term only.
 
         value(w) = strength sum over axes of sum |w[i + 1] - w[i]|
+
+    The gradient is a subgradient, not always that of least norm.
 
     Attributes:
         strength: lambda, not negative.

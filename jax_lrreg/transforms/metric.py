@@ -81,6 +81,13 @@ def second_moments(state: Any) -> list[Any]:
     return [node for node in nodes(state) if type(node).__name__ in SECOND_MOMENTS]
 
 
+def injected_rate(state: Any) -> Any:
+    """The learning rate that `optax.inject_hyperparams` keeps in an optimizer's state, or None."""
+    held = [node.hyperparams for node in nodes(state) if "hyperparams" in node._fields]
+    rates = [hyper["learning_rate"] for hyper in held if "learning_rate" in hyper]
+    return rates[0] if rates else None
+
+
 def nodes(state: Any) -> list[Any]:
     """The states of the transformations that an Optax state is made of, outermost first."""
     if not isinstance(state, tuple | dict):

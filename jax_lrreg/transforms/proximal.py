@@ -10,7 +10,7 @@ import optax
 from jax_lrreg._struct import require_number
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.select import is_parameter
-from jax_lrreg.transforms.metric import Metric
+from jax_lrreg.transforms.metric import Metric, injected_rate
 from jax_lrreg.transforms.probe import measure
 
 
@@ -36,16 +36,18 @@ def proximal(
     with step_size as in `Metric`, one for each parameter. For Adam that is
     learning_rate / (sqrt(v corrected) + eps), so that the optimum of loss + penalty is where it stands
     still. Thresholding by `learning_rate * strength` would stand still elsewhere. A parameter that the
-    prox sets to zero is exactly zero, in any dtype. Nothing may rescale the update afterwards: it is the last
-    of a chain, or the whole optimizer. Nothing may clip either. With L1 the gradient of the loss at the optimum is
-    `strength` in size at each parameter that is not zero: clipping that acts there moves the optimum. Inside `inner`
-    it is refused, at whatever size, since how large gradients are is not known beforehand; before `proximal` in a
-    chain it does the same harm and is not seen. With an explicit `metric=` it is your own choice.
+    prox sets to zero is exactly zero, in any dtype; others are right up to the rounding of a sum. Nothing may rescale
+    the update afterwards: it is the last of a chain, or the whole optimizer. Nothing may clip either. With L1 the
+    gradient of the loss at the optimum is `strength` in size at each parameter that is not zero: clipping that acts
+    there moves the optimum. Inside `inner` it is refused, at whatever size, since how large gradients are is not known
+    beforehand; before `proximal` in a chain it does the same harm and is not seen. With an explicit `metric=` it is
+    your own choice.
 
     Args:
         inner: an Optax optimizer, its learning rate included.
         penalty: one with a prox; its strengths may be schedules of the number of updates.
-        learning_rate: the number or schedule that `inner` uses. Another one is refused where it can be seen.
+        learning_rate: the number or schedule that `inner` uses. Another one is refused where it can be seen. Where
+            `inner` is made by `optax.inject_hyperparams`, the rate in its state counts, which may be edited.
         metric: a `Metric`, or a function `(state of inner after its update, learning rate) -> scalar or tree` of step
             sizes. By default it is measured. That is known for SGD with and without momentum, Adam, AdamW, NAdam,
             NAdamW, AMSGrad, AdaBelief, RMSProp (centered too) and Adagrad; others are refused by name. So are masks,
@@ -91,17 +93,21 @@ def proximal(
         if params is None:
             raise ValueError("proximal: `params` must be given to `update`, got None")
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        # Optax takes None for no gradient: what has none is not moved.
+        params = jax.tree.map(lambda u, p: None if u is None else p, updates, params, is_leaf=lambda x: x is None)
         moved = jax.tree.map(lambda p, u: p + u.astype(p.dtype) if is_parameter(p) else p, params, updates)
-        rate = lag * state.rate + (1 - lag) * rate_at(state.count)
-        kept = penalty.prox(moved, metric(inner_state, rate), state.count)
+        now = injected_rate(inner_state)
+        rate = lag * state.rate + (1 - lag) * (rate_at(state.count) if now is None else now)
+        kept = penalty.trusted_prox(moved, metric(inner_state, rate), state.count)
 
         def change(update: Any, before: Any, after: Any, final: Any) -> Any:
             if not is_parameter(before):
                 return update
             # An update that the prox left alone stays as it was: before + (after - before) would round it. The
             # difference is 0 there, but not its derivative by the strength.
+            dtype = jnp.promote_types(update.dtype, before.dtype)  # a narrower one would miss the zeros
             unmoved = update + (final - after).astype(update.dtype)
-            return jnp.where(final == after, unmoved, (final - before).astype(update.dtype))
+            return jnp.where(final == after, unmoved.astype(dtype), (final - before).astype(dtype))
 
         changes = jax.tree.map(change, updates, params, moved, kept)
         return changes, ProximalState(jnp.asarray(optax.safe_increment(state.count)), rate, inner_state)
