@@ -117,10 +117,10 @@ def test_an_error_of_the_iterable_comes_with_its_traceback_after_every_batch_bef
 
 WRONG = {
     "ended after 3 batches": lambda: iter(batches(3)),
-    "batch 3 of `data` is .*float32.7, 3": lambda: [*batches(3), batch(3, size=7)],
-    "batch 3 of `data` is .*float64": lambda: [*batches(3), jax.tree.map(np.float64, batch(3))],
-    "batch 3 of `data` is .*'z'": lambda: [*batches(3), {**batch(3), "z": np.ones(8)}],
-    "batch 3 of `data` is": lambda: [*batches(3), tuple(batch(3).values())],
+    "batch 3 of `data` is .*float32.7, 3": lambda: iter([*batches(3), batch(3, size=7)]),
+    "batch 3 of `data` is .*float64": lambda: iter([*batches(3), jax.tree.map(np.float64, batch(3))]),
+    "batch 3 of `data` is .*'z'": lambda: iter([*batches(3), {**batch(3), "z": np.ones(8)}]),
+    "batch 3 of `data` is": lambda: iter([*batches(3), tuple(batch(3).values())]),
 }
 
 

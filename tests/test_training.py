@@ -63,14 +63,21 @@ class TestState:
         data = training.ArrayData(batch, 8, jax.random.key(1))
         state, _ = training.fit(step, start(tx), data, steps=5)
         saved = jax.tree.map(np.asarray, state.replace(key=jax.random.key_data(state.key)))
-        restored = saved.replace(key=jax.random.wrap_key_data(saved.key))
-        assert isinstance(restored.step, np.ndarray)
         expected, history = training.fit(step, state, data, steps=5, log_every=1)
-        for go_on in (restored, restored.copy()):
+
+        def restored():
+            return saved.replace(key=jax.random.wrap_key_data(saved.key))
+
+        assert isinstance(restored().step, np.ndarray)
+        for go_on in (restored(), restored().copy()):
             found, same = training.fit(step, go_on, data, steps=5, log_every=1)
             assert equal(found, expected)
             np.testing.assert_array_equal(same["loss"], history["loss"])
-        single, metrics = step(restored, data(5))
+        used = restored()
+        training.fit(step, used, data, steps=5)
+        with pytest.raises(ValueError, match="`state` must be the latest one"):
+            training.fit(step, used, data, steps=5)
+        single, metrics = step(restored(), data(5))
         assert metrics["loss"] == history["loss"][0]
         assert int(single.step) == 6
 
@@ -374,7 +381,7 @@ class TestFit:
         batch, _ = problem()
         data = training.ArrayData({"x": batch["x"], "y": batch["y"] * np.nan}, 16, jax.random.key(5))
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
-        with pytest.raises(FloatingPointError, match="is not finite"):
+        with pytest.raises(FloatingPointError, match="updates at steps 0 to 9 were not finite"):
             training.fit(step, start(optax.sgd(0.1)), data, steps=10)
 
     def test_progress_prints_plain_lines_without_a_terminal(self, capsys):
@@ -408,10 +415,118 @@ class TestFit:
         state, history = training.fit(step, state, data, steps=12, log_every=6)
         assert set(step.programs) == {"many" if loops else "one"}
         assert history["loss"][-1] < history["loss"][0]
+        again = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        again, _ = training.fit(step, again, data, steps=12, log_every=6, chunk=1)
+        assert loops or (equal(state, again) and set(step.programs) == {"one"})
 
     def test_what_has_no_convolution_is_looped_by_accumulation(self):
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), accumulate=4)
         assert " while(" in step.body.lower(start(optax.sgd(0.1)), problem()[0]).compile().as_text()
+
+
+class TestErrors:
+    """What is left of a run that an error ends."""
+
+    def parts(self, **options):
+        batch, _ = problem()
+        step = training.make_step(apply, loss_fn, optax.sgd(0.1), **options)
+        return step, start(optax.sgd(0.1)), training.ArrayData(batch, 16, jax.random.key(5))
+
+    def test_a_single_step_that_raises_hands_over_the_state(self):
+        step, state, data = self.parts(on_nonfinite="raise")
+        state, _ = step(state, data(0))
+        before = state.copy()
+        with pytest.raises(FloatingPointError) as caught:
+            step(state, jax.tree.map(lambda x: x * np.nan, data(1)))
+        left = caught.value.state
+        assert equal(left.params, before.params)
+        assert int(left.step) == 2
+        state, metrics = step(left, data(2))
+        assert np.isfinite(metrics["loss"])
+
+    def test_the_history_and_the_entry_that_waited_are_kept(self):
+        step, state, data = self.parts()
+        seen = []
+
+        def ends(state):
+            raise RuntimeError("no evaluation")
+
+        with pytest.raises(RuntimeError, match="no evaluation") as caught:
+            training.fit(
+                step, state, data, steps=30, log_every=10, eval_fn=ends, loggers=[lambda now, _: seen.append(now)]
+            )
+        assert seen == caught.value.history["step"].tolist() == [10, 20, 30]
+        step, state, data = self.parts()
+
+        def batches():
+            yield from (data(index) for index in range(25))
+            raise RuntimeError("no batch")
+
+        with pytest.raises(RuntimeError, match="no batch") as caught:
+            training.fit(step, state, batches(), steps=50, log_every=10)
+        assert caught.value.history["step"].tolist() == [10, 20]
+        assert int(caught.value.state.step) == 25
+
+    def test_a_logger_that_fails_is_asked_once_for_an_entry(self):
+        step, state, data = self.parts()
+        seen = []
+
+        def full(now, _):
+            seen.append(now)
+            raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            training.fit(step, state, data, steps=50, log_every=10, loggers=[full])
+        assert seen == sorted(set(seen))
+
+    def test_names_of_evaluations_are_checked_at_the_first(self):
+        step, state, data = self.parts()
+        calls = []
+
+        def clashing(state):
+            calls.append(1)
+            return {"grad_norm": 1.0}
+
+        with pytest.raises(ValueError, match="`eval_fn`"):
+            training.fit(step, state, data, steps=50, log_every=50, eval_every=5, eval_fn=clashing)
+        assert len(calls) == 1
+        named = training.make_step(
+            apply, lambda m, b: (loss_fn(m, b), {"accuracy": 1.0 * m(b["x"])[0]}), optax.sgd(0.1)
+        )
+        with pytest.raises(ValueError, match=r"names differ from the training metrics'.*got 'accuracy'"):
+            training.fit(
+                named,
+                start(optax.sgd(0.1)),
+                data,
+                steps=50,
+                log_every=50,
+                eval_every=5,
+                eval_fn=lambda _: {"accuracy": 1},
+            )
+        values = iter([{"v": 1.0, "best": 1.0}, {"v": 1.0}])
+        with pytest.raises(ValueError, match="the same names each time"):
+            training.fit(step, start(optax.sgd(0.1)), data, steps=20, eval_every=5, eval_fn=lambda _: next(values))
+        with pytest.raises(TypeError, match="`eval_fn`"):
+            training.fit(step, start(optax.sgd(0.1)), data, steps=5, eval_fn=lambda _: {"v": "x"})
+
+
+def test_an_evaluation_counts_padded_batches_by_their_mask():
+    values = np.arange(10.0, dtype=np.float32)
+    state = training.init(lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.zeros(1))
+    given = [{"x": values[:4]}, {"x": values[4:8]}, {"x": values[8:]}]
+
+    def mean(model, batch):
+        return {"v": jnp.sum(model(batch["x"]) * batch["mask"]) / jnp.sum(batch["mask"])}
+
+    evaluate = training.make_eval(lambda p, x: x, mean, list(training.Stream(given, remainder="pad")))
+    assert evaluate(state) == {"v": pytest.approx(4.5)}
+    nothing = [{"x": values[:4], "mask": np.zeros(4, np.float32)}, {"x": values[:4], "mask": np.ones(4, np.float32)}]
+    assert training.make_eval(lambda p, x: x, mean, nothing)(state) == {"v": pytest.approx(1.5)}
+    plain = training.make_eval(lambda p, x: x, lambda model, batch: {"v": model(batch["x"]).mean()}, given)
+    assert plain(state) == {"v": pytest.approx(4.5)}
+    for wrong in ({"x": values}, values):
+        with pytest.raises(TypeError, match="make_eval: `data`"):
+            training.make_eval(lambda p, x: x, mean, wrong)
 
 
 class TestArrayData:
@@ -476,13 +591,27 @@ WRONG = [
     (ValueError, "`eval_fn`", lambda: training.fit(**_FIT, eval_every=1, state=start(optax.sgd(0.1)))),
     (ValueError, "`eval_fn`", lambda: training.fit(**_FIT, eval_fn=lambda s: {"loss": 1}, state=start(optax.sgd(0.1)))),
     (TypeError, "`data`", lambda: training.fit(**{**_FIT, "data": 3}, state=start(optax.sgd(0.1)))),
-    (ValueError, "ended after 1", lambda: training.fit(**{**_FIT, "data": [_DATA]}, state=start(optax.sgd(0.1)))),
+    (ValueError, "ended after 1", lambda: training.fit(**{**_FIT, "data": iter([_DATA])}, state=start(optax.sgd(0.1)))),
+    (
+        ValueError,
+        "`data` must be at least",
+        lambda: training.fit(**{**_FIT, "data": [_DATA]}, state=start(optax.sgd(0.1))),
+    ),
+    (TypeError, "`state` must be a State", lambda: training.fit(**_FIT, state={"params": 1})),
+    (TypeError, "`monitors`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=3)),
+    (
+        ValueError,
+        "`penalty` must be finite",
+        lambda: training.make_step(
+            apply, loss_fn, optax.sgd(0.1), penalty=penalties.L2(0.1) + penalties.NonNegative().on("w")
+        ),
+    ),
     (ValueError, "`data`", lambda: training.fit(**{**_FIT, "data": []}, state=start(optax.sgd(0.1)))),
     (
         ValueError,
         "batch 1 of `data`",
         lambda: training.fit(
-            **{**_FIT, "data": [_DATA, jax.tree.map(lambda x: x[:3], _DATA)]}, state=start(optax.sgd(0.1))
+            **{**_FIT, "data": iter([_DATA, jax.tree.map(lambda x: x[:3], _DATA)])}, state=start(optax.sgd(0.1))
         ),
     ),
     (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 0, jax.random.key(0))),

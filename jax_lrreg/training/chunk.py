@@ -19,13 +19,14 @@ class Chunk:
         step: how many steps the state has made, from the very first.
         state: the state after them. It is alive until the loop is asked for the next chunk. Assign another
             one to go on with that: a changed number costs nothing, another structure, shape or dtype is refused.
+        names: of the metrics of a step.
         metrics: what `fit` would write as an entry of its history: the metrics of the steps since the last
             multiple of `log_every`. The first look at it waits for the device and fetches them. Look at it one
             chunk later, and the device never waits for you.
     """
 
-    def __init__(self, step: int, state: State, read: Callable[[], dict[str, float]]):
-        self.step, self._state, self._read = step, state, read
+    def __init__(self, step: int, state: State, names: list[str], read: Callable[[], dict[str, float]]):
+        self.step, self._state, self.names, self._read = step, state, names, read
 
     @property
     def state(self) -> State:

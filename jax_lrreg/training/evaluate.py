@@ -22,7 +22,7 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
             modules take their own arguments, such as `train=False`.
         metrics_fn: `(model, batch) -> {name: mean over the batch}`.
         data: an `ArrayData`, of which every example counts once whatever its order and remainder, or a list
-            of batches; batches count by their number of examples.
+            of batches; batches count by their number of examples, or by the sum of their `mask` if they have one.
 
     Returns:
         A function `state -> {name: float}`.
@@ -36,6 +36,7 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
         {'val_mean': 4.0}
     """
     adapter = adapt(module)
+    _check_data(data)
 
     @jax.jit
     def metrics(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
@@ -58,10 +59,27 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
     def evaluate(state: State) -> dict[str, float]:
         sizes, results = [], []
         for batch in batches():
-            sizes.append(len(jax.tree.leaves(batch)[0]))
-            results.append(metrics(state.params, state.model_state, batch))
+            size = _examples(batch)
+            if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
+                sizes.append(size)
+                results.append(metrics(state.params, state.model_state, batch))
         require(len(sizes) > 0, "make_eval", "data", data, "at least one batch; an iterator can be read only once")
         results = jax.device_get(results)
         return {name: float(np.average([r[name] for r in results], weights=sizes)) for name in results[0]}
 
     return evaluate
+
+
+def _check_data(data: Any) -> None:
+    several = hasattr(data, "__iter__") and not isinstance(data, dict | str | np.ndarray | jax.Array)
+    allowed = "an ArrayData or an iterable of batches"
+    require(several or isinstance(data, ArrayData), "make_eval", "data", data, allowed, error=TypeError)
+
+
+def _examples(batch: Any) -> float:
+    """How many examples a batch has, those of weight 0 left out."""
+    if isinstance(batch, dict) and "mask" in batch:
+        return float(np.sum(batch["mask"]))
+    lengths = [np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)]
+    require(len(lengths) > 0, "make_eval", "data", batch, "batches with their examples along axis 0")
+    return lengths[0]

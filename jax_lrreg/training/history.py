@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_lrreg._struct import require
 from jax_lrreg.training.control import GROUP
-from jax_lrreg.training.report import LAST, is_reserved, nonfinite_message
+from jax_lrreg.training.report import LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]
 
@@ -49,13 +49,21 @@ def read(now: int, names: list[str], sums: dict[str, Any], at_end: dict[str, Any
     entry |= {name: float(value) for name, value in at_end.items()}
     entry["skipped"] = int(skipped)
     if raises and entry["skipped"]:
-        raise FloatingPointError(nonfinite_message(now - 1, entry).replace("at step", "at or before step"))
+        count, begin = entry["skipped"], now - int(sums["steps"])
+        raise FloatingPointError(
+            f"{count} of the updates at steps {begin} to {now - 1} {'was' if count == 1 else 'were'} not finite and "
+            "left out; the steps after it have been made. A single call of the step tells loss and gradient"
+        )
     return entry
 
 
 def _of_last(name: str) -> bool:
     """Whether the last step's value counts, not the mean."""
     return name in LAST or name.startswith(GROUP)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
 
 
 class History:
@@ -72,14 +80,17 @@ class History:
         """Takes the metrics of the interval that ends at step `now`."""
         return self._log(self.entries, "step", now, entry)
 
-    def add_evaluation(self, now: int, values: dict[str, Any]) -> dict[str, float]:
-        """Takes what `eval_fn` returned after step `now`."""
-        numbers = isinstance(values, dict) and all(np.ndim(value) == 0 for value in values.values())
+    def add_evaluation(self, now: int, values: dict[str, Any], metrics: Iterable[str]) -> dict[str, float]:
+        """Takes what `eval_fn` returned after step `now`, by other names than those of the `metrics`."""
+        numbers = isinstance(values, dict) and all(map(_is_number, values.values()))
         require(numbers, "fit", "eval_fn", values, "a function that returns {name: number}", error=TypeError)
         entry = {name: float(value) for name, value in values.items()}
         for name in entry:
-            taken = is_reserved(name) or name in self.entries or name == "eval_step"
+            taken = is_reserved(name) or name in metrics
             require(not taken, "fit", "eval_fn", name, "a function whose names differ from the training metrics'")
+        before = set(self.evaluations) - {"eval_step"}
+        allowed = f"a function that returns the same names each time, {sorted(before)}"
+        require(not before or set(entry) == before, "fit", "eval_fn", sorted(entry), allowed)
         return self._log(self.evaluations, "eval_step", now, entry)
 
     def _log(self, table: dict[str, list[float]], index: str, now: int, entry: dict[str, float]) -> dict[str, float]:

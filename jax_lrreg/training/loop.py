@@ -36,8 +36,9 @@ def fit(
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Runs `steps` steps from `state`, in chunks that stay on the device.
 
-    The result does not depend on `chunk`, bit for bit. Metrics are summed up on the device and fetched once
-    per log interval, one interval late, so the device never waits for the host.
+    The result does not depend on `chunk`, bit for bit, but where "auto" makes single calls: there several steps in
+    one call are another program, whose sums may round in another order. Metrics are summed up on the device and
+    fetched once per log interval, one interval late, so the device never waits for the host.
 
     Args:
         step: from `make_step`.
@@ -64,13 +65,15 @@ def fit(
         that were not skipped. What `eval_fn` returns stands beside `history["eval_step"]`.
 
     Raises:
-        FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite.
+        FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite: up to two intervals later, as the
+            metrics tell it. The update is left out, the steps after it are made.
         ValueError: if the data ends early, or a batch has another structure than the first.
 
-    Where an error of the data, an evaluation or a logger ends the run, its attribute `state` is the state after the
-    last call of the device, which is after every batch before a bad one; an error at the first batch has none, and
-    leaves the state that was given as it was. Ctrl-C has it too, unless it comes during a call of the device, when
-    the state before is given away and the one after is not there yet.
+    Where an error of the data, an evaluation or a logger ends the run, its attribute `history` is the history so far,
+    and `state` the state after the last call of the device, which is after every batch before a bad one; an error at
+    the first batch has none, and leaves the state that was given as it was. Of an iterator, the batches of up to two
+    more calls have been drawn by then. Ctrl-C has both too, unless it comes during a call of the device, when the
+    state before is given away and the one after is not there yet.
 
     Example:
         >>> import optax
@@ -91,6 +94,15 @@ def fit(
     start = int(jax.device_get(state.step))
     end = start + steps
     history, pending, now = History(loggers), None, None
+
+    def written() -> dict[str, float]:
+        """The entry that has waited for an interval, now in the history."""
+        nonlocal pending
+        if pending is None:
+            return {}
+        chunk, pending = pending, None
+        return history.add(chunk.step, chunk.metrics)
+
     calls = _chunks("fit", step, state, data, start, steps, chunk, log_every, eval_every)
     try:
         with Progress(progress, start, end) as bar, contextlib.closing(calls):
@@ -101,20 +113,23 @@ def fit(
                 )
                 if made % log_every == 0 or now.step == end:
                     if pending is not None:
-                        bar.update(pending.step, history.add(pending.step, pending.metrics))
+                        bar.update(pending.step, written())
                     pending = now
                 if evaluate or now.step == end:
-                    entry = {} if pending is None else history.add(pending.step, pending.metrics)
+                    entry = written()
                     if evaluate:
                         with jax.profiler.TraceAnnotation("evaluate"):
-                            values = history.add_evaluation(now.step, eval_fn(now.state))  # type: ignore[misc]
+                            values = eval_fn(now.state)  # type: ignore[misc]
+                            values = history.add_evaluation(now.step, values, now.names)
                         if control_on is not None:
                             now.state = now.state.replace(opt_state=tell(now.state.opt_state, values[control_on]))
                         entry = entry | values
                     bar.update(now.step, entry)
-                    pending = None
     except BaseException as error:
-        _keep_work(error, now)
+        if isinstance(error, Exception):
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                written()
+        _keep_work(error, now, history)
         raise
     return now.state, history.arrays()  # type: ignore[union-attr]
 
@@ -180,7 +195,9 @@ def _chunks(
     source = source_of(data, owner)
     example = source.example(start)
     (_, shapes), slow = traced(step.body, state, example)
-    loops = chunk != "auto" or not slow
+    loops = not slow or chunk not in ("auto", 1)
+    held = len(data) if isinstance(data, list | tuple) else steps
+    require(held >= steps, owner, "data", f"{held} batches", f"at least {steps} batches, one for each step")
     size = min(source.most(example) if chunk == "auto" else int(chunk), log_every, eval_every or log_every)
     if not isinstance(data, ArrayData):
         size = min(size, steps)  # rows of numbers cost little: without this, a shorter run compiles nothing anew
@@ -202,7 +219,7 @@ def _chunks(
                 now += count
                 ends = (now - start) % log_every == 0 or now == start + steps
                 at_end = step.at_end(state) if ends else {}
-                done = Chunk(now, state, partial(read, now, names, sums, at_end, step.on_nonfinite == "raise"))
+                done = Chunk(now, state, names, partial(read, now, names, sums, at_end, step.on_nonfinite == "raise"))
                 yield done
                 state = done.state
                 if ends:
@@ -234,11 +251,12 @@ def _placement(state: State) -> Callable[[Any], Any]:
     return partial(jax.device_put, device=sharding if state.step.committed else None)
 
 
-def _keep_work(error: BaseException, now: Chunk | None) -> None:
-    """Hands the state of the last chunk to an error, if it has not been given to the device already."""
-    if now is None or now.state.step.is_deleted():
-        return
+def _keep_work(error: BaseException, now: Chunk | None, history: History) -> None:
+    """Hands the history to an error, and the state of the last chunk if it has not been given to the device already."""
     with contextlib.suppress(AttributeError):
+        error.history = history.arrays()  # type: ignore[attr-defined]
+        if now is None or now.state.step.is_deleted():
+            return
         error.state = now.state  # type: ignore[attr-defined]
         error.add_note(f"fit: the state after step {now.step} is the attribute `state` of this error")
 

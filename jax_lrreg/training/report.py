@@ -16,7 +16,18 @@ from jax_lrreg.training.state import State
 
 EACH_STEP = ("grad_norm", "update_norm")
 AT_END = ("param_norm", "param_norm/*", "sparsity", "sparsity/*")
-RESERVED = ("loss", "data_loss", "penalty", "learning_rate", "loss_scale", "skipped", "step", *EACH_STEP, *AT_END)
+RESERVED = (
+    "loss",
+    "data_loss",
+    "penalty",
+    "learning_rate",
+    "loss_scale",
+    "skipped",
+    "step",
+    "eval_step",
+    *EACH_STEP,
+    *AT_END,
+)
 LAST = ("learning_rate", "loss_scale")  # of several steps the last one counts, not the mean
 
 
@@ -29,7 +40,7 @@ def check_monitors(monitors: Any) -> None:
     """Refuses names that are no monitors."""
     known = (*EACH_STEP, *AT_END)
     allowed = f"a tuple of names among {', '.join(known)}"
-    require(not isinstance(monitors, str), "make_step", "monitors", monitors, allowed, error=TypeError)
+    require(isinstance(monitors, tuple | list), "make_step", "monitors", monitors, allowed, error=TypeError)
     for name in monitors:
         require(name in known, "make_step", "monitors", name, f"names among {', '.join(known)}")
 

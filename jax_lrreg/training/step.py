@@ -10,7 +10,8 @@ import optax
 from jax.core import Tracer
 
 from jax_lrreg._struct import require, require_number
-from jax_lrreg.penalties import Penalty
+from jax_lrreg.penalties import NonNegativeL1, Penalty
+from jax_lrreg.penalties.constraints import Constraint
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.accumulate import accumulated
 from jax_lrreg.training.control import applied_scales
@@ -73,13 +74,20 @@ class Step:
         changing, metrics = self._call(changing_of(state), key, hyper, batch)
         state = _assembled(changing, *((key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))))
         if self.on_nonfinite == "raise" and metrics["skipped"]:
-            raise FloatingPointError(nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics))
+            error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics))
+            error.state = state  # type: ignore[attr-defined]  the one that was given is given away
+            error.add_note("step: it is the attribute `state` of this error")
+            raise error
         return state, metrics
 
     def prepare(self, state: State) -> State:
         """The state with the fields that this step needs, from the first call on: its average, its loss scale."""
-        held = isinstance(state.step, jax.Array) and not isinstance(state.step, Tracer)  # not NumPy's, of a file
-        if held and state.step.is_deleted():
+        if not isinstance(state, State):
+            raise TypeError(f"step: `state` must be a State, from `init`, got {type(state).__name__}")
+        for leaf in (state.step, state.key):
+            held = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)  # not NumPy's, of a file
+            if not held or not leaf.is_deleted():
+                continue
             raise ValueError(
                 "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
                 "state that was returned, or keep a state.copy()"
@@ -257,6 +265,10 @@ def _penalty(penalty: Any, hyper: Any) -> Penalty | None:
     return of_hyper(penalty, hyper, Penalty, "penalty", PENALTY)
 
 
+def _is_infinite(x: Any) -> bool:
+    return isinstance(x, Constraint | NonNegativeL1)
+
+
 def _check_arguments(
     loss_fn: Any,
     penalty: Any,
@@ -280,6 +292,10 @@ def _check_arguments(
     require(on_nonfinite in known, "make_step", "on_nonfinite", on_nonfinite, f"one of {', '.join(known)}")
     if ema is not None:
         require_number("make_step", "ema", ema, "a number in [0, 1), or None", lambda x: (x >= 0) & (x < 1))
+    infinite = jax.tree.leaves(penalty, is_leaf=_is_infinite) if isinstance(penalty, Penalty) else []
+    for one in filter(_is_infinite, infinite):
+        allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
+        require(False, "make_step", "penalty", one, allowed)
     if loss_scale is not None:
         check_loss_scale(loss_scale, on_nonfinite)
     check_monitors(monitors)
