@@ -213,3 +213,28 @@ def test_both_ways_of_skipping_give_the_same(backend, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), expected, params)
     np.testing.assert_allclose(rates, others)
     np.testing.assert_allclose(rates[3:6], [0.09] * 3, rtol=1e-6)
+
+
+class Sowing(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(3, 1, rngs=rngs)
+
+    def __call__(self, x):
+        y = self.dense(x)
+        self.sow(nnx.Intermediate, "output", y)
+        return y[:, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*sow:DeprecationWarning")
+@pytest.mark.parametrize("called", [False, True], ids=["fresh", "called before"])
+def test_what_an_nnx_module_sows_is_no_state(called):
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    batch, module = {"x": x, "y": x.sum(1)}, Sowing(nnx.Rngs(0))
+    if called:
+        module(x)
+    state = training.init(module, optax.sgd(0.1), key=jax.random.key(0))
+    assert not jax.tree.leaves(state.model_state)
+    step = training.make_step(module, lambda model, b: jnp.mean((model(b["x"]) - b["y"]) ** 2), optax.sgd(0.1))
+    state, history = training.fit(step, state, [batch] * 40, steps=40, log_every=20)
+    assert history["loss"][-1] < history["loss"][0] / 2
+    assert bool(jax.tree.leaves(nnx.state(module, nnx.Intermediate))) == called  # the module itself is left alone

@@ -168,5 +168,8 @@ def adapt(module: Any) -> Adapter:
 
 def _split(module: Any) -> Nnx:
     nnx = sys.modules["flax.nnx"]
+    if jax.tree.leaves(nnx.state(module, nnx.Intermediate)):
+        module = nnx.clone(module)  # what was sown is an output of one call, not a state that goes on to the next
+        nnx.pop(module, nnx.Intermediate)
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     return Nnx(graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
