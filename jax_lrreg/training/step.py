@@ -84,10 +84,8 @@ class Step:
         """The state with the fields that this step needs, from the first call on: its average, its loss scale."""
         if not isinstance(state, State):
             raise TypeError(f"step: `state` must be a State, from `init`, got {type(state).__name__}")
-        for leaf in (state.step, state.key):
-            held = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)  # not NumPy's, of a file
-            if not held or not leaf.is_deleted():
-                continue
+        held = [x for x in (state.step, state.key) if isinstance(x, jax.Array) and not isinstance(x, Tracer)]
+        if any(x.is_deleted() for x in held):
             raise ValueError(
                 "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
                 "state that was returned, or keep a state.copy()"
