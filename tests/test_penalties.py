@@ -20,8 +20,11 @@ DIAGONAL_STEPS = (
     np.array([[1e-6, 1e3, 0.4], [2.0, 1e-3, 7.0]]),
 )
 SECOND = np.array([[1.0, 1.0, -1.0], [0.0, 0.0, 0.0]])
+TIES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+TWINS = np.array([[1.0, -1.0, 1.0], [0.5, 1.0, -1.0]])
 STRENGTHS = ("strength", "l1", "l2", "group")
 WITH_PROX = [case for case in PENALTIES if case.prox != "none"]
+WITH_STRENGTH = [case for case in ONE_OF_EACH if case.prox != "none" and not case.constraint]
 
 
 def steps_of(case):
@@ -174,24 +177,21 @@ def test_a_step_size_of_0_is_the_identity_or_the_projection(case):
             np.testing.assert_allclose(prox(w, 0.3), prox(w, np.full(SHAPE, 0.3, np.float32)), rtol=1e-5, atol=1e-6)
 
 
-TIES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-TWINS = np.array([[1.0, -1.0, 1.0], [0.5, 1.0, -1.0]])
-
-
-def with_derivatives(case):
-    return case.prox != "none" and not case.constraint
+def scaled_prox(case, w, factor, step_size):
+    """The prox of the penalty with all its strengths times a number."""
+    numbers = {name: factor * x for name, x in vars(case.penalty).items() if name in STRENGTHS}
+    return replaced(case.penalty, **numbers).prox(w, step_size)
 
 
 @pytest.mark.parametrize("at", ["anywhere", "ties", "twins", "zero"])
-@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if with_derivatives(case)], ids=repr)
+@pytest.mark.parametrize("case", WITH_STRENGTH, ids=repr)
 def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case, at):
     w = {"anywhere": points()[1], "ties": TIES, "twins": TWINS, "zero": np.zeros(SHAPE)}[at]
     w = np.abs(w) if limited(case) else w
     several = (0.3, DIAGONAL_STEPS[0]) if case.prox == "any" and not case.separable else (0.3,)
 
     def prox(factor, step_size):
-        numbers = {name: factor * x if name in STRENGTHS else x for name, x in vars(case.penalty).items()}
-        return replaced(case.penalty, **numbers).prox(w, step_size)
+        return scaled_prox(case, w, factor, step_size)
 
     @jit
     def all_at_0(step_size):
@@ -207,14 +207,10 @@ def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case, at):
                 np.testing.assert_allclose(derivative, near, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if with_derivatives(case)], ids=repr)
+@pytest.mark.parametrize("case", WITH_STRENGTH, ids=repr)
 def test_the_prox_has_the_derivatives_of_its_differences(case):
     rng, h = np.random.default_rng(7), 1e-7
-    numbers = {name: x for name, x in vars(case.penalty).items() if name in STRENGTHS}
-
-    def prox(w, factor, step_size):
-        changed = {name: factor * x for name, x in numbers.items()}
-        return replaced(case.penalty, **changed).prox(w, step_size)
+    prox = functools.partial(scaled_prox, case)
 
     @jit
     def slopes(point, along):

@@ -269,7 +269,7 @@ def require_strength(penalty: Any, *names: str) -> None:
         value = getattr(penalty, name)
         if isinstance(value, Schedule):
             continue
-        for number in [None] if value is None else jax.tree.leaves(value, is_leaf=_is_object):
+        for number in [None] if value is None else jax.tree.leaves(value, is_leaf=is_object):
             require_number(penalty, name, number, "a number >= 0, a tree of them, or a schedule", lambda x: x >= 0)
 
 
@@ -287,7 +287,8 @@ def smooth_distance(penalty: Penalty, w: jax.Array, gradient: jax.Array) -> jax.
     return norm(gradient + jnp.conj(jax.grad(penalty.value)(w)))
 
 
-def _is_object(x: Any) -> bool:
+def is_object(x: Any) -> bool:
+    """Whether what stands where numbers are asked for is a tree that holds some, but no tree of them."""
     return isinstance(x, Schedule | Penalty)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jax_lrreg._struct import pytree, require, require_number, static
 from jax_lrreg.penalties.base import Penalty, require_strength
-from jax_lrreg.penalties.norms import direction, modulus, soft_threshold, square
+from jax_lrreg.penalties.norms import direction, modulus, root, soft_threshold, square
 from jax_lrreg.penalties.separable import kinked_distance
 
 
@@ -84,8 +84,8 @@ class Lq(Penalty):
 
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
-        root = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1) ** (1 / (2 - self.q))  # its slope at 0 is infinite
-        limit = jnp.where(pull > 0, (2 - self.q) / (2 * (1 - self.q)) * root, 0)
+        power = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1) ** (1 / (2 - self.q))  # its slope at 0 is infinite
+        limit = jnp.where(pull > 0, (2 - self.q) / (2 * (1 - self.q)) * power, 0)
         kept = (size > limit) & (size > 0)
         safe = jnp.where(kept, size, 1)
         # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q - 1), which
@@ -237,8 +237,7 @@ class LogSum(Penalty):
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
         inside = (size + self.eps) ** 2 - 4 * pull
-        root = jnp.where(inside > 0, jnp.sqrt(jnp.where(inside > 0, inside, 1)), 0)  # its slope at 0 is infinite
-        larger = jnp.maximum(size - 2 * pull / (size + self.eps + root), 0)
+        larger = jnp.maximum(size - 2 * pull / (size + self.eps + root(inside)), 0)
         cost = (larger - size) ** 2 / 2 + pull * jnp.log1p(larger / self.eps)
         return direction(w) * jnp.where((inside >= 0) & (cost <= size**2 / 2), larger, 0)
 

@@ -30,7 +30,12 @@ def direction(w: jax.Array) -> jax.Array:
 def norm(w: jax.Array, axes: tuple[int, ...] | None = None, keepdims: bool = False) -> jax.Array:
     """The Euclidean norm over `axes`, with the derivative 0 at 0, where `jnp.linalg.norm` has NaN."""
     squares = jnp.sum(square(w), axis=axes, keepdims=keepdims)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return root(squares)
+
+
+def root(x: jax.Array) -> jax.Array:
+    """The square root, and 0 with the derivative 0 where `x` is not above 0: `jnp.sqrt` has an infinite one at 0."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def soft_threshold(w: jax.Array, threshold: Any) -> jax.Array:

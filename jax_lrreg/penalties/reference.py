@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_lrreg._struct import pytree, require, require_number
-from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength, smooth_distance
+from jax_lrreg.penalties.base import Penalty, is_object, require_broadcast, require_strength, smooth_distance
 from jax_lrreg.penalties.lift import is_key, parameters, with_new
 from jax_lrreg.penalties.norms import modulus, norm, square
-from jax_lrreg.schedules import Schedule
 
 
 @pytree
@@ -215,7 +214,7 @@ ONE_AXIS = "a tree of arrays with one and the same number of examples, at least 
 
 def _require_arrays(penalty: Penalty, name: str, allowed: str) -> None:
     value = getattr(penalty, name)
-    given = jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, Schedule | Penalty))
+    given = jax.tree.leaves(value, is_leaf=is_object)
     given = [array for array in given if not is_key(array)]  # a whole model state may stand here
     require(len(given) > 0, penalty, name, value, allowed)
     for array in given:

@@ -208,7 +208,8 @@ class NonNegativeL1(Penalty):
         return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
 
     def shrink(self, w, step_size):
-        return jnp.where(w <= step_size * self.strength, 0, w - step_size * self.strength)
+        pull = step_size * self.strength
+        return jnp.where(w <= pull, 0, w - pull)
 
     def distance(self, w, gradient):
         beyond = jnp.where(w > 0, gradient + self.strength, jnp.maximum(-gradient - self.strength, 0))

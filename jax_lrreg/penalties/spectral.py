@@ -1,5 +1,6 @@
 """Penalties on matrices as a whole, through their singular values, and on differences of neighbours."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -97,11 +98,7 @@ class NuclearNorm(Penalty):
         return jnp.sum(self.strength * nuclear_norm(matrices(self, w)))
 
     def shrink(self, w, step_size):
-        require_scalar_step(self, step_size)
-        u, s, vh = jnp.linalg.svd(matrices(self, w), full_matrices=False)
-        pull = jnp.broadcast_to(step_size * jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
-        lower = (u * jnp.where(s > pull, s - pull, 0)[..., None, :]) @ vh
-        return _exact(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
+        return _lowered(self, w, step_size, lambda s, pull: jnp.where(s > pull, s - pull, 0))
 
     def distance(self, w, gradient):
         u, s, vh = ranked(matrices(self, w))
@@ -176,14 +173,13 @@ class SpectralNorm(Penalty):
         return jnp.sum(self.strength * norm(along, (along.ndim - 2, along.ndim - 1)))
 
     def shrink(self, w, step_size):
-        require_scalar_step(self, step_size)
-        u, s, vh = jnp.linalg.svd(matrices(self, w), full_matrices=False)
-        pull = jnp.broadcast_to(step_size * jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
-        above = jnp.cumsum(s, -1) - pull
-        level = last_max(above / jnp.cumsum(jnp.ones_like(s), -1))
-        level = jnp.where(level > 0, level, 0)
-        lower = (u * jnp.where(s < level, s, level)[..., None, :]) @ vh  # `minimum` would share a tie's derivative
-        return _exact(pull[..., None] > 0, lower, matrices(self, w)).reshape(w.shape)
+        def cut(s: jax.Array, pull: jax.Array) -> jax.Array:
+            above = jnp.cumsum(s, -1) - pull
+            level = last_max(above / jnp.cumsum(jnp.ones_like(s), -1))
+            level = jnp.where(level > 0, level, 0)
+            return jnp.where(s < level, s, level)  # `minimum` would share a tie's derivative
+
+        return _lowered(self, w, step_size, cut)
 
     def distance(self, w, gradient):
         raise NotImplementedError(
@@ -278,6 +274,13 @@ def _require_matrices(penalty: Any, leaf: Any) -> None:
     require_broadcast(penalty, leaf, np.shape(leaf.value)[: penalty.stacked], "strength")
 
 
-def _exact(moved: jax.Array, lower: jax.Array, w: jax.Array) -> jax.Array:
-    """`lower`, and where it was not `moved` exactly `w`, of which it is a rounded product, with its derivatives."""
-    return jnp.where(moved, lower, jax.lax.stop_gradient(w) + (lower - jax.lax.stop_gradient(lower)))
+def _lowered(penalty: Any, w: jax.Array, step_size: Any, lower: Callable) -> jax.Array:
+    """`w` with the singular values that `lower` makes of them and of the pull; exactly `w` where nothing pulls."""
+    require_scalar_step(penalty, step_size)
+    matrix = matrices(penalty, w)
+    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
+    pull = jnp.broadcast_to(step_size * jnp.asarray(penalty.strength, s.dtype), s.shape[:-1])[..., None]
+    product = (u * lower(s, pull)[..., None, :]) @ vh
+    # Where nothing pulls, the product is `w` but for rounding, and has the derivatives.
+    exact = jax.lax.stop_gradient(matrix) + (product - jax.lax.stop_gradient(product))
+    return jnp.where(pull[..., None] > 0, product, exact).reshape(w.shape)

@@ -11,7 +11,7 @@ from jax_lrreg._struct import require
 from jax_lrreg.training.data import ArrayData
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.state import State
-from jax_lrreg.training.stream import as_array
+from jax_lrreg.training.stream import as_array, examples, require_batches
 
 
 def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any) -> Callable[[State], dict]:
@@ -36,7 +36,8 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
         {'val_mean': 4.0}
     """
     adapter = adapt(module)
-    _check_data(data)
+    if not isinstance(data, ArrayData):
+        require_batches(data, "make_eval")
 
     @jax.jit
     def metrics(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
@@ -59,7 +60,7 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
     def evaluate(state: State) -> dict[str, float]:
         sizes, results = [], []
         for batch in batches():
-            size = _examples(batch)
+            size = _weight(batch)
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
                 results.append(metrics(state.params, state.model_state, batch))
@@ -70,16 +71,10 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
     return evaluate
 
 
-def _check_data(data: Any) -> None:
-    several = hasattr(data, "__iter__") and not isinstance(data, dict | str | np.ndarray | jax.Array)
-    allowed = "an ArrayData or an iterable of batches"
-    require(several or isinstance(data, ArrayData), "make_eval", "data", data, allowed, error=TypeError)
-
-
-def _examples(batch: Any) -> float:
+def _weight(batch: Any) -> float:
     """How many examples a batch has, those of weight 0 left out."""
     if isinstance(batch, dict) and "mask" in batch:
         return float(np.sum(batch["mask"]))
-    lengths = [np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)]
-    require(len(lengths) > 0, "make_eval", "data", batch, "batches with their examples along axis 0")
-    return lengths[0]
+    count = examples(batch)
+    require(count is not None, "make_eval", "data", batch, "batches with their examples along axis 0")
+    return count  # type: ignore[return-value]

@@ -290,10 +290,9 @@ def _check_arguments(
     require(on_nonfinite in known, "make_step", "on_nonfinite", on_nonfinite, f"one of {', '.join(known)}")
     if ema is not None:
         require_number("make_step", "ema", ema, "a number in [0, 1), or None", lambda x: (x >= 0) & (x < 1))
-    infinite = jax.tree.leaves(penalty, is_leaf=_is_infinite) if isinstance(penalty, Penalty) else []
-    for one in filter(_is_infinite, infinite):
+    for one in jax.tree.leaves(penalty, is_leaf=_is_infinite):
         allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
-        require(False, "make_step", "penalty", one, allowed)
+        require(not _is_infinite(one), "make_step", "penalty", one, allowed)
     if loss_scale is not None:
         check_loss_scale(loss_scale, on_nonfinite)
     check_monitors(monitors)

@@ -46,7 +46,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[Any]:
         for number, batch in enumerate(self.batches):
-            count = _examples(batch)
+            count = examples(batch) or 0
             self._size = self._size or count
             if self.remainder == "pad":
                 yield self._padded(batch, count)
@@ -78,14 +78,8 @@ class StreamSource:
     """Batches from an iterable, stacked for each call."""
 
     def __init__(self, data: Iterable[Any], owner: str = "fit"):
-        if isinstance(data, dict | np.ndarray | jax.Array):
-            raise TypeError(
-                f"{owner}: `data` must be an ArrayData or an iterable of batches; make an ArrayData of arrays"
-            )
-        try:
-            self.iterator = iter(data)
-        except TypeError:
-            raise TypeError(f"{owner}: `data` must be an ArrayData or an iterable of batches, got {data!r}") from None
+        require_batches(data, owner)
+        self.iterator = iter(data)
         self.arrays, self.drawn, self.owner = (), 0, owner
 
     @staticmethod
@@ -254,5 +248,14 @@ def _text(batch: Any) -> dict[str, str]:
     }
 
 
-def _examples(batch: Any) -> int:
-    return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 0)
+def require_batches(data: Any, owner: str) -> None:
+    """Refuses what is no iterable, and arrays, which would be iterated by their rows."""
+    if isinstance(data, dict | str | np.ndarray | jax.Array):
+        raise TypeError(f"{owner}: `data` must be an ArrayData or an iterable of batches; make an ArrayData of arrays")
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise TypeError(f"{owner}: `data` must be an ArrayData or an iterable of batches, got {data!r}")
+
+
+def examples(batch: Any) -> int | None:
+    """How many examples lie along axis 0 of a batch; None where no leaf has that axis."""
+    return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), None)
