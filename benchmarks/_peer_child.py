@@ -61,7 +61,9 @@ def rates(recipe: dict[str, Any]) -> list[float]:
 def peak_megabytes() -> float:
     """The most memory that this process has had at once."""
     status = pathlib.Path("/proc/self/status")
-    if status.exists():  # elsewhere the number may be that of the parent, from which the process was started
+    if (
+        status.exists()
+    ):  # elsewhere the number may be that of the parent, from which the process was started
         return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -22,7 +22,10 @@ class Net(nnx.Module):
 
     def __init__(self, problem: Problem):
         shapes, rngs = {path: value.shape for path, value in problem.start.items()}, nnx.Rngs(0)
-        self.kind, self.names = problem.recipe["model"], sorted({path.split("/")[0] for path in shapes})
+        self.kind, self.names = (
+            problem.recipe["model"],
+            sorted({path.split("/")[0] for path in shapes}),
+        )
         for name in self.names:
             kernel = shapes.get(f"{name}/kernel", ())
             if name.startswith("Dense"):
@@ -59,7 +62,9 @@ class Net(nnx.Module):
                 normed = getattr(self, f"LayerNorm_{2 * index}")(x)
                 x = x + getattr(self, f"MultiHeadDotProductAttention_{index}")(normed, mask=mask)
                 normed = getattr(self, f"LayerNorm_{2 * index + 1}")(x)
-                x = x + layers[2 * index](nnx.gelu(layers[2 * index + 1](normed)))  # Linen counts from outside
+                x = x + layers[2 * index](
+                    nnx.gelu(layers[2 * index + 1](normed))
+                )  # Linen counts from outside
             x = getattr(self, f"LayerNorm_{len(layers) - 1}")(x)
         return layers[-1](x)
 
@@ -78,7 +83,9 @@ def flax_loop(work: Workload, problem: Problem) -> Pair:
     @jax.jit
     def train_step(state: train_state.TrainState, batch: Any) -> Any:
         def loss_of(params: Any) -> jax.Array:
-            return work.loss(lambda x: state.apply_fn({"params": params}, x), batch) + work.penalty(params)
+            return work.loss(lambda x: state.apply_fn({"params": params}, x), batch) + work.penalty(
+                params
+            )
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         return state.apply_gradients(grads=grads), {"loss": loss}
@@ -91,7 +98,12 @@ def flax_loop(work: Workload, problem: Problem) -> Pair:
         jax.device_get(metrics)
         return flat(state.params)
 
-    return Pair(lambda: train_state.TrainState.create(apply_fn=work.module.apply, params=params, tx=work.tx), run)
+    return Pair(
+        lambda: train_state.TrainState.create(
+            apply_fn=work.module.apply, params=params, tx=work.tx
+        ),
+        run,
+    )
 
 
 def nnx_jit(work: Workload, problem: Problem) -> Pair:
@@ -101,7 +113,9 @@ def nnx_jit(work: Workload, problem: Problem) -> Pair:
     @nnx.jit
     def train_step(model: Net, optimizer: nnx.Optimizer, batch: Any) -> jax.Array:
         def loss_of(model: Net) -> jax.Array:
-            return work.loss(model, batch) + work.penalty(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+            return work.loss(model, batch) + work.penalty(
+                nnx.to_pure_dict(nnx.state(model, nnx.Param))
+            )
 
         loss, grads = nnx.value_and_grad(loss_of)(model)
         optimizer.update(model, grads)
@@ -182,7 +196,9 @@ def nnx_ours(work: Workload, problem: Problem) -> Pair:
     """`make_step` of the NNX model, one call a step on the same host batches."""
     batches, model = host_batches(work), Net(problem)
     start = training.init(model, work.tx, key=jax.random.key(0))
-    step = training.make_step(model, work.loss, work.tx, penalty=work.penalty, learning_rate=work.lr)
+    step = training.make_step(
+        model, work.loss, work.tx, penalty=work.penalty, learning_rate=work.lr
+    )
 
     def run(state: Any) -> Any:
         losses = []
@@ -221,7 +237,9 @@ CONTENDERS = {
 def make(problem: Problem, kind: str) -> Pair:
     tiny, device = problem.recipe["steps"] == 3, jax.default_backend()
     work = workloads(tiny, device)[problem.name]
-    np.testing.assert_array_equal(work.arrays["x"][work.order()[0]], problem.x[: problem.batch_size])
+    np.testing.assert_array_equal(
+        work.arrays["x"][work.order()[0]], problem.x[: problem.batch_size]
+    )
     return CONTENDERS[kind](work, problem)
 
 

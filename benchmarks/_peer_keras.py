@@ -41,7 +41,9 @@ def network(problem: Problem) -> keras.Model:
             x = dense(f"Dense_{index}", "relu")(x)
     elif recipe["model"] == "cnn":
         for index, width in enumerate((32, 64)):
-            x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"Conv_{index}", **reg)(x)
+            x = layers.Conv2D(
+                width, 3, padding="same", activation="relu", name=f"Conv_{index}", **reg
+            )(x)
         x = layers.Flatten()(layers.AveragePooling2D(2)(x))
     else:
         symbols, width = start["Embed_0/embedding"].shape
@@ -49,7 +51,9 @@ def network(problem: Problem) -> keras.Model:
         x = Positions(*start["position"].shape, name="position")(x)
         for index in range(count // 2):
             name, normed = f"MultiHeadDotProductAttention_{index}", norm(2 * index)(x)
-            attention = layers.MultiHeadAttention(recipe["heads"], width // recipe["heads"], name=name, **reg)
+            attention = layers.MultiHeadAttention(
+                recipe["heads"], width // recipe["heads"], name=name, **reg
+            )
             x = x + attention(normed, normed, use_causal_mask=True)
             up, down = dense(f"Dense_{2 * index + 1}"), dense(f"Dense_{2 * index}")
             x = x + down(keras.activations.gelu(up(norm(2 * index + 1)(x)), approximate=True))
@@ -62,7 +66,11 @@ def path_of(variable: Any) -> str:
     parts = variable.path.split("/")
     names = {"gamma": "scale", "beta": "bias", "embeddings": "embedding", "attention_output": "out"}
     parts = [names.get(part, part) for part in parts]
-    return parts[-1] if parts[-1] == "position" else "/".join(parts[next(i for i, p in enumerate(parts) if "_" in p) :])
+    return (
+        parts[-1]
+        if parts[-1] == "position"
+        else "/".join(parts[next(i for i, p in enumerate(parts) if "_" in p) :])
+    )
 
 
 def optimizer(recipe: dict[str, Any]) -> keras.optimizers.Optimizer:
@@ -102,7 +110,14 @@ def make(problem: Problem, whole_run: bool) -> Pair:
     def run(_: None) -> dict[str, np.ndarray]:
         for begin in range(0, len(y), size):
             part = slice(begin, begin + size)
-            model.fit(problem.x[part], y[part], batch_size=problem.batch_size, epochs=1, shuffle=False, verbose=0)
+            model.fit(
+                problem.x[part],
+                y[part],
+                batch_size=problem.batch_size,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+            )
         return {path: np.array(variable) for path, variable in variables.items()}
 
     return Pair(reset, run)

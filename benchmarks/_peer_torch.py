@@ -19,18 +19,27 @@ class Net(nn.Module):
         super().__init__()
         self.kind, self.heads = problem.recipe["model"], problem.recipe.get("heads")
         self.weights = nn.ParameterDict(
-            {path.replace("/", "__"): nn.Parameter(torch.tensor(stored(path, w))) for path, w in problem.start.items()}
+            {
+                path.replace("/", "__"): nn.Parameter(torch.tensor(stored(path, w)))
+                for path, w in problem.start.items()
+            }
         )
-        self.layers = sum(path.startswith("Dense_") and path.endswith("kernel") for path in problem.start)
+        self.layers = sum(
+            path.startswith("Dense_") and path.endswith("kernel") for path in problem.start
+        )
 
     def dense(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weights[f"{name}__kernel"], self.weights[f"{name}__bias"])
 
     def normalized(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}__scale"], self.weights[f"{name}__bias"], eps=1e-6)
+        return F.layer_norm(
+            x, x.shape[-1:], self.weights[f"{name}__scale"], self.weights[f"{name}__bias"], eps=1e-6
+        )
 
     def convolved(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(x, self.weights[f"{name}__kernel"], self.weights[f"{name}__bias"], padding="same")
+        return F.conv2d(
+            x, self.weights[f"{name}__kernel"], self.weights[f"{name}__bias"], padding="same"
+        )
 
     def attended(self, name: str, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
@@ -52,10 +61,17 @@ class Net(nn.Module):
             return self.dense("Dense_0", x.permute(0, 2, 3, 1).reshape(len(x), -1))
         x = F.embedding(x, self.weights["Embed_0__embedding"]) + self.weights["position"]
         for index in range(self.layers // 2):
-            x = x + self.attended(f"MultiHeadDotProductAttention_{index}", self.normalized(f"LayerNorm_{2 * index}", x))
-            y = self.dense(f"Dense_{2 * index + 1}", self.normalized(f"LayerNorm_{2 * index + 1}", x))
+            x = x + self.attended(
+                f"MultiHeadDotProductAttention_{index}",
+                self.normalized(f"LayerNorm_{2 * index}", x),
+            )
+            y = self.dense(
+                f"Dense_{2 * index + 1}", self.normalized(f"LayerNorm_{2 * index + 1}", x)
+            )
             x = x + self.dense(f"Dense_{2 * index}", F.gelu(y, approximate="tanh"))
-        return self.dense(f"Dense_{self.layers - 1}", self.normalized(f"LayerNorm_{self.layers - 1}", x))
+        return self.dense(
+            f"Dense_{self.layers - 1}", self.normalized(f"LayerNorm_{self.layers - 1}", x)
+        )
 
 
 def stored(path: str, w: np.ndarray) -> np.ndarray:
@@ -63,7 +79,11 @@ def stored(path: str, w: np.ndarray) -> np.ndarray:
     if "Attention" in path:
         if path.endswith("bias"):
             return w.reshape(-1)
-        return w.reshape(-1, w.shape[-1]).T.copy() if "/out/" in path else w.reshape(len(w), -1).T.copy()
+        return (
+            w.reshape(-1, w.shape[-1]).T.copy()
+            if "/out/" in path
+            else w.reshape(len(w), -1).T.copy()
+        )
     if path.endswith("kernel"):
         return w.transpose(3, 2, 0, 1).copy() if w.ndim == 4 else w.T.copy()
     return w.copy()
@@ -83,14 +103,20 @@ def make(problem: Problem, compiled: bool) -> Pair:
     start = {name: w.clone() for name, w in net.state_dict().items()}
     lrs = [*rates(recipe), 0.0]
     x = torch.tensor(problem.x, device=DEVICE).split(problem.batch_size)
-    y = torch.tensor(problem.y, device=DEVICE).long() if problem.y.dtype == np.int32 else torch.tensor(problem.y)
+    y = (
+        torch.tensor(problem.y, device=DEVICE).long()
+        if problem.y.dtype == np.int32
+        else torch.tensor(problem.y)
+    )
     y = y.to(DEVICE).split(problem.batch_size)
     kernels = [w for name, w in net.weights.items() if name.endswith("kernel")]
 
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         out = net(x)
         loss = (
-            F.cross_entropy(out.flatten(0, -2), y.flatten()) if not y.is_floating_point() else F.mse_loss(out[:, 0], y)
+            F.cross_entropy(out.flatten(0, -2), y.flatten())
+            if not y.is_floating_point()
+            else F.mse_loss(out[:, 0], y)
         )
         loss = loss + recipe["l2"] / 2 * sum(w.square().sum() for w in kernels)
         return loss + recipe["l1"] * sum(w.abs().sum() for w in kernels) if recipe["l1"] else loss
@@ -116,7 +142,10 @@ def make(problem: Problem, compiled: bool) -> Pair:
             optimizer.step()
             schedule.step()
         found = {name: w.detach().cpu().numpy() for name, w in net.weights.items()}
-        return {path: original(path, found[path.replace("/", "__")], w) for path, w in problem.start.items()}
+        return {
+            path: original(path, found[path.replace("/", "__")], w)
+            for path, w in problem.start.items()
+        }
 
     return Pair(reset, run)
 

@@ -18,7 +18,9 @@ def machine() -> str:
     return f"{device.device_kind} ({os.cpu_count()} CPU cores), Python {platform.python_version()}, {versions}"
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], *, rounds: int, untimed: int = 0) -> dict[str, np.ndarray]:
+def interleaved(
+    calls: dict[str, Callable[[], Any]], *, rounds: int, untimed: int = 0
+) -> dict[str, np.ndarray]:
     """Seconds of each call in each round, [rounds]; the order turns around from round to round.
 
     `untimed` calls before each timed one bring memory and caches into the state that the call itself leaves.
@@ -42,5 +44,7 @@ def show(seconds: dict[str, np.ndarray], *, baseline: str, each: int = 1) -> str
     for name, values in seconds.items():
         ratios = values / seconds[baseline]
         low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
-        lines.append(f"| {name} | {1e6 * np.median(values) / each:.4g} | {middle:.3f} | {low:.3f} | {high:.3f} |")
+        lines.append(
+            f"| {name} | {1e6 * np.median(values) / each:.4g} | {middle:.3f} | {low:.3f} | {high:.3f} |"
+        )
     return "\n".join(lines)

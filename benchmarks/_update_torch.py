@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 
-def contenders(params: list[np.ndarray], grads: list[np.ndarray], decay: float) -> dict[str, Callable[[], None]]:
+def contenders(
+    params: list[np.ndarray], grads: list[np.ndarray], decay: float
+) -> dict[str, Callable[[], None]]:
     """One update each, by the names of the implementations."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
@@ -19,7 +21,9 @@ def threads() -> str:
     return f"torch {torch.__version__} with {torch.get_num_threads()} threads"
 
 
-def updater(params: list, grads: list, decay: float, device: str, **kind: bool) -> Callable[[], None]:
+def updater(
+    params: list, grads: list, decay: float, device: str, **kind: bool
+) -> Callable[[], None]:
     weights = [torch.nn.Parameter(torch.tensor(p, device=device)) for p in params]
     for weight, grad in zip(weights, grads, strict=True):
         weight.grad = torch.tensor(grad, device=device)

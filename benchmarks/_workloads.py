@@ -38,7 +38,9 @@ class Workload(NamedTuple):
 
     def start(self) -> training.State:
         """The state that every contender begins with."""
-        return training.init(self.module, self.tx, key=jax.random.key(0), example=self.arrays["x"][:1])
+        return training.init(
+            self.module, self.tx, key=jax.random.key(0), example=self.arrays["x"][:1]
+        )
 
     def data(self) -> training.ArrayData:
         return training.ArrayData(self.arrays, self.batch_size, jax.random.key(1))
@@ -110,13 +112,25 @@ def workloads(tiny: bool, device: str = "cpu") -> dict[str, Workload]:
     characters, symbols = text(2_000 if tiny else 200_000, 32 if tiny else 128)
     shape = (1, 16, 2) if tiny else (6, 512, 8) if large else (4, 128, 4)
 
-    def work(module: nn.Module, arrays: Any, batch_size: int, loss: Callable, **recipe: Any) -> Workload:
+    def work(
+        module: nn.Module, arrays: Any, batch_size: int, loss: Callable, **recipe: Any
+    ) -> Workload:
         recipe["steps"] = 3 if tiny else recipe["steps"]
         lr = learning_rate(recipe)
-        penalty = penalties.ElasticNet(recipe["l1"], l2=recipe["l2"]) if recipe["l1"] else penalties.L2(recipe["l2"])
-        tx = {"adam": optax.adam, "adamw": optax.adamw, "momentum": lambda lr: optax.sgd(lr, momentum=0.9)}
+        penalty = (
+            penalties.ElasticNet(recipe["l1"], l2=recipe["l2"])
+            if recipe["l1"]
+            else penalties.L2(recipe["l2"])
+        )
+        tx = {
+            "adam": optax.adam,
+            "adamw": optax.adamw,
+            "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+        }
         optimizer = tx[recipe["optimizer"]](lr)
-        return Workload(module, arrays, batch_size, loss, optimizer, penalty.on("**/kernel"), lr, recipe)
+        return Workload(
+            module, arrays, batch_size, loss, optimizer, penalty.on("**/kernel"), lr, recipe
+        )
 
     slow = {"l1": 0.0, "l2": 1e-4, "peak": 1e-3, "warmup": 0.1}
     return {
@@ -151,7 +165,9 @@ def learning_rate(recipe: dict[str, Any]) -> schedules.Schedule:
 def text(characters: int, length: int) -> tuple[dict[str, np.ndarray], int]:
     """Windows of the standard library's sources, and the next characters."""
     folder = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    source = "".join(path.read_text(errors="ignore") for path in sorted(folder.glob("*.py"))[:40])[:characters]
+    source = "".join(path.read_text(errors="ignore") for path in sorted(folder.glob("*.py"))[:40])[
+        :characters
+    ]
     symbols, codes = np.unique(list(source), return_inverse=True)
     rows = codes[: (len(codes) - 1) // length * length].reshape(-1, length)
     following = codes[1 : rows.size + 1].reshape(-1, length)
@@ -166,15 +182,22 @@ def order(data: training.ArrayData, steps: int) -> np.ndarray:
 def flat(params: Any) -> dict[str, np.ndarray]:
     """The arrays of a tree by their paths."""
     pairs = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value) for path, value in pairs}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value)
+        for path, value in pairs
+    }
 
 
 def unflat(arrays: dict[str, np.ndarray], like: Any) -> Any:
     """The tree of `like` with the arrays at its paths."""
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[path]) for path in flat(like)])
+    return jax.tree.unflatten(
+        jax.tree.structure(like), [jnp.asarray(arrays[path]) for path in flat(like)]
+    )
 
 
 def final_loss(work: Workload, params: Any) -> float:
     """The loss of all examples, without the penalty."""
-    judge = jax.jit(lambda params, batch: work.loss(lambda x: work.module.apply({"params": params}, x), batch))
+    judge = jax.jit(
+        lambda params, batch: work.loss(lambda x: work.module.apply({"params": params}, x), batch)
+    )
     return float(judge(params, jax.tree.map(lambda a: a[:1800], work.arrays)))

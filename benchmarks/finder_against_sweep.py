@@ -120,7 +120,9 @@ def trainer(problem: Problem, preconditioner: Any, steps: int) -> Callable[[int,
 
     @jax.jit
     def train(seed: Any, rates: jax.Array, arrays: Any, held: Any) -> jax.Array:
-        rows = jax.random.randint(jax.random.key(seed + 100), (steps, problem.batch_size), 0, len(arrays["x"]))
+        rows = jax.random.randint(
+            jax.random.key(seed + 100), (steps, problem.batch_size), 0, len(arrays["x"])
+        )
         judged = {name: values[:4000] for name, values in arrays.items()}
 
         def run(rate: jax.Array) -> jax.Array:
@@ -130,29 +132,41 @@ def trainer(problem: Problem, preconditioner: Any, steps: int) -> Callable[[int,
             def one(carry: Any, row: jax.Array) -> tuple[Any, None]:
                 params, state = carry
                 batch = jax.tree.map(lambda x: x[row], arrays)
-                grads = jax.grad(lambda p: problem.loss_fn(lambda x: problem.apply(p, x), batch))(params)
+                grads = jax.grad(lambda p: problem.loss_fn(lambda x: problem.apply(p, x), batch))(
+                    params
+                )
                 updates, state = tx.update(grads, state, params)
                 return (optax.apply_updates(params, updates), state), None
 
             (params, _), _ = jax.lax.scan(one, (params, tx.init(params)), rows)
-            return jnp.stack([problem.loss_fn(lambda x: problem.apply(params, x), of) for of in (judged, held)])
+            return jnp.stack(
+                [problem.loss_fn(lambda x: problem.apply(params, x), of) for of in (judged, held)]
+            )
 
         return jax.lax.map(run, jnp.append(rates, 0.0)).T
 
     def ends(seed: int, rates: Any) -> np.ndarray:
-        losses = np.asarray(train(seed, jnp.asarray(rates, jnp.float32), problem.arrays, problem.held))
+        losses = np.asarray(
+            train(seed, jnp.asarray(rates, jnp.float32), problem.arrays, problem.held)
+        )
         return np.where(np.isfinite(losses), losses, np.inf)
 
     return ends
 
 
-def suggestions(problem: Problem, preconditioner: Any, seed: int, low: float, high: float) -> dict[str, float]:
+def suggestions(
+    problem: Problem, preconditioner: Any, seed: int, low: float, high: float
+) -> dict[str, float]:
     """What the two tests suggest, by `test rule`."""
     tx, key = optax.sgd(1.0), jax.random.key(seed)
     state = training.init(problem.apply, tx, key=key, params=problem.init(key))
     data = training.ArrayData(problem.arrays, problem.batch_size, jax.random.key(seed + 7))
-    rising = finder.range_test(problem.apply, problem.loss_fn, preconditioner, state, data, low=low, high=high)
-    side = finder.parallel_test(problem.apply, problem.loss_fn, preconditioner, state, data, low=low, high=high)
+    rising = finder.range_test(
+        problem.apply, problem.loss_fn, preconditioner, state, data, low=low, high=high
+    )
+    side = finder.parallel_test(
+        problem.apply, problem.loss_fn, preconditioner, state, data, low=low, high=high
+    )
     return {f"range {name}": rate for name, rate in rising.suggestions.items()} | {
         f"parallel {name}": rate for name, rate in side.suggestions.items()
     }
@@ -166,7 +180,9 @@ class Rule(NamedTuple):
     shares: list[float]
 
 
-def compare(name: str, kind: str, seeds: int, steps: int, grid: np.ndarray) -> tuple[list[float], dict[str, Rule]]:
+def compare(
+    name: str, kind: str, seeds: int, steps: int, grid: np.ndarray
+) -> tuple[list[float], dict[str, Rule]]:
     """The best rates, and for each rule its factors to them and its share of the loss that was to be lost."""
     problem, preconditioner = PROBLEMS[name](), PRECONDITIONERS[kind]()
     ends, bests, found = trainer(problem, preconditioner, steps), [], {}
@@ -186,11 +202,15 @@ def compare(name: str, kind: str, seeds: int, steps: int, grid: np.ndarray) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="one seed and few steps, to see that it runs")
+    parser.add_argument(
+        "--tiny", action="store_true", help="one seed and few steps, to see that it runs"
+    )
     tiny = parser.parse_args().tiny
     seeds, steps = (1, 30) if tiny else (5, 400)
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; {seeds} seeds, {steps} steps")
-    print("| problem | optimizer | best rates | rule | factor to the best | to the best held-out | loss left | worst |")
+    print(
+        "| problem | optimizer | best rates | rule | factor to the best | to the best held-out | loss left | worst |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in PROBLEMS:
         for kind in PRECONDITIONERS if not tiny else ["adam"]:

@@ -22,7 +22,9 @@ ROUNDS = {"article": 41, "digits": 25, "transformer": 7, "cnn": 5}
 def ours(work: Workload) -> Callable[[], Any]:
     """`training.fit` from the same start each time."""
     data, start = work.data(), work.start()
-    step = training.make_step(work.module, work.loss, work.tx, penalty=work.penalty, learning_rate=work.lr)
+    step = training.make_step(
+        work.module, work.loss, work.tx, penalty=work.penalty, learning_rate=work.lr
+    )
 
     def run():
         state = jax.tree.map(jnp.copy, start)
@@ -53,7 +55,10 @@ def raw(work: Workload, scan: bool) -> Callable[[], Any]:
     single = jax.jit(body, donate_argnums=0)
 
     def run():
-        carry, rows = jax.tree.map(jnp.copy, (start.params, start.opt_state)), order(data, work.steps)
+        carry, rows = (
+            jax.tree.map(jnp.copy, (start.params, start.opt_state)),
+            order(data, work.steps),
+        )
         if scan:
             carry, losses = whole(carry, rows)
             return carry[0], losses.mean()
@@ -66,10 +71,18 @@ def raw(work: Workload, scan: bool) -> Callable[[], Any]:
 
 def table(work: Workload, rounds: int) -> str:
     """The contenders of one workload, which must end with the same parameters."""
-    runs = {"raw scan": raw(work, scan=True), "raw, one call a step": raw(work, scan=False), "fit": ours(work)}
+    runs = {
+        "raw scan": raw(work, scan=True),
+        "raw, one call a step": raw(work, scan=False),
+        "fit": ours(work),
+    }
     params = [run()[0] for run in runs.values()]
     for other in params[1:]:
-        worst = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params[0], other)))
+        worst = max(
+            jax.tree.leaves(
+                jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params[0], other)
+            )
+        )
         assert worst < 5e-2, f"the contenders end {worst} apart"
     return show(interleaved(runs, rounds=rounds), baseline="raw scan", each=work.steps)
 

@@ -11,7 +11,9 @@ import argparse
 import os
 import time
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers' processes share the memory
+os.environ.setdefault(
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+)  # the peers' processes share the memory
 
 import floor
 import jax
@@ -43,13 +45,26 @@ def main() -> None:
     print(machine())
     work = workloads(tiny, jax.default_backend())
     parts = [
-        *((f"floor, {name}", lambda name=name: floor.table(work[name], rounds)) for name in (PEERS if tiny else work)),
         *(
-            (f"update, {leaves}", lambda leaves=leaves: update_cost.table(leaves, 2000 if tiny else 50_000_000, rounds))
+            (f"floor, {name}", lambda name=name: floor.table(work[name], rounds))
+            for name in (PEERS if tiny else work)
+        ),
+        *(
+            (
+                f"update, {leaves}",
+                lambda leaves=leaves: update_cost.table(
+                    leaves, 2000 if tiny else 50_000_000, rounds
+                ),
+            )
             for leaves in ((2,) if tiny else (20, 200))
         ),
         *(
-            (f"peers, {name}", lambda name=name: peers.table(name, work[name], peers.installed(PEERS[name]), rounds))
+            (
+                f"peers, {name}",
+                lambda name=name: peers.table(
+                    name, work[name], peers.installed(PEERS[name]), rounds
+                ),
+            )
             for name in (["article"] if tiny else PEERS)
         ),
     ]

@@ -36,7 +36,10 @@ class Contender(NamedTuple):
 
 
 KERAS_JAX = ("keras",), {"KERAS_BACKEND": "jax"}
-KERAS_TENSORFLOW = ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+KERAS_TENSORFLOW = (
+    ("keras", "tensorflow"),
+    {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+)
 CONTENDERS = {
     "fit": Contender(("_peer_jax.py", "fit")),
     "raw JAX, one scan": Contender(("_peer_jax.py", "scan")),
@@ -52,8 +55,12 @@ CONTENDERS = {
     ),
     "Keras on JAX, one long epoch": Contender(("_peer_keras.py", "whole"), *KERAS_JAX),
     "Keras on JAX, a `fit` an epoch": Contender(("_peer_keras.py", "epochs"), *KERAS_JAX),
-    "Keras on TensorFlow, one long epoch": Contender(("_peer_keras.py", "whole"), *KERAS_TENSORFLOW),
-    "Keras on TensorFlow, a `fit` an epoch": Contender(("_peer_keras.py", "epochs"), *KERAS_TENSORFLOW),
+    "Keras on TensorFlow, one long epoch": Contender(
+        ("_peer_keras.py", "whole"), *KERAS_TENSORFLOW
+    ),
+    "Keras on TensorFlow, a `fit` an epoch": Contender(
+        ("_peer_keras.py", "epochs"), *KERAS_TENSORFLOW
+    ),
 }
 
 
@@ -100,7 +107,9 @@ class Child:
 def write_problem(work: Workload, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True)
     rows = work.order().ravel()
-    (folder / "recipe.json").write_text(json.dumps(work.recipe | {"epoch": work.data().steps_per_epoch}))
+    (folder / "recipe.json").write_text(
+        json.dumps(work.recipe | {"epoch": work.data().steps_per_epoch})
+    )
     np.savez(folder / "data.npz", **{name: values[rows] for name, values in work.arrays.items()})
     np.savez(folder / "start.npz", **flat(work.start().params))
 
@@ -118,7 +127,9 @@ def versions(python: str) -> dict[str, str]:
         "known = packages_distributions(); "
         f"print(json.dumps({{name: version(known[name][0]) for name in {LIBRARIES} if name in known}}))"
     )
-    return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return json.loads(
+        subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def installed(names: list[str], python: str = sys.executable) -> list[str]:
@@ -131,7 +142,9 @@ def installed(names: list[str], python: str = sys.executable) -> list[str]:
     return [name for name in names if set(CONTENDERS[name].needs) <= set(known)]
 
 
-def table(name: str, work: Workload, contenders: list[str], rounds: int, python: str = sys.executable) -> str:
+def table(
+    name: str, work: Workload, contenders: list[str], rounds: int, python: str = sys.executable
+) -> str:
     """The contenders of one workload, by their median time."""
     with tempfile.TemporaryDirectory() as scratch:
         children, first, losses = {}, {}, {}
@@ -140,7 +153,9 @@ def table(name: str, work: Workload, contenders: list[str], rounds: int, python:
                 folder = pathlib.Path(scratch) / str(index) / name
                 write_problem(work, folder)
                 children[contender] = Child(CONTENDERS[contender], folder, python)
-                first[contender] = children[contender].hear()["first"]  # one after the other: it is timed
+                first[contender] = children[contender].hear()[
+                    "first"
+                ]  # one after the other: it is timed
                 losses[contender] = ends(work, folder)
             check(losses, final_loss(work, work.start().params))
             seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
@@ -170,7 +185,9 @@ def check(losses: dict[str, float], before: float) -> None:
     """Refuses contenders that did not come down as far as the first one did."""
     aim = next(iter(losses.values()))
     for contender, loss in losses.items():
-        assert abs(loss - aim) <= 0.05 * abs(before - aim) + 1e-4, f"{contender} ends at {loss}, not at {aim}"
+        assert abs(loss - aim) <= 0.05 * abs(before - aim) + 1e-4, (
+            f"{contender} ends at {loss}, not at {aim}"
+        )
 
 
 def main() -> None:
@@ -180,14 +197,21 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=ROUNDS)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument(
-        "--python", default=sys.executable, help="an interpreter that has PyTorch, Keras and TensorFlow"
+        "--python",
+        default=sys.executable,
+        help="an interpreter that has PyTorch, Keras and TensorFlow",
     )
     arguments = parser.parse_args()
     tiny = arguments.tiny
-    print(machine() + "".join(f", {name} {number}" for name, number in versions(arguments.python).items()))
+    print(
+        machine()
+        + "".join(f", {name} {number}" for name, number in versions(arguments.python).items())
+    )
     known = installed(arguments.contenders, arguments.python)
     for name in arguments.workloads or (["article", "transformer"] if tiny else list(ROUNDS)):
-        contenders = known[:1] + known[4:8] if tiny and name == "transformer" else known  # a process each takes time
+        contenders = (
+            known[:1] + known[4:8] if tiny and name == "transformer" else known
+        )  # a process each takes time
         work = workloads(tiny, jax.default_backend())[name]
         print(f"\n## {name}: {work.steps} steps\n")
         rounds = arguments.rounds or (2 if tiny else ROUNDS[name])

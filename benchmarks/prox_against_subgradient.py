@@ -29,13 +29,18 @@ def problem(examples: int, coefficients: int) -> tuple[np.ndarray, np.ndarray, f
 def main(tiny: bool) -> None:
     examples, coefficients, steps = (200, 40, 50) if tiny else (2000, 500, 10_000)
     x, y, strength = problem(examples, coefficients)
-    reference = Lasso(alpha=strength, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x, y).coef_
+    reference = (
+        Lasso(alpha=strength, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x, y).coef_
+    )
 
     def objective(w: np.ndarray) -> float:
         w = np.asarray(w, np.float64)
         return float(np.mean((x @ w - y) ** 2) / 2 + strength * np.abs(w).sum())
 
-    gram, moment = jnp.asarray(x.T @ x / examples, jnp.float32), jnp.asarray(x.T @ y / examples, jnp.float32)
+    gram, moment = (
+        jnp.asarray(x.T @ x / examples, jnp.float32),
+        jnp.asarray(x.T @ y / examples, jnp.float32),
+    )
     lr, l1 = schedules.Cosine(1e-2, steps=steps), penalties.L1(strength)
     ways = {
         "Adam, no penalty": optax.adam(lr),
@@ -63,14 +68,20 @@ def main(tiny: bool) -> None:
     solvers = {name: solver(tx) for name, tx in ways.items()}
     best = objective(reference)
     print(machine())
-    print(f"{(reference == 0).sum()} of {coefficients} coefficients are zero in scikit-learn's solution\n")
+    print(
+        f"{(reference == 0).sum()} of {coefficients} coefficients are zero in scikit-learn's solution\n"
+    )
     print("| way | exact zeros | same zeros | gap |\n|---|---|---|---|")
     for name, solve in solvers.items():
         w = np.asarray(solve())
         same = np.array_equal(w == 0, reference == 0)
-        print(f"| {name} | {(w == 0).sum()} | {'yes' if same else 'no'} | {objective(w) / best - 1:.1e} |")
+        print(
+            f"| {name} | {(w == 0).sum()} | {'yes' if same else 'no'} | {objective(w) / best - 1:.1e} |"
+        )
     print()
-    print(show(interleaved(solvers, rounds=3 if tiny else 7), baseline="Adam, no penalty", each=steps))
+    print(
+        show(interleaved(solvers, rounds=3 if tiny else 7), baseline="Adam, no penalty", each=steps)
+    )
 
 
 if __name__ == "__main__":

@@ -15,14 +15,26 @@ import numpy as np
 import optax
 from _timing import interleaved, machine, show
 
-from jax_lrreg.schedules import Constant, Cosine, Linear, PiecewiseConstant, PiecewiseLinear, join, warmup_cosine
+from jax_lrreg.schedules import (
+    Constant,
+    Cosine,
+    Linear,
+    PiecewiseConstant,
+    PiecewiseLinear,
+    join,
+    warmup_cosine,
+)
 
 
-def training(make_tx: Callable[[Any], optax.GradientTransformation], hyper: Any, width: int, steps: int) -> Callable:
+def training(
+    make_tx: Callable[[Any], optax.GradientTransformation], hyper: Any, width: int, steps: int
+) -> Callable:
     """A run of `steps` updates of a perceptron; the numbers in `hyper` are data."""
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(rng.normal(size=(64, width)), jnp.float32) for _ in range(2))
-    params = [jnp.asarray(rng.normal(size=(width, width)) / width**0.5, jnp.float32) for _ in range(2)]
+    params = [
+        jnp.asarray(rng.normal(size=(width, width)) / width**0.5, jnp.float32) for _ in range(2)
+    ]
 
     def loss(params: list) -> jax.Array:
         return jnp.mean((jax.nn.relu(x @ params[0]) @ params[1] - y) ** 2)
@@ -46,7 +58,9 @@ def values(schedule: Callable, steps: int) -> Callable:
 
     @jax.jit
     def total(begin: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(begin, steps, lambda step, so_far: so_far + schedule(step), jnp.float32(0))
+        return jax.lax.fori_loop(
+            begin, steps, lambda step, so_far: so_far + schedule(step), jnp.float32(0)
+        )
 
     return lambda: total(0)
 
@@ -99,12 +113,16 @@ def main(tiny: bool) -> None:
     }
     loop = 100 if tiny else 10_000
     print("\n### One value\n")
-    seconds = interleaved({name: values(make(), loop) for name, make in makers.items()}, rounds=rounds)
+    seconds = interleaved(
+        {name: values(make(), loop) for name, make in makers.items()}, rounds=rounds
+    )
     print(show(seconds, baseline="Optax, warmup_cosine", each=loop))
 
     print("\n### Until the first value\n\n| what | seconds |\n|---|---|")
     for name, make in makers.items():
-        print(f"| {name} | {min(seconds_to_first_value(make) for _ in range(1 if tiny else 3)):.3f} |")
+        print(
+            f"| {name} | {min(seconds_to_first_value(make) for _ in range(1 if tiny else 3)):.3f} |"
+        )
 
 
 def pieces(count: int) -> Callable:

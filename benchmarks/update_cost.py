@@ -39,12 +39,22 @@ def chains() -> dict[str, Contender]:
     lr = schedules.Cosine(1e-3, steps=1000).warmup(10)
     theirs = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 1000)
     l2, both = penalties.L2(DECAY), penalties.ElasticNet(1e-5, l2=DECAY)
-    clip, adam, rate = optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale_by_learning_rate
+    clip, adam, rate = (
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        optax.scale_by_learning_rate,
+    )
     return {
         "Optax, neither schedule nor penalty": Contender(optax.chain(clip, adam, rate(1e-3)), 8),
-        "decoupled, Optax's `adamw`": Contender(optax.chain(clip, optax.adamw(theirs, weight_decay=DECAY)), 8),
-        "decoupled, ours: L2": Contender(optax.chain(clip, adam, transforms.add_penalty(l2), rate(lr)), 8),
-        "decoupled, ours: L1 + L2": Contender(optax.chain(clip, adam, transforms.add_penalty(both), rate(lr)), 8),
+        "decoupled, Optax's `adamw`": Contender(
+            optax.chain(clip, optax.adamw(theirs, weight_decay=DECAY)), 8
+        ),
+        "decoupled, ours: L2": Contender(
+            optax.chain(clip, adam, transforms.add_penalty(l2), rate(lr)), 8
+        ),
+        "decoupled, ours: L1 + L2": Contender(
+            optax.chain(clip, adam, transforms.add_penalty(both), rate(lr)), 8
+        ),
         "coupled, Optax's `add_decayed_weights`": Contender(
             optax.chain(optax.add_decayed_weights(DECAY), clip, adam, rate(theirs)), 9
         ),
@@ -110,7 +120,11 @@ def same_updates(leaves: int) -> None:
     found = {name: after(contender.tx) for name, contender in chains().items()}
     names = list(found)
     for one, other in ((names[1], names[2]), (names[4], names[6]), (names[5], names[7])):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found[one], found[other])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+            found[one],
+            found[other],
+        )
 
 
 def table(leaves: int, parameters: int, rounds: int) -> str:
@@ -125,7 +139,9 @@ def table(leaves: int, parameters: int, rounds: int) -> str:
 
         given = ([np.asarray(x) for x in values.values()] for values in (params, grads))
         calls |= _update_torch.contenders(*given, decay=DECAY)
-    seconds = interleaved(calls, rounds=rounds, untimed=1)  # what another chain freed would be asked for anew
+    seconds = interleaved(
+        calls, rounds=rounds, untimed=1
+    )  # what another chain freed would be asked for anew
     copy = np.median(seconds["copy"])
     lines = [
         f"\n## {leaves} leaves, {size / 4e6:.0f} million parameters, copy {2 * size / copy / 1e9:.0f} GB/s\n",
@@ -163,7 +179,10 @@ def main() -> None:
     print(versions())
     same_updates(3)
     for leaves in arguments.leaves or ((2, 4) if tiny else (20, 200, 1000)):
-        print(table(leaves, 20_000 if tiny else 50_000_000, arguments.rounds or (3 if tiny else 15)), flush=True)
+        print(
+            table(leaves, 20_000 if tiny else 50_000_000, arguments.rounds or (3 if tiny else 15)),
+            flush=True,
+        )
         gc.collect()
 
 

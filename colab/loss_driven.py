@@ -61,7 +61,10 @@ def loss_fn(model, batch):
 
 
 def metrics_fn(model, batch):
-    return {"val_loss": loss_fn(model, batch), "val_accuracy": (model(batch["x"]).argmax(-1) == batch["y"]).mean()}
+    return {
+        "val_loss": loss_fn(model, batch),
+        "val_accuracy": (model(batch["x"]).argmax(-1) == batch["y"]).mean(),
+    }
 
 
 evaluate = training.make_eval(module, metrics_fn, held)
@@ -112,7 +115,9 @@ runs["hypergradient"] = run(transforms.hypergradient(optax.adam(rate), tuner), r
 
 # %%
 state = training.init(module, optax.adam(rate), key=jax.random.key(0), example=x[:1])
-found = finder.range_test(module, loss_fn, optax.scale_by_adam(), state, data, low=1e-6, high=10.0, steps=100)
+found = finder.range_test(
+    module, loss_fn, optax.scale_by_adam(), state, data, low=1e-6, high=10.0, steps=100
+)
 print({name: f"{value:.2g}" for name, value in found.suggestions.items()})
 plots.range_test(found)
 
@@ -127,7 +132,12 @@ runs["range test"] = run(optax.adam(chosen), chosen)
 figure, (upper, lower) = plots.plt.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
 for (name, history), color in zip(runs.items(), plots.COLORS, strict=False):
     accuracy = history["val_accuracy"][-1]
-    upper.plot(history["eval_step"], history["val_loss"], color=color, label=f"{name}: {100 * accuracy:.1f} %")
+    upper.plot(
+        history["eval_step"],
+        history["val_loss"],
+        color=color,
+        label=f"{name}: {100 * accuracy:.1f} %",
+    )
     lower.plot(history["step"], history["learning_rate"], color=color)
 upper.set(yscale="log", ylabel="loss on unseen digits")
 lower.set(yscale="log", ylabel="learning rate", xlabel="step")

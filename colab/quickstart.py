@@ -92,7 +92,9 @@ print(reg.report(state.params))
 def loss_fn(model, batch):
     logits = model(batch["x"])
     accuracy = (logits.argmax(-1) == batch["y"]).mean()
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {"accuracy": accuracy}
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {
+        "accuracy": accuracy
+    }
 
 
 def metrics_fn(model, batch):

@@ -53,7 +53,9 @@ def accuracy(module, params, inputs):
 
 
 def run(module, inputs, tx, steps, penalty=None):
-    data = training.ArrayData({"x": inputs[train], "y": y[train]}, batch_size=128, key=jax.random.key(1))
+    data = training.ArrayData(
+        {"x": inputs[train], "y": y[train]}, batch_size=128, key=jax.random.key(1)
+    )
     state = training.init(module, tx, key=jax.random.key(0), example=inputs[:1])
     step = training.make_step(module, loss_fn, tx, penalty=penalty)
     state, _ = training.fit(step, state, data, steps=steps)
@@ -83,7 +85,9 @@ results = {
     "prox": run(mlp, x, transforms.proximal(optax.adam(lr), l1, lr), steps),
 }
 for name, params in results.items():
-    print(f"{name:15} test accuracy {accuracy(mlp, params, x):.3f}, exact zeros {zeros(params):.1%}")
+    print(
+        f"{name:15} test accuracy {accuracy(mlp, params, x):.3f}, exact zeros {zeros(params):.1%}"
+    )
 
 dense, sparse = accuracy(mlp, results["no penalty"], x), accuracy(mlp, results["prox"], x)
 assert zeros(results["L1 in the loss"]) == 0
@@ -130,13 +134,20 @@ kept = np.flatnonzero(np.abs(kernel).sum((0, 1, 2)))
 
 small = Cnn(len(kept))
 dense = np.asarray(params["Dense_0"]["kernel"]).reshape(4, 4, 32, 10)[:, :, kept].reshape(-1, 10)
-pruned = {"Conv_0": {"kernel": kernel[..., kept]}, "Dense_0": {"kernel": dense, "bias": params["Dense_0"]["bias"]}}
+pruned = {
+    "Conv_0": {"kernel": kernel[..., kept]},
+    "Dense_0": {"kernel": dense, "bias": params["Dense_0"]["bias"]},
+}
 exported = serialization.msgpack_serialize(jax.tree.map(np.asarray, pruned))
 whole = serialization.msgpack_serialize(jax.tree.map(np.asarray, params))
 pruned = serialization.msgpack_restore(exported)
 print(f"{len(kept)} of 32 filters are left, {len(exported):,} bytes of {len(whole):,}")
-print(f"test accuracy {accuracy(cnn, params, images):.3f}, of the small network {accuracy(small, pruned, images):.3f}")
-difference = cnn.apply({"params": params}, images[test]) - small.apply({"params": pruned}, images[test])
+print(
+    f"test accuracy {accuracy(cnn, params, images):.3f}, of the small network {accuracy(small, pruned, images):.3f}"
+)
+difference = cnn.apply({"params": params}, images[test]) - small.apply(
+    {"params": pruned}, images[test]
+)
 assert len(kept) < 24
 assert jnp.abs(difference).max() < 1e-4
 assert accuracy(small, pruned, images) > 0.95

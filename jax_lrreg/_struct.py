@@ -18,7 +18,9 @@ def static(**options: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **options)
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field, static))
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field, static)
+)
 def pytree(cls: T) -> T:
     """Makes `cls` a frozen dataclass whose fields are the children of a JAX pytree.
 
@@ -45,7 +47,9 @@ def pytree(cls: T) -> T:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     methods = {
-        "__eq__": lambda a, b: _key(vars(a)) == _key(vars(b)) if type(a) is type(b) else NotImplemented,
+        "__eq__": lambda a, b: (
+            _key(vars(a)) == _key(vars(b)) if type(a) is type(b) else NotImplemented
+        ),
         "__hash__": lambda obj: hash((cls, _key(vars(obj)))),
         "__repr__": vars(cls).get("__repr__", call_text),
     }
@@ -64,7 +68,11 @@ def arguments_text(obj: Any) -> list[str]:
     texts = []
     for index, field in enumerate(dataclasses.fields(obj)):
         value = getattr(obj, field.name)
-        if isinstance(value, Tracer) or field.default is dataclasses.MISSING or _key(field.default) != _key(value):
+        if (
+            isinstance(value, Tracer)
+            or field.default is dataclasses.MISSING
+            or _key(field.default) != _key(value)
+        ):
             name = "" if index == 0 and not field.kw_only else f"{field.name}="
             texts.append(name + number_text(value))
     return texts
@@ -74,7 +82,9 @@ def number_text(value: Any) -> str:
     """The shortest text that reads back as exactly `value`; a list of numbers would be an array, so it is a tuple."""
     if isinstance(value, Array) and not isinstance(value, Tracer):
         if jnp.issubdtype(value.dtype, jnp.number) and value.size <= 64:
-            return repr(np.asarray(value, None if value.dtype.kind in "iufc" else np.float32).tolist())
+            return repr(
+                np.asarray(value, None if value.dtype.kind in "iufc" else np.float32).tolist()
+            )
         return f"<{value.dtype}{list(value.shape)}>"
     if type(value) is dict:
         return f"{{{', '.join(f'{key!r}: {number_text(item)}' for key, item in value.items())}}}"
@@ -96,7 +106,14 @@ def _key(value: Any) -> Any:
     return value
 
 
-def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str, error: type[Exception] = ValueError) -> None:
+def require(
+    ok: Any,
+    owner: Any,
+    argument: str,
+    value: Any,
+    allowed: str,
+    error: type[Exception] = ValueError,
+) -> None:
     """Raises unless `ok`, naming the public argument, the value received and what is allowed."""
     if not ok:
         name = owner if isinstance(owner, str) else type(owner).__name__
@@ -104,12 +121,16 @@ def require(ok: Any, owner: Any, argument: str, value: Any, allowed: str, error:
         raise error(f"{name}: `{argument}` must be {allowed}, got {received}")
 
 
-def require_number(owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]) -> None:
+def require_number(
+    owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]
+) -> None:
     """Refuses `value` unless it is a real number, or an array of them, that is finite and passes `test`.
 
     A traced value has no number yet and is trusted.
     """
-    dtype = getattr(value, "dtype", np.dtype(type(value) if type(value) in (int, float) else object))
+    dtype = getattr(
+        value, "dtype", np.dtype(type(value) if type(value) in (int, float) else object)
+    )
     real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
     require(real, owner, argument, value, allowed, error=TypeError)
     if not isinstance(value, Tracer):

@@ -36,7 +36,13 @@ def load(data: str, target: str | None, seed: int) -> Dataset:
     x, y = np.asarray(x, np.float64).reshape(len(x), -1), np.asarray(y)
     for name, values in (("inputs", x), ("target", y)):
         bad = np.count_nonzero(~np.isfinite(values.astype(np.float64)))
-        require(bad == 0, "--data", data, f"{bad} missing or infinite {name}", "a file of finite numbers")
+        require(
+            bad == 0,
+            "--data",
+            data,
+            f"{bad} missing or infinite {name}",
+            "a file of finite numbers",
+        )
     require(len(x) >= 10, "--data", data, len(x), "at least 10 examples")
     order = np.random.default_rng(seed).permutation(len(x))
     held = max(1, len(x) // 5)
@@ -52,7 +58,13 @@ def load(data: str, target: str | None, seed: int) -> Dataset:
 
 def _load_file(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
     kinds = (".npz", ".csv")
-    require(path.suffix in kinds, "train", "--data", str(path), f"one of {', '.join(BUNDLED)}, or a .npz or .csv file")
+    require(
+        path.suffix in kinds,
+        "train",
+        "--data",
+        str(path),
+        f"one of {', '.join(BUNDLED)}, or a .npz or .csv file",
+    )
     if not path.is_file():
         raise FileNotFoundError(f"--data: there is no file {str(path)!r}")
     return _load_npz(path, target or "y") if path.suffix == ".npz" else _load_csv(path, target)
@@ -63,21 +75,39 @@ def _load_npz(path: Path, target: str) -> tuple[np.ndarray, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         require(target in file, "train", "--target", target, f"one of the arrays {', '.join(file)}")
         names = [name for name in file if name != target]
-        require("x" in names or len(names) == 1, "train", "--data", names, "a file with inputs `x` and a target `y`")
+        require(
+            "x" in names or len(names) == 1,
+            "train",
+            "--data",
+            names,
+            "a file with inputs `x` and a target `y`",
+        )
         try:
             return file["x" if "x" in names else names[0]], file[target]
         except ValueError:
-            raise ValueError(f"--data: {path} must hold arrays of numbers, but holds Python objects") from None
+            raise ValueError(
+                f"--data: {path} must hold arrays of numbers, but holds Python objects"
+            ) from None
 
 
 def _load_csv(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    require(target is not None, "train", "--target", target, f"one of the columns {', '.join(header)}")
-    require(target in header, "train", "--target", target, f"one of the columns {', '.join(header)}")
+    require(
+        target is not None, "train", "--target", target, f"one of the columns {', '.join(header)}"
+    )
+    require(
+        target in header, "train", "--target", target, f"one of the columns {', '.join(header)}"
+    )
     table = np.empty((len(rows), len(header)))
     for number, row in enumerate(rows, start=2):
-        require(len(row) == len(header), "--data", f"{path}, line {number}", len(row), f"{len(header)} values")
+        require(
+            len(row) == len(header),
+            "--data",
+            f"{path}, line {number}",
+            len(row),
+            f"{len(header)} values",
+        )
         for column, value in enumerate(row):
             try:
                 table[number - 2, column] = float(value)

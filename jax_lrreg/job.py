@@ -102,7 +102,13 @@ def run(
     (x, y), examples = dataset.train, len(dataset.train[0])
     standard = defaults(data, examples)
     epochs, batch_size = epochs or standard.epochs, batch_size or standard.batch_size
-    require(batch_size <= examples, "train", "--batch-size", batch_size, f"at most the {examples} training examples")
+    require(
+        batch_size <= examples,
+        "train",
+        "--batch-size",
+        batch_size,
+        f"at most the {examples} training examples",
+    )
     source = training.ArrayData({"x": x, "y": y}, batch_size, jax.random.key(seed))
     steps = epochs * source.steps_per_epoch
     schedule = parsed("--lr", lr, schedules.Schedule) or standard.lr(steps)
@@ -111,7 +117,9 @@ def run(
     require(name in OPTIMIZERS, "train", "--optimizer", name, f"one of {', '.join(OPTIMIZERS)}")
     module, measure = problem(dataset, standard)
 
-    def evaluation(pair: tuple[np.ndarray, np.ndarray], prefix: str) -> Callable[[training.State], dict[str, float]]:
+    def evaluation(
+        pair: tuple[np.ndarray, np.ndarray], prefix: str
+    ) -> Callable[[training.State], dict[str, float]]:
         def metrics(model: Callable, batch: Any) -> dict[str, jax.Array]:
             loss, named = measure(model, batch)
             return {f"{prefix}_{name}": value for name, value in {"loss": loss, **named}.items()}
@@ -121,7 +129,9 @@ def run(
 
     tx = OPTIMIZERS[name](schedule)
     state = training.init(module, tx, key=jax.random.key(seed + 1), example=x[:1])
-    reg.report(state.params)  # a pattern that matches nothing is refused before anything is compiled
+    reg.report(
+        state.params
+    )  # a pattern that matches nothing is refused before anything is compiled
     step = training.make_step(module, measure, tx, penalty=reg, learning_rate=schedule)
     test, train = evaluation(dataset.test, "test"), evaluation(dataset.train, "train")
     times: dict[int, float] = {}
@@ -180,7 +190,10 @@ def write(folder: Path, history: dict[str, np.ndarray], config: dict[str, Any]) 
     from jax_lrreg import plots
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+    write_whole(
+        folder / "config.json",
+        lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()),
+    )
     write_whole(folder / "metrics.csv", lambda file: file.write(_csv(history).encode()))
     figure = plots.figure_of(plots.history(history)[0])
     write_whole(folder / "history.png", lambda file: figure.savefig(file, format="png", dpi=130))
@@ -193,13 +206,17 @@ def _csv(history: dict[str, np.ndarray]) -> str:
     rows: dict[int, dict[str, float]] = {}
     evaluated = plots.evaluated_names(history)
     for name, values in history.items():
-        for step, value in zip(history["eval_step" if name in evaluated else "step"], values, strict=False):
+        for step, value in zip(
+            history["eval_step" if name in evaluated else "step"], values, strict=False
+        ):
             rows.setdefault(int(step), {})[name] = value.item()
     names = [name for name in history if name not in ("step", "eval_step")]
     lines: list[str] = []
     writer = csv.writer(_Lines(lines), lineterminator="\n")
     writer.writerow(["step", *names])
-    writer.writerows([[step, *(row.get(name, "") for name in names)] for step, row in sorted(rows.items())])
+    writer.writerows(
+        [[step, *(row.get(name, "") for name in names)] for step, row in sorted(rows.items())]
+    )
     return "".join(lines)
 
 

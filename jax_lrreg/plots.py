@@ -19,11 +19,23 @@ from jax_lrreg.schedules.phases import phases
 
 COLUMNS = 2000  # more than a picture is wide in pixels
 SAMPLES = 64  # steps looked at in each column of more than that
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by everyone
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # told apart by everyone
 
 
 def schedule(
-    schedule: Schedule | Mapping[str, Schedule], *, steps: int, log: bool = False, ax: Axes | None = None
+    schedule: Schedule | Mapping[str, Schedule],
+    *,
+    steps: int,
+    log: bool = False,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draws one schedule, or several by name, over `steps` steps.
 
@@ -94,9 +106,15 @@ def samples_of(columns: np.ndarray) -> np.ndarray:
     """Steps of each column, [columns, samples]: every one, or as many at irregular distances, which fit no period."""
     width = np.diff(columns, append=columns[-1] + 1)[:, None]
     count = np.arange(min(width.max(), SAMPLES))
-    irregular = (count + np.random.default_rng(0).random((len(width), len(count)))) * (width / len(count))
-    samples = columns[:, None] + np.where(width <= len(count), count % width, irregular.astype(np.int64))
-    samples[-1, 1:] = samples[-2, 1:]  # the last column is one step, which is not what its neighbours are
+    irregular = (count + np.random.default_rng(0).random((len(width), len(count)))) * (
+        width / len(count)
+    )
+    samples = columns[:, None] + np.where(
+        width <= len(count), count % width, irregular.astype(np.int64)
+    )
+    samples[-1, 1:] = samples[
+        -2, 1:
+    ]  # the last column is one step, which is not what its neighbours are
     return samples
 
 
@@ -111,9 +129,13 @@ def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -
     Returns:
         The axes, from top to bottom.
     """
-    require("step" in history, "plots.history", "history", sorted(history), "what training.fit returns")
+    require(
+        "step" in history, "plots.history", "history", sorted(history), "what training.fit returns"
+    )
     evaluated = evaluated_names(history)
-    panels: list[tuple[str, list[str]]] = [("loss", [n for n in ("loss", "data_loss") if n in history])]
+    panels: list[tuple[str, list[str]]] = [
+        ("loss", [n for n in ("loss", "data_loss") if n in history])
+    ]
     panels[0][1].extend(name for name in evaluated if "loss" in name)
     panels.append(("accuracy", [name for name in history if "accuracy" in name]))
     panels += [(name, [name]) for name in ("penalty", "learning_rate") if name in history]
@@ -123,15 +145,29 @@ def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -
         panels[0] = ("loss", [name for name in panels[0][1] if name != "data_loss"])
     if axes is None:
         _, grid = plt.subplots(
-            len(panels), 1, sharex=True, figsize=(7.0, 1.2 + 1.6 * len(panels)), layout="constrained", squeeze=False
+            len(panels),
+            1,
+            sharex=True,
+            figsize=(7.0, 1.2 + 1.6 * len(panels)),
+            layout="constrained",
+            squeeze=False,
         )
         axes = list(grid[:, 0])
     require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
     for ax, (label, names) in zip(axes, panels, strict=True):
         for name, color in zip(names, _cycle(COLORS, len(names)), strict=True):
             index = history["eval_step"] if name in evaluated else history["step"]
-            style: dict[str, Any] = {"linestyle": "--", "marker": ".", "markersize": 4} if name in evaluated else {}
-            ax.plot(index, history[name], color=color, label=name.replace("_", " "), linewidth=1.6, **style)
+            style: dict[str, Any] = (
+                {"linestyle": "--", "marker": ".", "markersize": 4} if name in evaluated else {}
+            )
+            ax.plot(
+                index,
+                history[name],
+                color=color,
+                label=name.replace("_", " "),
+                linewidth=1.6,
+                **style,
+            )
         ax.set_ylabel(label.replace("_", " "))
         if label == "loss" and all(np.nanmin(np.asarray(history[name])) > 0 for name in names):
             ax.set_yscale("log")
@@ -167,7 +203,9 @@ def penalty(
     require(len(named) > 0, "plots.penalty", "penalty", penalty, "at least one penalty")
     for one in named.values():
         known = isinstance(one, Penalty)
-        require(known, "plots.penalty", "penalty", one, "a penalty, or a dict of them", error=TypeError)
+        require(
+            known, "plots.penalty", "penalty", one, "a penalty, or a dict of them", error=TypeError
+        )
     require(low < high, "plots.penalty", "low", low, f"less than high={high}")
     if axes is None:
         axes = list(plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")[1])
@@ -180,7 +218,9 @@ def penalty(
         axes[1].plot(w, jax.vmap(lambda x, p=one: p.gradient(x[None])[0])(w), **style)
         with contextlib.suppress(NotImplementedError, ValueError):  # a sum has none
             axes[2].plot(w, jax.vmap(lambda x, p=one: p.prox(x[None], step_size)[0])(w), **style)
-    for ax, title in zip(axes, ("value", "gradient", f"prox, step size {step_size:g}"), strict=True):
+    for ax, title in zip(
+        axes, ("value", "gradient", f"prox, step size {step_size:g}"), strict=True
+    ):
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("w")
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
@@ -190,7 +230,9 @@ def penalty(
     return axes
 
 
-def path(strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+def path(
+    strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Axes | None = None
+) -> Axes:
     """Draws a regularization path: each coefficient against the strength, and how many are not zero.
 
     Args:
@@ -204,7 +246,13 @@ def path(strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Ax
     """
     strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
     shaped = strengths.ndim == 1 and coefficients.ndim == 2 and len(strengths) == len(coefficients)
-    require(shaped, "plots.path", "coefficients", coefficients.shape, f"of shape [{strengths.size}, coefficients]")
+    require(
+        shaped,
+        "plots.path",
+        "coefficients",
+        coefficients.shape,
+        f"of shape [{strengths.size}, coefficients]",
+    )
     require(np.all(strengths > 0), "plots.path", "strengths", strengths, "numbers > 0")
     count = coefficients.shape[1]
     require(len(names) in (0, count), "plots.path", "names", len(names), f"{count} names or none")
@@ -239,18 +287,38 @@ def range_test(found: Any, ax: Axes | None = None) -> Axes:
     Returns:
         The axes. The default suggestion is the solid line.
     """
-    require(hasattr(found, "suggestions"), "plots.range_test", "found", type(found).__name__, "what the finder returns")
+    require(
+        hasattr(found, "suggestions"),
+        "plots.range_test",
+        "found",
+        type(found).__name__,
+        "what the finder returns",
+    )
     ax = _axes(ax, (7.0, 3.6))
     losses = np.where(np.isfinite(found.losses), found.losses, np.nan)
     for one in np.atleast_2d(losses):
-        ax.plot(found.learning_rates, one, color="0.75", linewidth=1.0, marker="." if losses.ndim > 1 else None)
+        ax.plot(
+            found.learning_rates,
+            one,
+            color="0.75",
+            linewidth=1.0,
+            marker="." if losses.ndim > 1 else None,
+        )
     smoothed = np.where(np.isfinite(found.smoothed), found.smoothed, np.nan)
     ax.plot(found.learning_rates, smoothed, color=COLORS[0], linewidth=1.8)
     for index, (name, rate) in enumerate(found.suggestions.items()):
         color = COLORS[1 + index % (len(COLORS) - 1)]
-        ax.axvline(rate, color=color, linewidth=1.4, linestyle="--" if index else "-", label=f"{name} {rate:.2g}")
+        ax.axvline(
+            rate,
+            color=color,
+            linewidth=1.4,
+            linestyle="--" if index else "-",
+            label=f"{name} {rate:.2g}",
+        )
     good = smoothed[np.isfinite(smoothed)]
-    if len(good) and np.ptp(good) > 0:  # the last losses of a run that diverged would flatten all others
+    if (
+        len(good) and np.ptp(good) > 0
+    ):  # the last losses of a run that diverged would flatten all others
         start, least = float(np.median(good[:5])), float(np.nanmin(losses))
         ax.set_ylim(least - 0.1 * abs(start - least), max(start, least) + 0.5 * abs(start - least))
     ax.set_xscale("log")
@@ -279,7 +347,9 @@ def _values(schedule: Any, steps: np.ndarray) -> Any:
         return schedule(np.minimum(steps, 2**31 - 1))
     with contextlib.suppress(Exception):
         return _values(Function(schedule), steps)
-    return [float(schedule(int(step))) for step in steps]  # a function that takes one plain number only
+    return [
+        float(schedule(int(step))) for step in steps
+    ]  # a function that takes one plain number only
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

@@ -35,7 +35,9 @@ def leaves(params: Any) -> list[Leaf]:
         ['encoder/bias', 'encoder/kernel']
     """
     _refuse_shared(params)
-    return [Leaf(_path(keys), value) for keys, value in jax.tree_util.tree_flatten_with_path(params)[0]]
+    return [
+        Leaf(_path(keys), value) for keys, value in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
 
 
 def _refuse_shared(params: Any) -> None:
@@ -43,7 +45,9 @@ def _refuse_shared(params: Any) -> None:
     if nnx is None:
         return
     found: dict[int, str] = {}
-    for keys, node in jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]:
+    for keys, node in jax.tree_util.tree_flatten_with_path(
+        params, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )[0]:
         path = _path(keys)
         if isinstance(node, nnx.Variable) and found.setdefault(id(node), path) != path:
             raise ValueError(
@@ -62,7 +66,11 @@ def is_parameter(value: Any) -> bool:
 
 def _path(keys: Sequence[Any]) -> str:
     # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
-    if len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in ("value", "raw_value"):
+    if (
+        len(keys) > 1
+        and isinstance(keys[-1], jax.tree_util.GetAttrKey)
+        and keys[-1].name in ("value", "raw_value")
+    ):
         keys = keys[:-1]
     return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
 
@@ -86,28 +94,45 @@ class Rules:
     rules: tuple[tuple[str, float], ...] = static()
 
     def __post_init__(self):
-        require(len(self.rules) > 0, "on", "rules", self.rules, "at least one pair (pattern, multiplier)")
+        require(
+            len(self.rules) > 0,
+            "on",
+            "rules",
+            self.rules,
+            "at least one pair (pattern, multiplier)",
+        )
         for rule in self.rules:
             pair = isinstance(rule, tuple | list) and len(rule) == 2
             require(pair, "on", "rules", rule, "pairs (pattern, multiplier)")
             _regex(rule[0])
             require_number("on", "multiplier", rule[1], "a number >= 0", lambda x: x >= 0)
-        object.__setattr__(self, "rules", tuple((pattern, float(number)) for pattern, number in self.rules))
+        object.__setattr__(
+            self, "rules", tuple((pattern, float(number)) for pattern, number in self.rules)
+        )
 
     def multiplier(self, path: str, value: Any) -> float | None:  # noqa: ARG002 - rules look at the path only
         """The multiplier of `path`, or None where no rule covers it."""
-        return next((number for pattern, number in self.rules if _regex(pattern).fullmatch(path)), None)
+        return next(
+            (number for pattern, number in self.rules if _regex(pattern).fullmatch(path)), None
+        )
 
     def check(self, paths: Sequence[str]) -> None:
         """Raises unless every pattern matches one of `paths`, or there are none."""
         for pattern, _ in self.rules:
             if paths and not any(_regex(pattern).fullmatch(path) for path in paths):
-                raise ValueError(f"on: pattern {pattern!r} matches no parameter; {_nearest(pattern, paths)}")
+                raise ValueError(
+                    f"on: pattern {pattern!r} matches no parameter; {_nearest(pattern, paths)}"
+                )
 
     def __repr__(self):
         if len(self.rules) == 1 and self.rules[0][1] == 1:
             return repr(self.rules[0][0])
-        return repr([(pattern, int(number) if number == int(number) else number) for pattern, number in self.rules])
+        return repr(
+            [
+                (pattern, int(number) if number == int(number) else number)
+                for pattern, number in self.rules
+            ]
+        )
 
 
 @pytree
@@ -123,7 +148,9 @@ class Predicate:
     def multiplier(self, path: str, value: Any) -> float | None:
         """What the function says of `path`."""
         number = self.function(path, value)
-        require_number("on", "predicate", float(number), "a bool or a number >= 0", lambda x: x >= 0)
+        require_number(
+            "on", "predicate", float(number), "a bool or a number >= 0", lambda x: x >= 0
+        )
         return float(number)
 
     def check(self, paths: Sequence[str]) -> None:
@@ -143,7 +170,9 @@ def selection(spec: Any) -> Rules | Predicate:
         return Rules(tuple(spec))
     if callable(spec):
         return Predicate(spec)
-    raise TypeError(f"on: `pattern` must be a pattern, a list of rules or a function (path, value), got {spec!r}")
+    raise TypeError(
+        f"on: `pattern` must be a pattern, a list of rules or a function (path, value), got {spec!r}"
+    )
 
 
 def _regex(pattern: Any) -> re.Pattern:
@@ -161,7 +190,9 @@ def _regex(pattern: Any) -> re.Pattern:
         if part in special:
             texts.append(special[part])
         elif part.startswith("[") and part.endswith("]"):
-            texts.append("[" + part[1:-1].replace("\\", r"\\").replace("!", "^", part[1] == "!") + "]")
+            texts.append(
+                "[" + part[1:-1].replace("\\", r"\\").replace("!", "^", part[1] == "!") + "]"
+            )
         else:
             texts.append(re.escape(part))
     return re.compile("".join(texts), re.DOTALL)

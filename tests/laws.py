@@ -75,7 +75,13 @@ COMBINATORS = [
     Linear(0.1, steps=40) * Cosine(1.0, steps=60),
     Linear(0.1, steps=40) / 3,
     Cosine(0.1, steps=40) + 0.01,
-    join([(Linear(0.0, steps=10, end_value=0.1), 10), (Constant(0.1), 5), (Cosine(0.1, steps=30), None)]),
+    join(
+        [
+            (Linear(0.0, steps=10, end_value=0.1), 10),
+            (Constant(0.1), 5),
+            (Cosine(0.1, steps=30), None),
+        ]
+    ),
     Constant(0.1).warmup(10),
     Cosine(0.1, steps=40).warmup(10, init_value=0.01, shape="cosine"),
     Cosine(0.1, steps=40).warmup(10, shape="power", power=1.5),
@@ -90,7 +96,9 @@ COMBINATORS = [
     Constant(0.1).cooldown(10, at=30, shape="1-sqrt"),
     Constant(0.1).cooldown(10, at=30, shape="square"),
     Constant(0.1).cooldown(10, at=30, shape="power", power=0.7),
-    InverseSqrt(0.1, timescale=10).cooldown(10, at=30, end_value=0.01, shape="exponential", rate=0.2),
+    InverseSqrt(0.1, timescale=10).cooldown(
+        10, at=30, end_value=0.01, shape="exponential", rate=0.2
+    ),
     Constant(0.1).cooldown(10, at=30).branch_cooldown(5, at=20),
     Cosine(0.1, steps=40).clip(min=0.02, max=0.08),
     Linear(0.1, steps=40).shift(10),
@@ -107,7 +115,9 @@ RECIPES = [
     warmup_stable_decay(0.1, warmup_steps=10, decay_steps=15, total_steps=50, shape="1-sqrt"),
     warmup_stable_decay_periods(0.1, warmup_steps=5, decay_steps=8, period_steps=(20, 30)),
     one_cycle(0.1, warmup_steps=15, total_steps=50, init_value=0.004),
-    one_cycle_three_phases(0.1, warmup_steps=15, down_steps=15, total_steps=50, init_value=0.004, shape="linear"),
+    one_cycle_three_phases(
+        0.1, warmup_steps=15, down_steps=15, total_steps=50, init_value=0.004, shape="linear"
+    ),
     tri_stage(0.1, warmup_steps=10, hold_steps=20, total_steps=50, end_value=0.001),
     flat_cosine(0.1, decay_steps=15, total_steps=50),
     cosine_then_linear(0.1, warmup_steps=10, decay_steps=10, total_steps=50, cosine_end_value=0.01),

@@ -93,7 +93,9 @@ def inside(ok):
     return 0.0 if np.all(ok) else np.inf
 
 
-NEAR = 1 + 1e-5  # constraints hold up to rounding; the objective is compared much more coarsely than that
+NEAR = (
+    1 + 1e-5
+)  # constraints hold up to rounding; the objective is compared much more coarsely than that
 
 
 PENALTIES = [
@@ -116,12 +118,19 @@ PENALTIES = [
     ),
     Case(L0(0.3), lambda w: 0.3 * np.count_nonzero(w), separable=True, convex=False),
     Case(Lq(0.5, q=0.5), lambda w: 0.5 * (np.abs(w) ** 0.5).sum(), separable=True, convex=False),
-    Case(Lq(0.5, q=2 / 3), lambda w: 0.5 * (np.abs(w) ** (2 / 3)).sum(), separable=True, convex=False),
+    Case(
+        Lq(0.5, q=2 / 3), lambda w: 0.5 * (np.abs(w) ** (2 / 3)).sum(), separable=True, convex=False
+    ),
     Case(MCP(0.8, gamma=2.5), lambda w: mcp(w, 0.8, 2.5).sum(), separable=True, convex=False),
     Case(MCP(0.8, gamma=0.4), lambda w: mcp(w, 0.8, 0.4).sum(), separable=True, convex=False),
     Case(SCAD(0.5), lambda w: scad(w, 0.5, 3.7).sum(), separable=True, convex=False),
     Case(SCAD(0.5, a=2.1), lambda w: scad(w, 0.5, 2.1).sum(), separable=True, convex=False),
-    Case(LogSum(0.5, eps=0.2), lambda w: 0.5 * np.log1p(np.abs(w) / 0.2).sum(), separable=True, convex=False),
+    Case(
+        LogSum(0.5, eps=0.2),
+        lambda w: 0.5 * np.log1p(np.abs(w) / 0.2).sum(),
+        separable=True,
+        convex=False,
+    ),
     Case(
         L2SP(0.5, reference=REFERENCE),
         lambda w: 0.25 * (np.abs(w - REFERENCE) ** 2).sum(),
@@ -129,7 +138,10 @@ PENALTIES = [
         zero_at_zero=False,
     ),
     Case(
-        L1SP(0.5, reference=REFERENCE), lambda w: 0.5 * np.abs(w - REFERENCE).sum(), separable=True, zero_at_zero=False
+        L1SP(0.5, reference=REFERENCE),
+        lambda w: 0.5 * np.abs(w - REFERENCE).sum(),
+        separable=True,
+        zero_at_zero=False,
     ),
     Case(
         EWC(0.5, importance=IMPORTANCE, reference=REFERENCE),
@@ -154,10 +166,20 @@ PENALTIES = [
     Case(LInf(0.7, axis=-1), lambda w: 0.7 * np.abs(w).max(1).sum(), threshold=True),
     Case(LInf(0.7, axis=None), lambda w: 0.7 * np.abs(w).max(), threshold=True),
     Case(
-        Orthogonal(0.5), lambda w: 0.5 * orthogonal(w), convex=False, prox="none", zero_at_zero=False, certificate=True
+        Orthogonal(0.5),
+        lambda w: 0.5 * orthogonal(w),
+        convex=False,
+        prox="none",
+        zero_at_zero=False,
+        certificate=True,
     ),
     Case(NuclearNorm(0.5), lambda w: 0.5 * singular(w).sum(), prox="scalar", threshold=True),
-    Case(SpectralNorm(0.5, iterations=60), lambda w: 0.5 * singular(w).max(), prox="scalar", certificate=False),
+    Case(
+        SpectralNorm(0.5, iterations=60),
+        lambda w: 0.5 * singular(w).max(),
+        prox="scalar",
+        certificate=False,
+    ),
     Case(
         TotalVariation(0.5, axis=-1),
         lambda w: 0.5 * np.abs(np.diff(w, axis=1)).sum(),
@@ -178,8 +200,20 @@ PENALTIES = [
         complex=False,
         constraint=True,
     ),
-    Case(Box(-0.5), lambda w: inside(w >= -0.5 * NEAR), separable=True, complex=False, constraint=True),
-    Case(Box(max=0.25), lambda w: inside(w <= 0.25 * NEAR), separable=True, complex=False, constraint=True),
+    Case(
+        Box(-0.5),
+        lambda w: inside(w >= -0.5 * NEAR),
+        separable=True,
+        complex=False,
+        constraint=True,
+    ),
+    Case(
+        Box(max=0.25),
+        lambda w: inside(w <= 0.25 * NEAR),
+        separable=True,
+        complex=False,
+        constraint=True,
+    ),
     Case(MaxNorm(0.6, axis=-2), lambda w: inside(norms(w, 0) <= 0.6 * NEAR), constraint=True),
     Case(
         UnitNorm(axis=-1),

@@ -68,7 +68,8 @@ def test_a_file_imports_from_lower_levels_only(path):
                 or LEVELS[other] < LEVELS[own]
                 or (own in ("__main__", "job") and LEVELS[other] == 4)
                 or (
-                    LEVELS[other] == LEVELS[own] and (own, other) in {("penalties", "schedules"), ("select", "_struct")}
+                    LEVELS[other] == LEVELS[own]
+                    and (own, other) in {("penalties", "schedules"), ("select", "_struct")}
                 )
             ), f"{relative} (level {LEVELS[own]}) imports {module} (level {LEVELS[other]})"
 
@@ -90,7 +91,9 @@ def test_a_file_is_short_and_nothing_is_evaluated_or_unpickled(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not calls & {"eval", "exec", "__import__"}
-    assert not any(module.split(".")[0] in ("pickle", "cloudpickle", "jax._src") for module, _ in imports(path))
+    assert not any(
+        module.split(".")[0] in ("pickle", "cloudpickle", "jax._src") for module, _ in imports(path)
+    )
 
 
 def test_import_loads_neither_flax_nor_orbax_nor_matplotlib_nor_sklearn():
@@ -102,4 +105,8 @@ def test_import_loads_neither_flax_nor_orbax_nor_matplotlib_nor_sklearn():
 
 def test_no_names_of_modules_that_say_nothing():
     forbidden = {"utils", "helpers", "misc", "common", "core", "_src", "contrib"}
-    assert not [path for path in FILES if forbidden & {piece.removesuffix(".py") for piece in path.parts[-2:]}]
+    assert not [
+        path
+        for path in FILES
+        if forbidden & {piece.removesuffix(".py") for piece in path.parts[-2:]}
+    ]

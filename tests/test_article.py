@@ -52,7 +52,9 @@ def test_l1_over_m_in_the_loss_approaches_lasso_without_exact_zeros():
     ours = solve(penalties.L1(LAM * 10) / 442)
     zeros = lasso.coef_ == 0
     assert zeros.sum() >= 2
-    np.testing.assert_allclose(ours, lasso.coef_, atol=0.5)  # it jitters about zero by the rate times the strength
+    np.testing.assert_allclose(
+        ours, lasso.coef_, atol=0.5
+    )  # it jitters about zero by the rate times the strength
     assert not np.any(ours[zeros] == 0)
 
 

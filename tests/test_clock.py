@@ -15,7 +15,17 @@ DURATIONS = (1, 7, 1000, 2**24 + 1, 10**9, LAST_STEP)
 
 @pytest.mark.parametrize("duration", DURATIONS)
 def test_what_is_left_and_what_is_done_are_right_to_two_units_in_the_last_place(duration):
-    steps = {0, 1, 2, duration // 3, duration // 2, duration - 2, duration - 1, duration, min(duration + 5, LAST_STEP)}
+    steps = {
+        0,
+        1,
+        2,
+        duration // 3,
+        duration // 2,
+        duration - 2,
+        duration - 1,
+        duration,
+        min(duration + 5, LAST_STEP),
+    }
     for step in sorted(step for step in steps if step >= 0):
         clock = Clock.of(step)
         done = fractions.Fraction(min(step, duration), duration)
@@ -27,7 +37,9 @@ def test_what_is_left_and_what_is_done_are_right_to_two_units_in_the_last_place(
     assert Clock.of(-3).done(duration) == 0
 
 
-@pytest.mark.parametrize("step", [0, 5, 127, 2**31 - 1, 2**31, 10**400, -1, -(2**40), 2.5, float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "step", [0, 5, 127, 2**31 - 1, 2**31, 10**400, -1, -(2**40), 2.5, float("inf"), -float("inf")]
+)
 def test_python_numbers_are_kept_or_brought_within_range(step):
     clock = Clock.of(step)
     assert clock.step.dtype == jnp.int32
@@ -101,15 +113,33 @@ def test_other_periods_do_not_drift(period):
         count, rest = Clock.of(step).cycle(period)
         exact_count, exact_rest = divmod(fractions.Fraction(step), fractions.Fraction(period))
         position = (int(count) - exact_count) * fractions.Fraction(period)
-        assert abs(float(position + fractions.Fraction(float(rest.step) + float(rest.part)) - exact_rest)) <= 1e-6
+        assert (
+            abs(
+                float(
+                    position + fractions.Fraction(float(rest.step) + float(rest.part)) - exact_rest
+                )
+            )
+            <= 1e-6
+        )
 
 
 def test_the_interval_between_boundaries():
     boundaries = (10, 25.5, 2**30)
-    for step, expected in ((-1, 0), (0, 0), (9, 0), (10, 1), (25, 1), (26, 2), (2**30, 2), (LAST_STEP, 2)):
+    for step, expected in (
+        (-1, 0),
+        (0, 0),
+        (9, 0),
+        (10, 1),
+        (25, 1),
+        (26, 2),
+        (2**30, 2),
+        (LAST_STEP, 2),
+    ):
         index, own, length = Clock.of(step).interval(boundaries)
         assert index == expected
-        assert np.isclose(float(length.whole) + float(length.part), np.diff([0, *boundaries])[expected])
+        assert np.isclose(
+            float(length.whole) + float(length.part), np.diff([0, *boundaries])[expected]
+        )
         begin = [0, *boundaries][expected]
         assert np.isclose(float(own.position()), max(step - begin, 0))
     index, own, _ = Clock.of(jnp.arange(30).reshape(5, 6)).interval(boundaries)
@@ -124,7 +154,9 @@ def test_a_duration_in_units_is_a_whole_number_of_steps_where_it_is_one():
 
 @pytest.mark.parametrize("factor", [-1e-9, -1e-3, 0.01, 1.7, -3.3])
 def test_powers_of_two_are_right_where_the_exponent_is_large(factor):
-    steps = np.unique(np.minimum(np.abs(np.array([0, 0.01, 0.3, 1, 60, 125]) / factor), LAST_STEP).astype(int))
+    steps = np.unique(
+        np.minimum(np.abs(np.array([0, 0.01, 0.3, 1, 60, 125]) / factor), LAST_STEP).astype(int)
+    )
     exact = np.exp2(steps * np.float64(factor))
     got = np.asarray(exp2_product(Clock.of(steps), factor), np.float64)
     held = (exact > 1.2e-38) & (exact < 3e38)

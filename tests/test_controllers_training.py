@@ -35,7 +35,10 @@ def ones(model):
 def problem(n=64):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 3)).astype(np.float32)
-    return {"x": x, "y": (x @ np.array([1, -2, 0.5], np.float32) + 0.5 * rng.normal(size=n)).astype(np.float32)}
+    return {
+        "x": x,
+        "y": (x @ np.array([1, -2, 0.5], np.float32) + 0.5 * rng.normal(size=n)).astype(np.float32),
+    }
 
 
 PARAMS = {"w": jnp.zeros(3), "b": jnp.zeros(())}
@@ -55,7 +58,11 @@ def drive(tx, losses, **options):
         state, metrics = step(state, {"loss": jnp.atleast_1d(jnp.float32(loss))})
         changes.append(before - float(state.params["w"][0]))
         found.append(metrics)
-    return np.array(changes), {name: np.array([float(m[name]) for m in found]) for name in found[0]}, state
+    return (
+        np.array(changes),
+        {name: np.array([float(m[name]) for m in found]) for name in found[0]},
+        state,
+    )
 
 
 def scales(controller, losses):
@@ -71,7 +78,9 @@ LOSSES = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.5, 3.5, 3.5, 2.0, 2.5]
 
 def test_program_6_a_loss_driven_learning_rate_inside_jit():
     lr = schedules.Constant(0.1)
-    plateau = schedules.ReduceOnPlateau(factor=0.5, patience=10, cooldown=0, mode="min", threshold=1e-4)
+    plateau = schedules.ReduceOnPlateau(
+        factor=0.5, patience=10, cooldown=0, mode="min", threshold=1e-4
+    )
     tx = optax.chain(optax.adam(lr), transforms.scale_by_controller(plateau))
     params = {"w": jnp.ones(3)}
     state, update = tx.init(params), jax.jit(tx.update)
@@ -101,9 +110,13 @@ def test_the_reported_rate_is_exactly_what_multiplied_this_update(controller):
 
 def test_controllers_in_a_row_multiply():
     first, second = ReduceOnPlateau(0.5, patience=1), LossDecay(0.0)
-    tx = optax.chain(optax.sgd(LR), transforms.scale_by_controller(first), transforms.scale_by_controller(second))
+    tx = optax.chain(
+        optax.sgd(LR), transforms.scale_by_controller(first), transforms.scale_by_controller(second)
+    )
     changes, metrics, _ = drive(tx, LOSSES, learning_rate=LR)
-    expected = np.asarray(LR(np.arange(len(LOSSES)))) * scales(first, LOSSES) * scales(second, LOSSES)
+    expected = (
+        np.asarray(LR(np.arange(len(LOSSES)))) * scales(first, LOSSES) * scales(second, LOSSES)
+    )
     np.testing.assert_allclose(metrics["learning_rate"], expected, rtol=1e-6)
     np.testing.assert_allclose(changes, expected, rtol=1e-5)
 
@@ -164,7 +177,9 @@ class TestMultiSteps:
         expected = scales(self.plateau, losses.mean(1))
         np.testing.assert_allclose(changes.reshape(-1, k)[:, -1], expected, rtol=1e-6)
         np.testing.assert_array_equal(changes.reshape(-1, k)[:, :-1], 0)
-        np.testing.assert_allclose(metrics["learning_rate"].reshape(-1, k)[:, -1], expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            metrics["learning_rate"].reshape(-1, k)[:, -1], expected, rtol=1e-6
+        )
 
     def test_a_rejected_micro_batch_is_left_out(self):
         tx = self.tx(2, should_skip_update_fn=optax.skip_not_finite)
@@ -173,7 +188,10 @@ class TestMultiSteps:
         for loss in (4.0, None, 2.0, None, 5.0, 3.0, 1.0, None, 1.0):
             broken = jax.tree.map(lambda g: g * jnp.nan, gradient)
             updates, state = update(
-                broken if loss is None else gradient, state, PARAMS, value=jnp.float32(9 if loss is None else loss)
+                broken if loss is None else gradient,
+                state,
+                PARAMS,
+                value=jnp.float32(9 if loss is None else loss),
             )
             if loss is not None:
                 seen.append(float(updates["w"][0]))
@@ -194,7 +212,8 @@ class TestMultiSteps:
     def test_averaged_outside_is_another_way(self):
         averaged = Averaged(self.plateau, window=3)
         tx = optax.chain(
-            optax.MultiSteps(optax.sgd(1.0), 3).gradient_transformation(), transforms.scale_by_controller(averaged)
+            optax.MultiSteps(optax.sgd(1.0), 3).gradient_transformation(),
+            transforms.scale_by_controller(averaged),
         )
         losses = np.random.default_rng(1).integers(0, 9, (8, 3)).astype(float)
         changes, _, _ = drive(tx, losses.ravel())
@@ -202,7 +221,9 @@ class TestMultiSteps:
 
 
 def test_a_skipped_update_leaves_the_controller_as_it_was():
-    tx = optax.chain(optax.sgd(1.0), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=0)))
+    tx = optax.chain(
+        optax.sgd(1.0), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=0))
+    )
     step = training.make_step(apply, given_loss, tx, learning_rate=1.0)
     state = start(tx)
     for loss in (3.0, 3.0):
@@ -216,7 +237,9 @@ def test_a_skipped_update_leaves_the_controller_as_it_was():
 
 
 def test_with_keep_the_controller_counts_what_is_not_finite():
-    tx = optax.chain(optax.sgd(1.0), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=5)))
+    tx = optax.chain(
+        optax.sgd(1.0), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=5))
+    )
     _, _, state = drive(tx, [3.0, np.inf, -np.inf, 2.0], on_nonfinite="keep")
     controller = state.opt_state[1].controller
     assert controller.nonfinite == 2
@@ -255,17 +278,23 @@ def test_low_precision_updates_keep_their_type_and_the_scale_its_digits():
     assert updates["w"].dtype == jnp.bfloat16
     assert updates["n"] == 3
     np.testing.assert_allclose(state.scale, 0.9**39, rtol=1e-5)  # in bfloat16, as in Optax, 7 % off
-    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(t) for t in ("float32", "int32", "bool")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {
+        jnp.dtype(t) for t in ("float32", "int32", "bool")
+    }
 
 
 def test_runs_with_64_bits():
     with jax.enable_x64(True):
-        control = transforms.scale_by_controller(Averaged(ReduceOnPlateau(0.5, patience=1), window=2))
+        control = transforms.scale_by_controller(
+            Averaged(ReduceOnPlateau(0.5, patience=1), window=2)
+        )
         tx = transforms.mean_value(optax.MultiSteps(optax.chain(optax.sgd(0.1), control), 2))
         params = jax.tree.map(lambda p: p.astype(jnp.float64), PARAMS)
         state = training.init(apply, tx, key=jax.random.key(0), params=params)
         step = training.make_step(apply, loss_fn, tx, learning_rate=0.1)
-        data = training.ArrayData({n: v.astype(np.float64) for n, v in problem().items()}, 16, jax.random.key(5))
+        data = training.ArrayData(
+            {n: v.astype(np.float64) for n, v in problem().items()}, 16, jax.random.key(5)
+        )
         state, history = training.fit(step, state, data, steps=80, log_every=20)
         assert state.params["w"].dtype == jnp.float64
         assert history["learning_rate"][-1] < 0.1
@@ -280,7 +309,9 @@ def test_the_state_is_arrays_and_goes_to_disk_and_back(tmp_path):
     leaves, structure = jax.tree.flatten(state.opt_state)
     np.savez(tmp_path / "state.npz", *leaves)
     with np.load(tmp_path / "state.npz") as file:
-        again = state.replace(opt_state=jax.tree.unflatten(structure, [jnp.asarray(file[name]) for name in file]))
+        again = state.replace(
+            opt_state=jax.tree.unflatten(structure, [jnp.asarray(file[name]) for name in file])
+        )
     one, two = step(state, problem())[0], step(again, problem())[0]
     assert jax.tree.all(jax.tree.map(np.array_equal, one.opt_state, two.opt_state))
 
@@ -304,7 +335,9 @@ class TestControlOn:
     values = (3.0, 2.0, 2.0, np.nan, 1.0, 1.5, 0.5, 0.25)
 
     tx = optax.chain(optax.sgd(LR), transforms.scale_by_controller(plateau))
-    step = training.make_step(apply, loss_fn, tx, learning_rate=LR)  # one for all tests: it keeps its programs
+    step = training.make_step(
+        apply, loss_fn, tx, learning_rate=LR
+    )  # one for all tests: it keeps its programs
     data = training.ArrayData(problem(), 16, jax.random.key(5))
 
     def evaluate(self, state):
@@ -312,7 +345,13 @@ class TestControlOn:
 
     def fit(self, state=None, steps=80, **options):
         state = start(self.tx) if state is None else state
-        options = {"control_on": "val_loss", "eval_every": 10, "eval_fn": self.evaluate, "log_every": 5, **options}
+        options = {
+            "control_on": "val_loss",
+            "eval_every": 10,
+            "eval_fn": self.evaluate,
+            "log_every": 5,
+            **options,
+        }
         return training.fit(self.step, state, self.data, steps=steps, **options)
 
     def test_the_metric_drives_it_from_the_next_update_on(self):
@@ -325,7 +364,9 @@ class TestControlOn:
     @pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 7}, {"log_every": 13}])
     def test_the_result_depends_on_neither_chunk_nor_log_interval(self, options):
         one, two = (self.fit(**o)[0] for o in ({}, options))
-        assert jax.tree.all(jax.tree.map(np.array_equal, (one.params, one.opt_state), (two.params, two.opt_state)))
+        assert jax.tree.all(
+            jax.tree.map(np.array_equal, (one.params, one.opt_state), (two.params, two.opt_state))
+        )
 
     def test_goes_on_where_it_stopped(self):
         whole, _ = self.fit()
@@ -362,7 +403,9 @@ class TestControlOn:
             eval_every=10,
             eval_fn=self.evaluate,
         )
-        np.testing.assert_array_equal(history["scale/a"], [1.0, *scales(self.plateau, self.values)[:-1]])
+        np.testing.assert_array_equal(
+            history["scale/a"], [1.0, *scales(self.plateau, self.values)[:-1]]
+        )
 
     def test_a_skipped_update_keeps_the_metric_waiting(self):
         state, _ = self.fit(steps=20)
@@ -406,7 +449,9 @@ def test_a_loss_driven_cut_is_traced_once():
         traces.append(1)
         return loss_fn(model, batch)
 
-    tx = optax.chain(optax.sgd(0.1), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=1)))
+    tx = optax.chain(
+        optax.sgd(0.1), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=1))
+    )
     step = training.make_step(apply, counting, tx, learning_rate=0.1)
     data = training.ArrayData(problem(), 16, jax.random.key(5))
     state, _ = training.fit(step, start(tx), data, steps=20, log_every=10, chunk=10)
@@ -421,7 +466,8 @@ class TestHypergradient:
     def test_is_the_rule_of_baydin_for_sgd(self):
         batch, rate, beta = problem(), 0.02, 1e-3
         tx = transforms.hypergradient(
-            optax.sgd(rate), Hypergradient(beta / rate**2, rule="additive", init_scale=1.0, max_scale=1e6)
+            optax.sgd(rate),
+            Hypergradient(beta / rate**2, rule="additive", init_scale=1.0, max_scale=1e6),
         )
         step = training.make_step(apply, loss_fn, tx, learning_rate=rate)
         state, params, alpha, last = start(tx), dict(PARAMS), rate, None
@@ -435,7 +481,9 @@ class TestHypergradient:
             np.testing.assert_allclose(metrics["learning_rate"], alpha, rtol=1e-4)
         np.testing.assert_allclose(state.params["w"], params["w"], rtol=1e-4)
 
-    @pytest.mark.parametrize("inner", [optax.adam(LR), optax.sgd(0.1, momentum=0.9)], ids=["adam", "momentum"])
+    @pytest.mark.parametrize(
+        "inner", [optax.adam(LR), optax.sgd(0.1, momentum=0.9)], ids=["adam", "momentum"]
+    )
     def test_its_metric_is_the_derivative_of_the_loss_by_the_scale(self, inner):
         batch, control = problem(), Hypergradient(0.1, rule="additive", init_scale=0.5)
         tx = transforms.hypergradient(inner, control)
@@ -454,7 +502,9 @@ class TestHypergradient:
 
         slope = jax.grad(of_scale)(state.control.scale)
         _, after = tx.update(jax.grad(loss)(params), state, params)
-        np.testing.assert_allclose(after.control.scale - state.control.scale, -0.1 * slope, rtol=1e-3)
+        np.testing.assert_allclose(
+            after.control.scale - state.control.scale, -0.1 * slope, rtol=1e-3
+        )
 
     def test_in_groups_and_windows(self):
         tuned = transforms.hypergradient(optax.sgd(0.01), Hypergradient(0.1, init_scale=1.0))
@@ -487,7 +537,9 @@ class TestHypergradient:
             return jnp.tanh(x @ params["a"]) @ params["c"]
 
         def cost(model, batch):
-            return optax.softmax_cross_entropy_with_integer_labels(model(batch["x"]), batch["y"]).mean()
+            return optax.softmax_cross_entropy_with_integer_labels(
+                model(batch["x"]), batch["y"]
+            ).mean()
 
         def accuracy(tx, rate, seed):
             one, two, three = jax.random.split(jax.random.key(seed), 3)
@@ -498,19 +550,27 @@ class TestHypergradient:
             step = training.make_step(network, cost, tx, donate=False)
             state = training.init(network, tx, key=one, params=params, hyper=rate)
             rows = jax.random.randint(three, (400, 64), held, len(x))
-            state, _ = jax.lax.scan(lambda s, r: (step.body(s, {"x": x[r], "y": y[r]})[0], None), state, rows)
+            state, _ = jax.lax.scan(
+                lambda s, r: (step.body(s, {"x": x[r], "y": y[r]})[0], None), state, rows
+            )
             return jnp.mean(network(state.params, x[:held]).argmax(-1) == y[:held])
 
         def mean_accuracy(tx, rates):
-            pairs = [jnp.repeat(jnp.asarray(rates, jnp.float32), 3), jnp.tile(jnp.arange(3), len(rates))]
-            found = jax.jit(lambda pairs: jax.lax.map(lambda pair: accuracy(tx, *pair), pairs))(pairs)
+            pairs = [
+                jnp.repeat(jnp.asarray(rates, jnp.float32), 3),
+                jnp.tile(jnp.arange(3), len(rates)),
+            ]
+            found = jax.jit(lambda pairs: jax.lax.map(lambda pair: accuracy(tx, *pair), pairs))(
+                pairs
+            )
             return np.asarray(found).reshape(-1, 3).mean(1)
 
         rates = np.geomspace(3e-3, 0.3, 5)
         swept = mean_accuracy(optax.adam, rates)
         tuned = rates[swept.argmax()]
         learnt = mean_accuracy(
-            lambda rate: transforms.hypergradient(optax.adam(rate), Hypergradient()), [tuned / 100, tuned * 10]
+            lambda rate: transforms.hypergradient(optax.adam(rate), Hypergradient()),
+            [tuned / 100, tuned * 10],
         )
         assert (learnt > swept.max() - 0.01).all(), (swept, learnt)
 
@@ -555,9 +615,17 @@ print("same")
 
 WRONG = [
     (TypeError, "`controller`", lambda: transforms.scale_by_controller(0.1)),
-    (TypeError, "transforms.hypergradient", lambda: transforms.scale_by_controller(Hypergradient())),
+    (
+        TypeError,
+        "transforms.hypergradient",
+        lambda: transforms.scale_by_controller(Hypergradient()),
+    ),
     (TypeError, "`inner`", lambda: transforms.hypergradient(0.1, Hypergradient())),
-    (TypeError, "`controller`", lambda: transforms.hypergradient(optax.sgd(0.1), ReduceOnPlateau())),
+    (
+        TypeError,
+        "`controller`",
+        lambda: transforms.hypergradient(optax.sgd(0.1), ReduceOnPlateau()),
+    ),
     (TypeError, "`tx` must be an optax.MultiSteps", lambda: transforms.mean_value(optax.sgd(0.1))),
     (ValueError, "`value`", lambda: transforms.scale_by_controller(Greedy()).update({}, None)),
 ]

@@ -37,7 +37,9 @@ def measured():
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
     }
-    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -45,13 +47,21 @@ def measured():
 def families():
     from laws_penalties import PENALTIES
 
-    return {type(case.penalty).__name__: case for case in PENALTIES if type(case.penalty).__name__ in FAMILIES}
+    return {
+        type(case.penalty).__name__: case
+        for case in PENALTIES
+        if type(case.penalty).__name__ in FAMILIES
+    }
 
 
 def separable():
     from laws_penalties import ONE_OF_EACH
 
-    return {type(case.penalty).__name__: case for case in ONE_OF_EACH if case.separable and not case.constraint}
+    return {
+        type(case.penalty).__name__: case
+        for case in ONE_OF_EACH
+        if case.separable and not case.constraint
+    }
 
 
 def data():
@@ -134,7 +144,9 @@ def test_sharded_parameters_of_separable_penalties_are_never_gathered(measured, 
             assert "all-reduce" not in programs[method], f"{name} {method}"
         reductions = re.findall(r"= (.+) all-reduce(?:-start)?\(", programs["value"])
         assert len(reductions) <= 1, name  # of the sums of both arrays at once
-        assert all(set(re.findall(r"\w+\[.*?\]", shapes)) == {"f32[]"} for shapes in reductions), reductions
+        assert all(set(re.findall(r"\w+\[.*?\]", shapes)) == {"f32[]"} for shapes in reductions), (
+            reductions
+        )
 
 
 def test_sharding_changes_no_number(measured):
@@ -177,7 +189,9 @@ def train(mesh_of):
                 batch = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
                 for _ in range(STEPS):
                     state, _ = step(state, batch)
-                found[f"{count}-{place}-{accumulation}"] = {k: np.asarray(w).tolist() for k, w in state.params.items()}
+                found[f"{count}-{place}-{accumulation}"] = {
+                    k: np.asarray(w).tolist() for k, w in state.params.items()
+                }
     return found
 
 
@@ -201,7 +215,9 @@ def proximal_programs(mesh):
             return jax.device_put(leaf, NamedSharding(mesh, spec))
 
         program = jax.jit(tx.update).lower(*jax.tree.map(place, alone)).compile()
-        near = jnp.abs(program(*jax.tree.map(place, alone))[0]["w"] - tx.update(*alone)[0]["w"]).max()
+        near = jnp.abs(
+            program(*jax.tree.map(place, alone))[0]["w"] - tx.update(*alone)[0]["w"]
+        ).max()
         found[type(penalty).__name__] = program.as_text(), float(near)
     return found
 
@@ -226,7 +242,9 @@ def main():
         """The mean over micro-batches, each with the penalty in its loss."""
 
         def add(total, part):
-            return jax.tree.map(lambda t, g: t + g / accumulation, total, gradient(params, part)), None
+            return jax.tree.map(
+                lambda t, g: t + g / accumulation, total, gradient(params, part)
+            ), None
 
         parts = x.reshape(accumulation, -1, x.shape[1])
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)[0]
@@ -256,17 +274,23 @@ def main():
         sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
         replicated = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         found = jax.jit(run)(replicated, sharded)
-        gradients[f"{count}-{mode}-{accumulation}"] = {name: np.asarray(g).tolist() for name, g in found.items()}
+        gradients[f"{count}-{mode}-{accumulation}"] = {
+            name: np.asarray(g).tolist() for name, g in found.items()
+        }
 
     programs, differences = {}, {}
     w = jnp.float32(np.random.default_rng(1).random((16, 6)))
     for count, (name, case) in itertools.product(DEVICES[1:], separable().items()):
         if count == DEVICES[-1] or name == "L1":
-            place = functools.partial(jax.device_put, device=NamedSharding(mesh_of(count), PartitionSpec("data")))
+            place = functools.partial(
+                jax.device_put, device=NamedSharding(mesh_of(count), PartitionSpec("data"))
+            )
 
             # Numbers that belong to entries are stretched to the parameter's shape and sharded as it is.
             big = jax.tree.map(
-                lambda leaf, place=place: place(jnp.tile(jnp.float32(leaf), (8, 2))) if np.ndim(leaf) else leaf,
+                lambda leaf, place=place: (
+                    place(jnp.tile(jnp.float32(leaf), (8, 2))) if np.ndim(leaf) else leaf
+                ),
                 case.penalty,
             )
             tree = {"a": place(w), "b": place(2 * w)}
@@ -276,14 +300,26 @@ def main():
                 "gradient": jax.jit(lambda p, t: p.gradient(t)).lower(big, tree).compile(),
                 "prox": jax.jit(lambda p, t, s: p.prox(t, s)).lower(big, tree, steps).compile(),
             }
-            programs.setdefault(str(count), {})[name] = {method: program.as_text() for method, program in made.items()}
+            programs.setdefault(str(count), {})[name] = {
+                method: program.as_text() for method, program in made.items()
+            }
             if count == DEVICES[-1]:
                 whole = jax.tree.map(lambda leaf: np.asarray(leaf), (big, tree, steps))
-                near = jax.tree.map(jnp.subtract, made["prox"](big, tree, steps), whole[0].prox(*whole[1:]))
-                relative = abs(made["value"](big, tree) - whole[0](whole[1])) / (1 + abs(whole[0](whole[1])))
-                differences[name] = float(max(relative, *(jnp.abs(leaf).max() for leaf in jax.tree.leaves(near))))
+                near = jax.tree.map(
+                    jnp.subtract, made["prox"](big, tree, steps), whole[0].prox(*whole[1:])
+                )
+                relative = abs(made["value"](big, tree) - whole[0](whole[1])) / (
+                    1 + abs(whole[0](whole[1]))
+                )
+                differences[name] = float(
+                    max(relative, *(jnp.abs(leaf).max() for leaf in jax.tree.leaves(near)))
+                )
     rest = {"trained": train(mesh_of), "proximal": proximal_programs(mesh_of(DEVICES[-1]))}
-    print(json.dumps({"gradients": gradients, "programs": programs, "differences": differences, **rest}))
+    print(
+        json.dumps(
+            {"gradients": gradients, "programs": programs, "differences": differences, **rest}
+        )
+    )
 
 
 if __name__ == "__main__":

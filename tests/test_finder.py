@@ -42,7 +42,9 @@ def arrays(n=256):
 
 
 def start(tx=None, **options):
-    return training.init(apply, tx or optax.sgd(1.0), key=jax.random.key(0), params={"w": jnp.zeros(4)}, **options)
+    return training.init(
+        apply, tx or optax.sgd(1.0), key=jax.random.key(0), params={"w": jnp.zeros(4)}, **options
+    )
 
 
 def data(**options):
@@ -52,7 +54,9 @@ def data(**options):
 def test_program_10_find_a_learning_rate_and_look_at_things():
     module = nn.Dense(10)
     x, y = load_digits(return_X_y=True)
-    source = training.ArrayData({"x": (x / 16).astype(np.float32), "y": y.astype(np.int32)}, 128, jax.random.key(1))
+    source = training.ArrayData(
+        {"x": (x / 16).astype(np.float32), "y": y.astype(np.int32)}, 128, jax.random.key(1)
+    )
 
     def cross_entropy(model, batch):
         return optax.softmax_cross_entropy_with_integer_labels(model(batch["x"]), batch["y"]).mean()
@@ -65,7 +69,9 @@ def test_program_10_find_a_learning_rate_and_look_at_things():
     assert 1e-3 < found.suggestion < 1
     ax = plots.range_test(found)
     assert ax.get_xscale() == "log"
-    assert [text.get_text().split()[0] for text in ax.get_legend().get_texts()] == list(found.suggestions)
+    assert [text.get_text().split()[0] for text in ax.get_legend().get_texts()] == list(
+        found.suggestions
+    )
     assert list(found.suggestions) == ["halfway", "valley", "steepest", "minimum"]
     plots.schedule(schedules.Constant(found.suggestion), steps=10_000)
 
@@ -74,7 +80,15 @@ class TestRange:
     @pytest.mark.parametrize("reg", [None, penalties.L2(0.1)])
     def test_is_the_loop_written_by_hand(self, reg):
         found = finder.range_test(
-            apply, loss_fn, optax.scale_by_adam(), start(), data(), low=1e-4, high=1e-1, steps=40, penalty=reg
+            apply,
+            loss_fn,
+            optax.scale_by_adam(),
+            start(),
+            data(),
+            low=1e-4,
+            high=1e-1,
+            steps=40,
+            penalty=reg,
         )
         rates = np.geomspace(1e-4, 1e-1, 40)
         np.testing.assert_allclose(found.learning_rates, rates, rtol=1e-5)
@@ -96,7 +110,9 @@ class TestRange:
         assert not found.stopped
 
     def test_it_stops_where_the_loss_diverges(self):
-        found = finder.range_test(apply, loss_fn, optax.identity(), start(), data(), low=1e-4, high=1e6)
+        found = finder.range_test(
+            apply, loss_fn, optax.identity(), start(), data(), low=1e-4, high=1e6
+        )
         assert found.stopped
         assert len(found.learning_rates) == len(found.losses) == len(found.smoothed) < 60
         assert found.smoothed[-1] > 4 * np.nanmin(found.smoothed)
@@ -104,9 +120,12 @@ class TestRange:
 
     def test_a_loss_that_is_not_finite_stops_it_at_once(self):
         bad = [
-            jax.tree.map(lambda x, f=np.nan if i == 30 else 1.0: x[:32] * np.float32(f), arrays()) for i in range(50)
+            jax.tree.map(lambda x, f=np.nan if i == 30 else 1.0: x[:32] * np.float32(f), arrays())
+            for i in range(50)
         ]
-        found = finder.range_test(apply, loss_fn, optax.identity(), start(), bad, high=1e-2, steps=50)
+        found = finder.range_test(
+            apply, loss_fn, optax.identity(), start(), bad, high=1e-2, steps=50
+        )
         assert found.stopped
         assert len(found.losses) == 31
         assert np.isfinite(found.suggestion)
@@ -118,13 +137,20 @@ class TestRange:
             jax.debug.callback(lambda: steps.append(1))
             return loss_fn(model, batch)
 
-        found = finder.range_test(apply, counting, optax.identity(), start(), data(), low=1e-4, high=1e6, steps=100)
+        found = finder.range_test(
+            apply, counting, optax.identity(), start(), data(), low=1e-4, high=1e6, steps=100
+        )
         jax.effects_barrier()
         assert len(steps) == len(found.losses) < 60
 
     def test_negative_losses_do_not_stop_it(self):
         found = finder.range_test(
-            apply, lambda model, batch: loss_fn(model, batch) - 100, optax.scale_by_adam(), start(), data(), high=1.0
+            apply,
+            lambda model, batch: loss_fn(model, batch) - 100,
+            optax.scale_by_adam(),
+            start(),
+            data(),
+            high=1.0,
         )
         assert not found.stopped
         assert 1e-3 < found.suggestion < 1
@@ -133,7 +159,9 @@ class TestRange:
         state = start(optax.adam(0.1), hyper={"lr": 0.5})
         before = jax.tree.map(np.asarray, (state.params, state.opt_state, state.step))
         finder.range_test(apply, loss_fn, optax.scale_by_adam(), state, data(), steps=10)
-        finder.parallel_test(apply, loss_fn, optax.scale_by_adam(), state, data(), steps=4, rates=3, seeds=1)
+        finder.parallel_test(
+            apply, loss_fn, optax.scale_by_adam(), state, data(), steps=4, rates=3, seeds=1
+        )
         after = jax.tree.map(np.asarray, (state.params, state.opt_state, state.step))
         assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
 
@@ -151,17 +179,24 @@ class TestRange:
                 return nn.Dense(1)(nn.Conv(2, (3, 3))(x).reshape(len(x), -1))[:, 0]
 
         rng = np.random.default_rng(0)
-        images = {"x": rng.normal(size=(64, 4, 4, 1)).astype(np.float32), "y": np.ones(64, np.float32)}
+        images = {
+            "x": rng.normal(size=(64, 4, 4, 1)).astype(np.float32),
+            "y": np.ones(64, np.float32),
+        }
         state = training.init(Cnn(), optax.sgd(1.0), key=jax.random.key(0), example=images["x"][:1])
         source = training.ArrayData(images, 16, jax.random.key(1))
-        found = finder.range_test(Cnn(), loss_fn, optax.identity(), state, source, low=1e-4, high=1e4, steps=40)
+        found = finder.range_test(
+            Cnn(), loss_fn, optax.identity(), state, source, low=1e-4, high=1e4, steps=40
+        )
         assert found.stopped
         assert len(found.losses) < 40
         assert 1e-3 < found.suggestion < 10
 
     def test_a_preconditioner_may_be_a_function_of_the_hyperparameters(self):
         state = start(lambda hyper: optax.sgd(hyper["lr"]), hyper={"lr": 0.5, "b1": 0.9})
-        found = finder.range_test(apply, loss_fn, lambda hyper: optax.scale_by_adam(b1=hyper["b1"]), state, data())
+        found = finder.range_test(
+            apply, loss_fn, lambda hyper: optax.scale_by_adam(b1=hyper["b1"]), state, data()
+        )
         plain = finder.range_test(apply, loss_fn, optax.scale_by_adam(), start(), data())
         np.testing.assert_allclose(found.losses, plain.losses, rtol=1e-5)
 
@@ -178,7 +213,16 @@ class TestRange:
 class TestParallel:
     def test_each_run_is_plain_training_at_its_rate(self):
         found = finder.parallel_test(
-            apply, loss_fn, optax.scale_by_adam(), start(), data(), low=1e-3, high=1.0, rates=4, steps=8, seeds=2
+            apply,
+            loss_fn,
+            optax.scale_by_adam(),
+            start(),
+            data(),
+            low=1e-3,
+            high=1.0,
+            rates=4,
+            steps=8,
+            seeds=2,
         )
         source = data()
         for seed in range(2):
@@ -188,14 +232,20 @@ class TestParallel:
                 state = tx.init(params)
                 for index in range(8):
                     batch = source(8 * seed + index)
-                    loss, gradient = jax.value_and_grad(lambda p, b: loss_fn(lambda x: apply(p, x), b))(params, batch)
+                    loss, gradient = jax.value_and_grad(
+                        lambda p, b: loss_fn(lambda x: apply(p, x), b)
+                    )(params, batch)
                     updates, state = tx.update(gradient, state, params)
                     params = optax.apply_updates(params, updates)
                     losses.append(float(loss))
-                np.testing.assert_allclose(found.losses[seed, column], np.mean(losses[-2:]), rtol=1e-4)
+                np.testing.assert_allclose(
+                    found.losses[seed, column], np.mean(losses[-2:]), rtol=1e-4
+                )
 
     def test_suggestions_and_divergence(self):
-        found = finder.parallel_test(apply, loss_fn, optax.identity(), start(), data(), low=1e-4, high=1e8, rates=13)
+        found = finder.parallel_test(
+            apply, loss_fn, optax.identity(), start(), data(), low=1e-4, high=1e8, rates=13
+        )
         assert list(found.suggestions) == ["smallest", "lowest"]
         assert found.suggestions["smallest"] <= found.suggestions["lowest"] <= 1
         assert np.isinf(found.losses[:, -1]).all()
@@ -204,7 +254,9 @@ class TestParallel:
     def test_memory_can_be_bounded(self):
         options = {"low": 1e-3, "high": 1.0, "rates": 5, "steps": 8}
         all_at_once, two = (
-            finder.parallel_test(apply, loss_fn, optax.identity(), start(), data(), **options, max_parallel=m)
+            finder.parallel_test(
+                apply, loss_fn, optax.identity(), start(), data(), **options, max_parallel=m
+            )
             for m in (None, 2)
         )
         np.testing.assert_allclose(all_at_once.losses, two.losses, rtol=1e-5)
@@ -250,18 +302,47 @@ def test_the_suggestion_is_within_a_factor_10_of_the_best_of_a_sweep_on_5_seeds(
         key = jax.random.key(seed)
         state = training.init(problem.apply, optax.sgd(1.0), key=key, params=problem.init(key))
         source = training.ArrayData(problem.arrays, problem.batch_size, jax.random.key(seed + 7))
-        found = finder.range_test(problem.apply, problem.loss_fn, preconditioner, state, source, low=1e-6, high=10.0)
+        found = finder.range_test(
+            problem.apply, problem.loss_fn, preconditioner, state, source, low=1e-6, high=10.0
+        )
         assert best / 10 < found.suggestion < best * 10, (seed, best, found.suggestions)
 
 
 def test_find_lr_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "found.png"
-    assert main(["find-lr", "--data", "diabetes", "--optimizer", "momentum", "--steps", "60", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "find-lr",
+                "--data",
+                "diabetes",
+                "--optimizer",
+                "momentum",
+                "--steps",
+                "60",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     output = capsys.readouterr().out
-    for word in ("halfway", "valley", "steepest", "minimum", "Suggested:", "Learning rates for momentum on diabetes"):
+    for word in (
+        "halfway",
+        "valley",
+        "steepest",
+        "minimum",
+        "Suggested:",
+        "Learning rates for momentum on diabetes",
+    ):
         assert word in output
     assert out.read_bytes().startswith(b"\x89PNG")
-    for wrong in (["--low", "1", "--high", "0.1"], ["--optimizer", "none"], ["--steps", "5"], ["--penalty", "L3(1)"]):
+    for wrong in (
+        ["--low", "1", "--high", "0.1"],
+        ["--optimizer", "none"],
+        ["--steps", "5"],
+        ["--penalty", "L3(1)"],
+    ):
         assert main(["find-lr", *wrong, "--out", str(out)]) == 2
         message = capsys.readouterr().err
         assert "Traceback" not in message
@@ -295,7 +376,11 @@ WRONG = [
     (ValueError, "`rates`", {"function": finder.parallel_test, "rates": 2}),
     (ValueError, "`seeds`", {"function": finder.parallel_test, "seeds": 0}),
     (ValueError, "`max_parallel`", {"function": finder.parallel_test, "max_parallel": -1}),
-    (ValueError, "`preconditioner`", {"function": finder.parallel_test, "preconditioner": optax.sgd(0.1)}),
+    (
+        ValueError,
+        "`preconditioner`",
+        {"function": finder.parallel_test, "preconditioner": optax.sgd(0.1)},
+    ),
     (ValueError, "`found`", {"function": lambda *_, **__: plots.range_test({"loss": 1})}),
 ]
 

@@ -21,7 +21,10 @@ CONVERTERS = {
     "keras": interop.from_keras,
     "optax": interop.from_optax,
 }
-RECORDED = {library: json.loads((record.FOLDER / f"{library}.json").read_text()) for library in record.PACKAGES}
+RECORDED = {
+    library: json.loads((record.FOLDER / f"{library}.json").read_text())
+    for library in record.PACKAGES
+}
 CASES = [(library, case) for library in RECORDED for case in record.CASES[library]]
 GROUPS = [(library, case) for library, cases in record.GROUPS.items() for case in cases]
 REFUSED = [(library, case) for library, cases in record.REFUSED.items() for case in cases]
@@ -39,10 +42,14 @@ def stand_in(library, case):
 def assert_equal(schedule, library, steps, values):
     """Every value, to the rounding of the library: PyTorch's recursions drift."""
     steps, values = np.asarray(steps), np.asarray(values)
-    padded = np.concatenate([steps, np.full(128 - len(steps), steps[-1])])  # one shape, one compilation
+    padded = np.concatenate(
+        [steps, np.full(128 - len(steps), steps[-1])]
+    )  # one shape, one compilation
     ours = np.asarray(schedule(padded), np.float64)[: len(steps)]
     relative = 1e-5 if library == "torch" else 2e-6
-    wrong = np.flatnonzero(np.abs(ours - values) > np.maximum(relative * np.abs(values), 1e-7 * np.max(np.abs(values))))
+    wrong = np.flatnonzero(
+        np.abs(ours - values) > np.maximum(relative * np.abs(values), 1e-7 * np.max(np.abs(values)))
+    )
     assert not len(wrong), [(int(steps[i]), float(values[i]), float(ours[i])) for i in wrong[:5]]
 
 
@@ -50,7 +57,9 @@ def assert_equal(schedule, library, steps, values):
 def test_equals_the_recorded_values(library, case):
     schedule = CONVERTERS[library](stand_in(library, case))
     assert isinstance(schedule, Schedule)
-    assert_equal(schedule, library, record.CASES[library][case], RECORDED[library]["cases"][case]["values"])
+    assert_equal(
+        schedule, library, record.CASES[library][case], RECORDED[library]["cases"][case]["values"]
+    )
     assert text.parse(repr(schedule)) == schedule
 
 
@@ -77,24 +86,34 @@ def test_equals_the_live_library(library):
         schedule = CONVERTERS[library](live)
         values = record.values(library, live, steps)
         assert_equal(schedule, library, steps, values)
-        assert CONVERTERS[library](live) == schedule, f"{case}: another schedule at the end of the run"
-        assert schedule == CONVERTERS[library](stand_in(library, case)), f"{case}: the record is out of date"
+        assert CONVERTERS[library](live) == schedule, (
+            f"{case}: another schedule at the end of the run"
+        )
+        assert schedule == CONVERTERS[library](stand_in(library, case)), (
+            f"{case}: the record is out of date"
+        )
     print(f"{library}: {len(record.CASES[library])} cases equal, live")
 
 
 @pytest.mark.parametrize("library", CONVERTERS)
 def test_nothing_that_the_live_library_offers_is_passed_over(library):
     record.quietly_imported(library, skip=pytest.skip)
-    cases = " ".join([*record.CASES[library], *record.GROUPS.get(library, {}), *record.REFUSED[library]])
+    cases = " ".join(
+        [*record.CASES[library], *record.GROUPS.get(library, {}), *record.REFUSED[library]]
+    )
     offered = record.offered(library)
     assert len(offered) >= 6
-    assert {name for name in offered if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", cases)} == set()
+    assert {
+        name for name in offered if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", cases)
+    } == set()
 
 
 @pytest.mark.parametrize(("library", "case"), GROUPS)
 def test_groups_that_differ_are_asked_for_by_index(library, case):
     convert, obj = CONVERTERS[library], stand_in(library, case)
-    with pytest.raises(ValueError, match="2 parameter groups with different schedules: choose one with `group=`"):
+    with pytest.raises(
+        ValueError, match="2 parameter groups with different schedules: choose one with `group=`"
+    ):
         convert(obj)
     for group, values in enumerate(RECORDED[library]["cases"][case]["values"]):
         assert_equal(convert(obj, group=group), library, record.GROUPS[library][case], values)
@@ -118,9 +137,13 @@ def test_what_has_no_equal_is_refused_by_name(library, case):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("convert", dict.fromkeys(CONVERTERS.values()), ids=lambda convert: convert.__name__)
 @pytest.mark.parametrize(
-    "obj", [None, 3, "cosine", object(), lambda step: step], ids=["None", "3", "text", "object", "lambda"]
+    "convert", dict.fromkeys(CONVERTERS.values()), ids=lambda convert: convert.__name__
+)
+@pytest.mark.parametrize(
+    "obj",
+    [None, 3, "cosine", object(), lambda step: step],
+    ids=["None", "3", "text", "object", "lambda"],
 )
 def test_anything_else_is_refused(convert, obj):
     with pytest.raises(ValueError, match=r"cannot be converted: from_\w+ knows"):
@@ -138,7 +161,9 @@ def test_one_library_does_not_take_another_ones_objects():
 def test_a_half_made_object_is_refused_by_name():
     scheduler = stand_in("torch", "StepLR(sgd(), step_size=30)")
     del scheduler.gamma
-    with pytest.raises(ValueError, match="StepLR cannot be converted: it is not as its library makes it"):
+    with pytest.raises(
+        ValueError, match="StepLR cannot be converted: it is not as its library makes it"
+    ):
         interop.from_torch(scheduler)
 
 
@@ -149,39 +174,54 @@ def test_our_own_schedule_passes_through_from_optax():
 def test_optax_numbers_may_be_arrays_and_traced():
     theirs = optax.linear_schedule(np.array([0.1, 0.2]), 0.0, 10)
     assert interop.from_optax(theirs) == Linear(np.array([0.1, 0.2]), steps=10)
-    value = jax.jit(lambda peak: interop.from_optax(optax.cosine_decay_schedule(peak, 10, alpha=0.5))(10))(0.2)
+    value = jax.jit(
+        lambda peak: interop.from_optax(optax.cosine_decay_schedule(peak, 10, alpha=0.5))(10)
+    )(0.2)
     assert value == np.float32(0.1)
 
 
 def test_the_usual_ones_read_as_a_user_would_write_them():
-    assert interop.from_timm(stand_in("timm", "WSDLRScheduler(sgd(), t_initial=20, decay_t=8)")) == Constant(
-        0.1
-    ).cooldown(8, at=12, shape="1-sqrt")
+    assert interop.from_timm(
+        stand_in("timm", "WSDLRScheduler(sgd(), t_initial=20, decay_t=8)")
+    ) == Constant(0.1).cooldown(8, at=12, shape="1-sqrt")
     keras = "CosineDecay(0.01, decay_steps=20, alpha=0.1, warmup_target=0.1, warmup_steps=5)"
-    assert interop.from_keras(stand_in("keras", keras)) == Cosine(0.1, steps=20, end_value=0.1 * 0.1).warmup(
-        5, init_value=0.01
-    )
+    assert interop.from_keras(stand_in("keras", keras)) == Cosine(
+        0.1, steps=20, end_value=0.1 * 0.1
+    ).warmup(5, init_value=0.01)
     linear = "get_scheduler('linear', sgd(), num_warmup_steps=5, num_training_steps=25)"
     assert interop.from_torch(stand_in("transformers", linear)) == Linear(0.1, steps=20).warmup(5)
 
 
 def test_a_chain_is_a_product_only_where_the_recursion_is():
-    product = interop.from_torch(stand_in("torch", "ChainedScheduler([ConstantLR(o, 0.1, 4), ExponentialLR(o, 0.9)])"))
+    product = interop.from_torch(
+        stand_in("torch", "ChainedScheduler([ConstantLR(o, 0.1, 4), ExponentialLR(o, 0.9)])")
+    )
     assert isinstance(product, Product)
     case = "ChainedScheduler([CosineAnnealingLR(o, 10), ExponentialLR(o, 0.9)])"
     chained = interop.from_torch(stand_in("torch", case))
     assert isinstance(chained, Joined)
-    assert float(chained(20)) == pytest.approx(0.1 * 0.9**10, rel=1e-5)  # not 0.9^20: it starts anew at the foot
+    assert float(chained(20)) == pytest.approx(
+        0.1 * 0.9**10, rel=1e-5
+    )  # not 0.9^20: it starts anew at the foot
 
 
 def test_converters_import_none_of_the_libraries():
     code = "import sys, jax_lrreg.interop; print({'torch', 'transformers', 'timm', 'keras'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "set()\n"
+    )
 
 
 def test_the_record_is_complete():
     for library, data in RECORDED.items():
-        cases, groups, refused = record.CASES[library], record.GROUPS.get(library, {}), record.REFUSED[library]
+        cases, groups, refused = (
+            record.CASES[library],
+            record.GROUPS.get(library, {}),
+            record.REFUSED[library],
+        )
         assert set(data["cases"]) == {*cases, *groups, *refused}
         versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
         print(f"{len(cases) + len(groups)} cases equal to {versions}, {len(refused)} refused")
@@ -203,6 +243,10 @@ def test_live_keras_regularizers_and_constraints_are_ours():
         constraints.UnitNorm(axis=-2),
         constraints.MinMaxNorm(0.0, 1.5, axis=-2),
     ):
-        np.testing.assert_allclose(interop.from_keras(theirs).prox(w, 1.0), np.asarray(theirs(w)), rtol=1e-5)
-    with pytest.raises(ValueError, match=r"OrthogonalRegularizer cannot be converted: .*`Orthogonal` does not"):
+        np.testing.assert_allclose(
+            interop.from_keras(theirs).prox(w, 1.0), np.asarray(theirs(w)), rtol=1e-5
+        )
+    with pytest.raises(
+        ValueError, match=r"OrthogonalRegularizer cannot be converted: .*`Orthogonal` does not"
+    ):
         interop.from_keras(regularizers.OrthogonalRegularizer())

@@ -22,7 +22,11 @@ def rows(path):
 def fitted(loggers, state=None, steps=40):
     apply = lambda params, x: x @ params  # noqa: E731
     step = training.make_step(apply, lambda model, x: jnp.mean((model(x) - 1) ** 2), optax.sgd(0.1))
-    state = training.init(apply, optax.sgd(0.1), key=jax.random.key(0), params=jnp.zeros(2)) if state is None else state
+    state = (
+        training.init(apply, optax.sgd(0.1), key=jax.random.key(0), params=jnp.zeros(2))
+        if state is None
+        else state
+    )
     data = training.ArrayData(np.eye(2, dtype=np.float32), 2, jax.random.key(1))
     return training.fit(
         step,
@@ -44,7 +48,9 @@ def test_csv_holds_the_history(tmp_path):
     for name in ("loss", "grad_norm", "skipped"):
         np.testing.assert_array_equal([float(row[name]) for row in table], history[name])
     assert [row["val_loss"] != "" for row in table] == [False, True, False, True]
-    np.testing.assert_array_equal([float(row["val_loss"]) for row in table if row["val_loss"]], history["val_loss"])
+    np.testing.assert_array_equal(
+        [float(row["val_loss"]) for row in table if row["val_loss"]], history["val_loss"]
+    )
 
 
 def test_csv_goes_on_in_the_file_that_is_there(tmp_path):
@@ -79,9 +85,9 @@ def test_csv_keeps_every_digit_and_what_is_not_finite(tmp_path):
     log = training.log_csv(tmp_path / "a.csv")
     values = {"a": 1 / 3, "b": float("nan"), "c": float("-inf"), "d": 1e-38}
     log(1, values)
-    assert {name: float(text) for name, text in rows(tmp_path / "a.csv")[0].items() if name != "step"} == pytest.approx(
-        values, rel=0, abs=0, nan_ok=True
-    )
+    assert {
+        name: float(text) for name, text in rows(tmp_path / "a.csv")[0].items() if name != "step"
+    } == pytest.approx(values, rel=0, abs=0, nan_ok=True)
 
 
 def test_csv_survives_that_its_file_is_taken_away(tmp_path):
@@ -91,7 +97,10 @@ def test_csv_survives_that_its_file_is_taken_away(tmp_path):
     path.unlink()
     log(1, {"val": 2.0})
     log(2, {"loss": 3.0})
-    assert [(row["step"], row["loss"], row["val"]) for row in rows(path)] == [("1", "", "2.0"), ("2", "3.0", "")]
+    assert [(row["step"], row["loss"], row["val"]) for row in rows(path)] == [
+        ("1", "", "2.0"),
+        ("2", "3.0", ""),
+    ]
 
 
 def test_jsonl_holds_an_entry_a_line_and_goes_on(tmp_path):

@@ -35,12 +35,16 @@ def tx(hyper):
 
 def start(**options):
     params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
-    return training.init(apply, tx, key=jax.random.key(0), params=params, hyper={"rate": 0.05}, **options)
+    return training.init(
+        apply, tx, key=jax.random.key(0), params=params, hyper={"rate": 0.05}, **options
+    )
 
 
 def make(loss=loss_fn, **options):
     rate = lambda hyper: hyper["rate"]  # noqa: E731
-    return training.make_step(apply, loss, tx, penalty=penalties.L1(0.01), learning_rate=rate, **options)
+    return training.make_step(
+        apply, loss, tx, penalty=penalties.L1(0.01), learning_rate=rate, **options
+    )
 
 
 EVALUATE = training.make_eval(apply, lambda model, batch: {"val_loss": loss_fn(model, batch)}, DATA)
@@ -149,11 +153,33 @@ def test_the_host_reads_once_per_interval_and_one_interval_late(kind, monkeypatc
         if kind == "generator":
             for now in training.steps(STEP, state, data, steps=100, log_every=25, chunk=10):
                 log.append(now.step)
-            assert log == ["read", "read", *(item for step in now_steps() for item in ("call", step))]
+            assert log == [
+                "read",
+                "read",
+                *(item for step in now_steps() for item in ("call", step)),
+            ]
         else:
             training.fit(STEP, state, data, steps=100, log_every=25, chunk=10, loggers=[logger])
-            calls, reads, begin = ["call"] * 3, ["read"], ["read"] * 2  # the position, and whom a controller hears
-            assert log == [*begin, *calls, *calls, *reads, 25, *calls, *reads, 50, *calls, *reads, 75, *reads, 100]
+            calls, reads, begin = (
+                ["call"] * 3,
+                ["read"],
+                ["read"] * 2,
+            )  # the position, and whom a controller hears
+            assert log == [
+                *begin,
+                *calls,
+                *calls,
+                *reads,
+                25,
+                *calls,
+                *reads,
+                50,
+                *calls,
+                *reads,
+                75,
+                *reads,
+                100,
+            ]
 
 
 def now_steps():
@@ -170,7 +196,9 @@ def test_memory_does_not_grow(kind):
             for now in training.steps(STEP, state, data, steps=steps, log_every=20):
                 state = now.state
             return state
-        return training.fit(STEP, state, data, steps=steps, log_every=20, eval_every=1000, eval_fn=EVALUATE)[0]
+        return training.fit(
+            STEP, state, data, steps=steps, log_every=20, eval_every=1000, eval_fn=EVALUATE
+        )[0]
 
     def measure():
         gc.collect()
@@ -199,7 +227,11 @@ def test_the_chunk_does_not_show_with_padding_evaluation_and_control(chunk):
 
 def test_evaluations_and_log_intervals_do_not_show_in_the_state():
     plain, _ = training.fit(STEP, start(), DATA, steps=90)
-    for options in ({"log_every": 7}, {"eval_every": 13, "eval_fn": EVALUATE}, {"log_every": 1, "chunk": 50}):
+    for options in (
+        {"log_every": 7},
+        {"eval_every": 13, "eval_fn": EVALUATE},
+        {"log_every": 1, "chunk": 50},
+    ):
         assert equal(plain, training.fit(STEP, start(), DATA, steps=90, **options)[0])
 
 
@@ -211,7 +243,11 @@ class TestSteps:
         assert equal(chunks[-1].state, state)
         ends = [now for now in chunks if now.step % 20 == 0 or now.step == 90]
         assert [now.step for now in ends] == history["step"].tolist()
-        for name in ("loss", "learning_rate", "skipped"):  # looked at after all steps: nothing of a chunk is donated
+        for name in (
+            "loss",
+            "learning_rate",
+            "skipped",
+        ):  # looked at after all steps: nothing of a chunk is donated
             np.testing.assert_array_equal([now.metrics[name] for now in ends], history[name])
 
     def test_within_an_interval_the_metrics_are_those_so_far(self):
@@ -225,7 +261,9 @@ class TestSteps:
         plain, rate = (lambda hyper: optax.sgd(hyper["rate"])), jnp.float32(0.5)
         step = training.make_step(apply, loss_fn, plain, learning_rate=lambda hyper: hyper["rate"])
         params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
-        state = training.init(apply, plain, key=jax.random.key(0), params=params, hyper={"rate": 0.05})
+        state = training.init(
+            apply, plain, key=jax.random.key(0), params=params, hyper={"rate": 0.05}
+        )
         for now in training.steps(step, state, DATA, steps=30, log_every=10):
             if now.step == 10:
                 now.state = now.state.replace(hyper={"rate": rate})
@@ -262,7 +300,10 @@ class TestSteps:
         [
             ("structure", lambda state: state.replace(hyper=None)),
             ("structure", lambda state: {"params": state.params}),
-            (r".*rate.*float32\[\] as before", lambda state: state.replace(hyper={"rate": np.ones(2)})),
+            (
+                r".*rate.*float32\[\] as before",
+                lambda state: state.replace(hyper={"rate": np.ones(2)}),
+            ),
             (r".*step.*int32\[\] as before", lambda state: state.replace(step=1.5)),
         ],
     )
@@ -276,7 +317,9 @@ class TestSteps:
         step = make(lambda model, batch: loss_fn(model, batch) / 0, on_nonfinite="raise")
         made = []
         with pytest.raises(FloatingPointError, match="updates at steps 0 to 9 were not finite"):
-            made.extend(now.step for now in training.steps(step, start(), DATA, steps=100, log_every=10))
+            made.extend(
+                now.step for now in training.steps(step, start(), DATA, steps=100, log_every=10)
+            )
         assert made == [10, 20]
         with pytest.raises(FloatingPointError):
             list(training.steps(step, start(), DATA, steps=5, log_every=10))
@@ -322,7 +365,9 @@ def test_a_ragged_last_batch_is_traced_once_in_an_evaluation():
 
 def test_what_the_loop_does_is_marked_in_a_profile(tmp_path):
     with jax.profiler.trace(str(tmp_path)):
-        training.fit(STEP, start(), batches(), steps=40, log_every=10, eval_every=20, eval_fn=EVALUATE)
+        training.fit(
+            STEP, start(), batches(), steps=40, log_every=10, eval_every=20, eval_fn=EVALUATE
+        )
     (profile,) = tmp_path.rglob("*.xplane.pb")
     content = profile.read_bytes()
     for name in (b"train", b"evaluate", b"read metrics", b"stack batches"):
@@ -337,7 +382,12 @@ class TestProgress:
     def test_lines_have_loss_rate_pace_time_left_and_the_latest_evaluation(self, capsys):
         self.fit()
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split("  ")[0] for line in lines] == ["step 10/40", "step 20/40", "step 30/40", "step 40/40"]
+        assert [line.split("  ")[0] for line in lines] == [
+            "step 10/40",
+            "step 20/40",
+            "step 30/40",
+            "step 40/40",
+        ]
         for line in lines:
             parts = line.split("  ")
             assert [part.split()[0] for part in parts[1:3]] == ["loss", "lr"]
@@ -352,7 +402,9 @@ class TestProgress:
         import rich.console
 
         text, real = io.StringIO(), rich.console.Console
-        monkeypatch.setattr(rich.console, "Console", lambda: real(file=text, force_terminal=True, width=100))
+        monkeypatch.setattr(
+            rich.console, "Console", lambda: real(file=text, force_terminal=True, width=100)
+        )
         self.fit()
         last = text.getvalue().replace("\x1b[?25h", "").strip().splitlines()[-1]
         for word in ("40/40", "loss ", "lr ", "steps/s", "in all", "val_loss"):
@@ -368,7 +420,9 @@ class TestProgress:
             def update(self, content, raw):
                 seen.append(content["text/plain"])
 
-        monkeypatch.setattr(rich.console, "Console", lambda: type("Console", (), {"is_jupyter": True}))
+        monkeypatch.setattr(
+            rich.console, "Console", lambda: type("Console", (), {"is_jupyter": True})
+        )
         monkeypatch.setattr(display, "display", lambda *args, **options: Handle())
         self.fit()
         assert [line.split("  ")[0] for line in seen][-1] == "step 40/40"
@@ -382,12 +436,17 @@ class Cnn(nn.Module):
 
 
 def test_single_calls_are_the_loop_with_streams_too():
-    arrays = {"x": np.random.default_rng(0).normal(size=(32, 4, 4, 1)).astype(np.float32), "y": np.ones(32, np.float32)}
+    arrays = {
+        "x": np.random.default_rng(0).normal(size=(32, 4, 4, 1)).astype(np.float32),
+        "y": np.ones(32, np.float32),
+    }
     data = training.ArrayData(arrays, 8, jax.random.key(1))
     step = training.make_step(Cnn(), loss_fn, optax.sgd(0.01))
     results = []
     for kind, chunk in (("arrays", "auto"), ("stream", "auto"), ("arrays", 4)):
-        state = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        state = training.init(
+            Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1]
+        )
         source = data if kind == "arrays" else (data(index) for index in range(12))
         results.append(training.fit(step, state, source, steps=12, log_every=6, chunk=chunk))
     agree(results[0], results[1])

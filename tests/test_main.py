@@ -25,9 +25,13 @@ def test_train_writes_a_run_folder_and_reaches_its_accuracy(tmp_path, capsys):
     assert repr(text.parse(config["penalty"])) == config["penalty"]
     table = rows(tmp_path)
     assert float(table[-1]["test_accuracy"]) >= 0.96
-    assert {"step", "loss", "data_loss", "penalty", "learning_rate", "skipped", "test_loss"} <= set(table[0])
+    assert {"step", "loss", "data_loss", "penalty", "learning_rate", "skipped", "test_loss"} <= set(
+        table[0]
+    )
     lr = text.parse(config["schedule"])
-    np.testing.assert_allclose(float(table[3]["learning_rate"]), lr(int(table[3]["step"]) - 1), rtol=1e-5)
+    np.testing.assert_allclose(
+        float(table[3]["learning_rate"]), lr(int(table[3]["step"]) - 1), rtol=1e-5
+    )
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -44,10 +48,35 @@ def test_train_on_your_own_files(tmp_path, capsys):
     y = x @ [1.0, 2.0, 3.0]
     np.savez(tmp_path / "a.npz", x=x, y=y)
     with open(tmp_path / "a.csv", "w") as file:
-        file.write("a,b,c,price\n" + "\n".join(",".join(map(str, [*row, t])) for row, t in zip(x, y, strict=True)))
+        file.write(
+            "a,b,c,price\n"
+            + "\n".join(",".join(map(str, [*row, t])) for row, t in zip(x, y, strict=True))
+        )
     for name, target in (("a.npz", []), ("a.csv", ["--target", "price"])):
-        options = ["--epochs", "40", "--batch-size", "16", "--lr", "Constant(0.01)", "--penalty", "L2(1e-6)"]
-        assert main(["train", "--data", str(tmp_path / name), *target, *options, "--out", str(tmp_path / "out")]) == 0
+        options = [
+            "--epochs",
+            "40",
+            "--batch-size",
+            "16",
+            "--lr",
+            "Constant(0.01)",
+            "--penalty",
+            "L2(1e-6)",
+        ]
+        assert (
+            main(
+                [
+                    "train",
+                    "--data",
+                    str(tmp_path / name),
+                    *target,
+                    *options,
+                    "--out",
+                    str(tmp_path / "out"),
+                ]
+            )
+            == 0
+        )
         assert float(rows(tmp_path / "out")[-1]["test_loss"]) < 0.2
 
 
@@ -73,13 +102,19 @@ def wrong(tmp_path):
     return [
         (["--data", "nowhere.csv"], "there is no file 'nowhere.csv'"),
         (["--data", "digit"], "--data.* must be one of digits, diabetes"),
-        (["--data", str(tmp_path / "text.csv"), "--target", "b"], "line 3, column 'a' must be a number, got 'x'"),
+        (
+            ["--data", str(tmp_path / "text.csv"), "--target", "b"],
+            "line 3, column 'a' must be a number, got 'x'",
+        ),
         (["--data", str(tmp_path / "nan.csv"), "--target", "b"], "20 missing or infinite target"),
         (["--data", str(tmp_path / "short.csv"), "--target", "b"], "line 2.*2 values"),
         (["--data", str(tmp_path / "few.csv"), "--target", "b"], "at least 10 examples"),
         (["--data", str(tmp_path / "empty.csv"), "--target", "b"], "--target"),
         (["--data", str(tmp_path / "few.csv")], "--target.*one of the columns a, b"),
-        (["--data", str(tmp_path / "few.csv"), "--target", "z"], "--target.*one of the columns a, b"),
+        (
+            ["--data", str(tmp_path / "few.csv"), "--target", "z"],
+            "--target.*one of the columns a, b",
+        ),
         (["--data", str(tmp_path / "broken.npz")], "--data"),
         (["--data", str(tmp_path / "no_target.npz")], "--target"),
         (["--lr", "Cosin(1e-3, steps=5)"], "--lr: unknown name .Cosin.; did you mean .Cosine"),
@@ -117,5 +152,7 @@ def test_a_wrong_option_gives_one_line_that_names_it(index, tmp_path, capsys):
 
 
 def test_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "jax_lrreg", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "jax_lrreg", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("jax_lrreg ")

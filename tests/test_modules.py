@@ -32,7 +32,9 @@ class NeedsTrain(nn.Module):
 
 def test_inputs_that_steer_python_may_be_positional_or_named():
     state = training.init(NeedsTrain(), optax.sgd(0.1), key=KEY, example=(X[:1], True))
-    named = training.init(NeedsTrain(), optax.sgd(0.1), key=KEY, example=X[:1], example_kwargs={"train": False})
+    named = training.init(
+        NeedsTrain(), optax.sgd(0.1), key=KEY, example=X[:1], example_kwargs={"train": False}
+    )
     assert jax.tree.all(jax.tree.map(np.array_equal, state.params, named.params))
 
 
@@ -45,37 +47,52 @@ def test_what_is_sown_is_no_state_and_reaches_the_loss():
     def loss_fn(model, batch):
         output, sown = model(batch, train=True, mutable=["losses"])
         seen.append(jax.tree.map(jnp.shape, sown))
-        activity = penalties.activity_penalty(penalties.L1(0.1), sown["losses"], batch_size=len(batch))
+        activity = penalties.activity_penalty(
+            penalties.L1(0.1), sown["losses"], batch_size=len(batch)
+        )
         return jnp.mean(output**2) + activity, {"activity": activity}
 
     step = training.make_step(module, loss_fn, tx)
     state, history = training.fit(step, state, DATA, steps=40, log_every=20)
     assert seen[0] == {"losses": {"hidden": ((8, 8),)}}, "sown once"
     assert history["activity"][1] < history["activity"][0]
-    assert np.abs(state.model_state["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0, "the statistics are carried"
+    assert np.abs(state.model_state["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0, (
+        "the statistics are carried"
+    )
 
-    plain = training.make_step(module, lambda model, batch: jnp.mean(model(batch, train=True) ** 2), tx)
+    plain = training.make_step(
+        module, lambda model, batch: jnp.mean(model(batch, train=True) ** 2), tx
+    )
     training.fit(plain, state, DATA, steps=2)
 
 
 def test_multi_steps_is_refused_with_the_way_out():
-    with pytest.raises(TypeError, match=r"transforms.mean_value, or its own gradient_transformation"):
+    with pytest.raises(
+        TypeError, match=r"transforms.mean_value, or its own gradient_transformation"
+    ):
         training.init(lambda p, x: x, optax.MultiSteps(optax.sgd(0.1), 2), key=KEY, params=1.0)
     tx = transforms.mean_value(optax.MultiSteps(optax.sgd(0.1), 2))
     training.init(lambda p, x: x, tx, key=KEY, params=1.0)
 
 
-@pytest.mark.parametrize("wrong", [lambda model, x: model(x).mean(), lambda model, x: {"error": model(x)[..., 0]}])
+@pytest.mark.parametrize(
+    "wrong", [lambda model, x: model(x).mean(), lambda model, x: {"error": model(x)[..., 0]}]
+)
 def test_metrics_that_are_no_means_are_refused(wrong):
     state = training.init(lambda p, x: x * p, optax.sgd(0.1), key=KEY, params=1.0)
-    with pytest.raises(ValueError, match=r"`metrics_fn` must be a function that returns \{name: mean over the batch\}"):
+    with pytest.raises(
+        ValueError,
+        match=r"`metrics_fn` must be a function that returns \{name: mean over the batch\}",
+    ):
         training.make_eval(lambda p, x: x * p, wrong, DATA)(state)
 
 
 def test_evaluation_of_padded_data_has_a_mask_of_ones():
     data = training.ArrayData({"x": X[:5]}, 2, KEY, remainder="pad")
     state = training.init(lambda p, x: x * p, optax.sgd(0.1), key=KEY, params=1.0)
-    evaluate = training.make_eval(lambda p, x: x * p, lambda model, b: {"share": b["mask"].mean()}, data)
+    evaluate = training.make_eval(
+        lambda p, x: x * p, lambda model, b: {"share": b["mask"].mean()}, data
+    )
     assert evaluate(state) == {"share": 1.0}
 
 
@@ -93,17 +110,23 @@ def test_complex_parameters_go_downhill_and_decay():
     state = training.init(apply, tx, key=KEY, params=jnp.complex64(0.3 - 2j))
     for _ in range(200):
         state, metrics = step(state, jnp.ones(4))
-    np.testing.assert_allclose(state.params, (1 + 1j) / 1.25, rtol=1e-4)  # 2 (w - 1 - i) + w / 2 = 0
+    np.testing.assert_allclose(
+        state.params, (1 + 1j) / 1.25, rtol=1e-4
+    )  # 2 (w - 1 - i) + w / 2 = 0
     assert metrics["skipped"] == 0
 
 
 def test_a_rate_that_is_not_finite_is_skipped():
-    lr = optax.polynomial_schedule(1e-2, 0.0, power=0.9, transition_steps=1000)  # nan at its end, jitted
+    lr = optax.polynomial_schedule(
+        1e-2, 0.0, power=0.9, transition_steps=1000
+    )  # nan at its end, jitted
     assert np.isnan(jax.jit(lr)(1000))
     tx = optax.sgd(lr)
     step = training.make_step(apply, lambda model, x: jnp.mean(model(x) ** 2), tx, learning_rate=lr)
     state = training.init(apply, tx, key=KEY, params=jnp.float32(1))
-    state, history = training.fit(step, state, training.ArrayData(np.ones(8, np.float32), 4, KEY), steps=1005)
+    state, history = training.fit(
+        step, state, training.ArrayData(np.ones(8, np.float32), 4, KEY), steps=1005
+    )
     assert history["skipped"][-1] == 5
     assert np.isfinite(state.params)
 
@@ -131,7 +154,9 @@ def test_wrong_arguments_of_a_step_are_refused_by_name(error, words, arguments):
 def test_an_optax_schedule_beside_hyperparameters_is_told_what_to_do():
     lr = optax.cosine_decay_schedule(0.1, 10)
     step = training.make_step(apply, loss, lambda hyper: optax.sgd(hyper["x"]), learning_rate=lr)
-    state = training.init(apply, lambda hyper: optax.sgd(hyper["x"]), key=KEY, params=1j, hyper={"x": 0.1})
+    state = training.init(
+        apply, lambda hyper: optax.sgd(hyper["x"]), key=KEY, params=1j, hyper={"x": 0.1}
+    )
     with pytest.raises(TypeError) as caught:
         step(state, jnp.ones(4))
     assert "schedules.Function" in caught.value.__notes__[0]
@@ -142,8 +167,14 @@ def test_an_optax_schedule_beside_hyperparameters_is_told_what_to_do():
     [
         ("make an ArrayData of arrays", {"data": {"x": X}}),
         ("make an ArrayData of arrays", {"data": X}),
-        (r"`eval_fn` must be a function that returns \{name: number\}", {"eval_fn": lambda state: 1.0}),
-        (r"`eval_fn` must be a function that returns \{name: number\}", {"eval_fn": lambda state: {"error": X}}),
+        (
+            r"`eval_fn` must be a function that returns \{name: number\}",
+            {"eval_fn": lambda state: 1.0},
+        ),
+        (
+            r"`eval_fn` must be a function that returns \{name: number\}",
+            {"eval_fn": lambda state: {"error": X}},
+        ),
         ("`loggers` must be a list of functions", {"loggers": print}),
     ],
 )

@@ -48,7 +48,9 @@ METHODS = {
 DIVIDES = ("dadapt_adamw", "prodigy", "prodigy_safeguard")
 INSIDE = {
     "mechanize": lambda lr, control: contrib.mechanize(optax.chain(optax.adam(lr), control)),
-    "schedule_free_sgd": lambda lr, control: contrib.schedule_free(optax.chain(optax.sgd(lr), control), lr),
+    "schedule_free_sgd": lambda lr, control: contrib.schedule_free(
+        optax.chain(optax.sgd(lr), control), lr
+    ),
 }
 
 
@@ -84,16 +86,22 @@ def finite(state):
 def test_a_schedule_from_0_a_gradient_of_0_a_nan_and_a_penalty(name):
     tx = METHODS[name](WARMUP)
     step = training.make_step(apply, loss_fn, tx, penalty=penalties.L2(1e-3), learning_rate=WARMUP)
-    state, history = training.fit(step, start(tx), batches(broken=[7], empty=[0]), steps=400, log_every=10, chunk=10)
+    state, history = training.fit(
+        step, start(tx), batches(broken=[7], empty=[0]), steps=400, log_every=10, chunk=10
+    )
     assert finite(state)
     assert history["skipped"].sum() == (2 if name in DIVIDES else 1)
     assert history["learning_rate"][-1] == 1
     assert history["loss"][-1] < 0.05, history["loss"]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("prodigy_safeguard", "dowg", "momo_adam")])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in ("prodigy_safeguard", "dowg", "momo_adam")]
+)
 def test_a_controller_in_windows_of_multi_steps(name):
-    control = transforms.scale_by_controller(schedules.ReduceOnPlateau(0.5, patience=30, threshold=0.0))
+    control = transforms.scale_by_controller(
+        schedules.ReduceOnPlateau(0.5, patience=30, threshold=0.0)
+    )
     tx = METHODS[name](WARMUP)
     if name in INSIDE:
         tx = INSIDE[name](WARMUP, control)
@@ -122,7 +130,8 @@ def test_raise_says_who_divides_0_by_0(name):
     tx = METHODS[name](WARMUP)
     step = training.make_step(apply, loss_fn, tx, on_nonfinite="raise")
     with pytest.raises(
-        FloatingPointError, match=r"step 0 is not finite .*it is the optimizer: D-Adaptation and Prodigy"
+        FloatingPointError,
+        match=r"step 0 is not finite .*it is the optimizer: D-Adaptation and Prodigy",
     ):
         step(start(tx), next(batches()))
 
@@ -160,7 +169,9 @@ def test_vmaps_over_the_length_of_the_warmup():
 
     def run(steps):
         state = start(tx, hyper=schedules.Constant(1.0).warmup(steps))
-        return jax.lax.scan(lambda s, _: (step.body(s, batch)[0], None), state, length=200)[0].params["w"]
+        return jax.lax.scan(lambda s, _: (step.body(s, batch)[0], None), state, length=200)[
+            0
+        ].params["w"]
 
     lengths = jnp.array([3, 30])
     together = jax.jit(jax.vmap(run))(lengths)

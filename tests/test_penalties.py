@@ -29,7 +29,9 @@ WITH_STRENGTH = [case for case in ONE_OF_EACH if case.prox != "none" and not cas
 
 def steps_of(case):
     """One number first; for separable penalties as an array, which is the same to them and compiles once."""
-    scalars = tuple(np.full(SHAPE, step) for step in SCALAR_STEPS) if case.separable else SCALAR_STEPS
+    scalars = (
+        tuple(np.full(SHAPE, step) for step in SCALAR_STEPS) if case.separable else SCALAR_STEPS
+    )
     return (*scalars, *DIAGONAL_STEPS) if case.prox == "any" else scalars
 
 
@@ -45,7 +47,9 @@ def _without_garbage_collection():
 @functools.cache
 def jitted(penalty, method):
     """A compiled method that returns NumPy arrays; compiled once for all tests of a dtype."""
-    compiled = jit(jax.value_and_grad(penalty) if method == "value_and_gradient" else getattr(penalty, method))
+    compiled = jit(
+        jax.value_and_grad(penalty) if method == "value_and_gradient" else getattr(penalty, method)
+    )
     return lambda *args: jax.tree.map(np.asarray, compiled(*args))
 
 
@@ -94,14 +98,22 @@ def grid(case, w, step_size):
     """The least objective of a separable penalty on a fine grid, one entry at a time."""
     total = 0.0
     for index in np.ndindex(SHAPE):
-        line = np.unique(np.concatenate([np.linspace(-3, 3, 301) * (1 + abs(w[index])), [0.0, w[index]]]))
+        line = np.unique(
+            np.concatenate([np.linspace(-3, 3, 301) * (1 + abs(w[index])), [0.0, w[index]]])
+        )
         one = np.array(
             [
-                case.value(np.where(np.arange(6).reshape(SHAPE) == np.ravel_multi_index(index, SHAPE), x, 0.0))
+                case.value(
+                    np.where(
+                        np.arange(6).reshape(SHAPE) == np.ravel_multi_index(index, SHAPE), x, 0.0
+                    )
+                )
                 for x in line
             ]
         )
-        total += np.min((line - w[index]) ** 2 / (2 * np.broadcast_to(step_size, SHAPE)[index]) + one)
+        total += np.min(
+            (line - w[index]) ** 2 / (2 * np.broadcast_to(step_size, SHAPE)[index]) + one
+        )
     return total
 
 
@@ -125,7 +137,9 @@ def test_it_is_never_negative_and_0_at_0(case):
 def test_the_prox_solves_its_problem(case):
     with jax.enable_x64(True):
         prox = jitted(case.penalty, "prox")
-        for w in points() + (points(complex_too=True)[::2] if case.complex and case in ONE_OF_EACH else []):
+        for w in points() + (
+            points(complex_too=True)[::2] if case.complex and case in ONE_OF_EACH else []
+        ):
             for step_size in steps_of(case)[-3 if np.iscomplexobj(w) else 0 :]:
                 z = prox(w, step_size)
                 if limited(case):  # entries that must not move would leave no member of the set
@@ -154,7 +168,9 @@ def test_the_prox_in_float32_is_as_good_as_float32_gets(case):
     rng, prox = np.random.default_rng(2), jitted(case.penalty, "prox")
     for index in range(30):
         w = np.float32(rng.normal(size=SHAPE) * 10 ** rng.uniform(-2, 1))
-        steps = np.float32(10 ** rng.uniform(-6, 4, size=SHAPE) * (rng.random(SHAPE) > (index % 4 == 0) * 0.3))
+        steps = np.float32(
+            10 ** rng.uniform(-6, 4, size=SHAPE) * (rng.random(SHAPE) > (index % 4 == 0) * 0.3)
+        )
         step_size = steps if case.prox == "any" else float(steps[0, 0])
         narrow = prox(w, step_size)
         with jax.enable_x64(True):
@@ -174,7 +190,9 @@ def test_a_step_size_of_0_is_the_identity_or_the_projection(case):
             else:
                 assert np.array_equal(z, w)
         if case.prox == "any":
-            np.testing.assert_allclose(prox(w, 0.3), prox(w, np.full(SHAPE, 0.3, np.float32)), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                prox(w, 0.3), prox(w, np.full(SHAPE, 0.3, np.float32)), rtol=1e-5, atol=1e-6
+            )
 
 
 def scaled_prox(case, w, factor, step_size):
@@ -214,7 +232,9 @@ def test_the_prox_has_the_derivatives_of_its_differences(case):
 
     @jit
     def slopes(point, along):
-        there = [tuple(x + sign * h * dx for x, dx in zip(point, along, strict=True)) for sign in (1, -1)]
+        there = [
+            tuple(x + sign * h * dx for x, dx in zip(point, along, strict=True)) for sign in (1, -1)
+        ]
         return jax.jvp(prox, point, along)[1], (prox(*there[0]) - prox(*there[1])) / (2 * h)
 
     with jax.enable_x64(True):
@@ -238,15 +258,21 @@ def test_the_prox_of_a_convex_penalty_is_firmly_nonexpansive(case):
                 assert np.sum(moved * (moved - (x - y)) / step_size) <= 1e-10
 
 
-@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if case.prox != "none" and case.certificate], ids=repr)
+@pytest.mark.parametrize(
+    "case", [case for case in ONE_OF_EACH if case.prox != "none" and case.certificate], ids=repr
+)
 def test_the_certificate_is_0_where_the_prox_says_so_and_a_distance_elsewhere(case):
     certificate, prox = jitted(case.penalty, "certificate"), jitted(case.penalty, "prox")
     move = np.random.default_rng(4).normal(size=SHAPE)
     with jax.enable_x64(True):
-        for w in points() + (points(complex_too=True) if case.complex and not case.separable else []):
+        for w in points() + (
+            points(complex_too=True) if case.complex and not case.separable else []
+        ):
             for step_size in steps_of(case)[1 : 3 if w.dtype == float else 2]:
                 z = prox(w, step_size)
-                gradient = np.conj((z - w) / step_size)  # as JAX gives the gradient of 1/2 |z - w|^2 / step_size
+                gradient = np.conj(
+                    (z - w) / step_size
+                )  # as JAX gives the gradient of 1/2 |z - w|^2 / step_size
                 scale = 1e-9 * (1 + np.abs(gradient).max())
                 assert certificate(z, gradient) <= scale
                 assert certificate(z, gradient + 0.1 * move) <= 0.1 * np.linalg.norm(move) + scale
@@ -271,7 +297,11 @@ def test_the_gradient_is_that_of_the_value_off_the_kinks(case):
 def test_at_zero_and_at_ties_derivatives_are_finite_and_the_gradient_is_the_shortest(case):
     @jit
     def derivatives(w):
-        return jax.grad(case.penalty)(w), jax.jvp(case.penalty, (w,), (1 + w,))[1], jax.hessian(case.penalty)(w)
+        return (
+            jax.grad(case.penalty)(w),
+            jax.jvp(case.penalty, (w,), (1 + w,))[1],
+            jax.hessian(case.penalty)(w),
+        )
 
     kinks = (np.zeros(SHAPE), SECOND, np.full(SHAPE, 0.5))
     with jax.enable_x64(True):
@@ -289,10 +319,14 @@ def test_at_zero_and_at_ties_derivatives_are_finite_and_the_gradient_is_the_shor
                 assert np.all(reverse == 0)
 
 
-@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if jax.tree.leaves(case.penalty)], ids=repr)
+@pytest.mark.parametrize(
+    "case", [case for case in ONE_OF_EACH if jax.tree.leaves(case.penalty)], ids=repr
+)
 def test_vmap_over_its_numbers_is_the_loop(case):
     w = np.abs(np.float32(points()[1]))
-    several = [jax.tree.map(lambda x, c=c: np.float32(x * c), case.penalty) for c in (0.5, 1.0, 2.0)]
+    several = [
+        jax.tree.map(lambda x, c=c: np.float32(x * c), case.penalty) for c in (0.5, 1.0, 2.0)
+    ]
     batch = jax.tree.map(lambda *x: jnp.stack(x), *several)
 
     traces = []
@@ -312,7 +346,11 @@ def test_vmap_over_its_numbers_is_the_loop(case):
 @pytest.mark.parametrize("case", PENALTIES, ids=repr)
 def test_it_is_text_and_data(case):
     penalty = case.penalty
-    same = [text.parse(repr(penalty)), pickle.loads(pickle.dumps(penalty)), jax.tree.map(lambda x: x, penalty)]
+    same = [
+        text.parse(repr(penalty)),
+        pickle.loads(pickle.dumps(penalty)),
+        jax.tree.map(lambda x: x, penalty),
+    ]
     for copy in same:
         assert copy == penalty
         assert hash(copy) == hash(penalty)
@@ -325,13 +363,19 @@ def test_it_is_text_and_data(case):
     assert text.parse(repr(chosen)) == chosen
 
 
-HALF = [case for case in ONE_OF_EACH if type(case.penalty).__name__ in ("L1", "EWC", "UnitNorm", "Simplex", "Box")]
+HALF = [
+    case
+    for case in ONE_OF_EACH
+    if type(case.penalty).__name__ in ("L1", "EWC", "UnitNorm", "Simplex", "Box")
+]
 
 
 @pytest.mark.parametrize("case", HALF, ids=repr)
 def test_half_precision_is_worked_on_in_float32(case):
     dtype = jnp.bfloat16
-    value, gradient, prox = (jitted(case.penalty, name) for name in ("__call__", "gradient", "prox"))
+    value, gradient, prox = (
+        jitted(case.penalty, name) for name in ("__call__", "gradient", "prox")
+    )
     narrow = np.asarray(points()[1], dtype)
     exact = narrow.astype(np.float32)
     last_place = float(jnp.finfo(dtype).eps)
@@ -339,18 +383,26 @@ def test_half_precision_is_worked_on_in_float32(case):
         np.testing.assert_allclose(value(narrow), value(exact), rtol=1e-6)
     assert value(narrow).dtype == jnp.float32
     assert gradient(narrow).dtype == dtype
-    np.testing.assert_allclose(gradient(narrow).astype(np.float32), gradient(exact), rtol=last_place, atol=1e-6)
+    np.testing.assert_allclose(
+        gradient(narrow).astype(np.float32), gradient(exact), rtol=last_place, atol=1e-6
+    )
     if case.prox != "none":
         z = prox(narrow, 0.3)
         assert z.dtype == dtype
-        np.testing.assert_allclose(z.astype(np.float32), prox(exact, 0.3), rtol=last_place, atol=1e-6)
+        np.testing.assert_allclose(
+            z.astype(np.float32), prox(exact, 0.3), rtol=last_place, atol=1e-6
+        )
         if case.constraint:
             assert value(z) == 0
             if case.certificate:
-                assert np.isfinite(jitted(case.penalty, "certificate")(z, np.zeros(SHAPE, np.float32)))
+                assert np.isfinite(
+                    jitted(case.penalty, "certificate")(z, np.zeros(SHAPE, np.float32))
+                )
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn], ids=lambda dtype: dtype.__name__
+)
 def test_long_sums_of_narrow_numbers_are_exact_to_float32(dtype):
     w = {name: jnp.full((300, 300), 0.5, dtype) for name in "ab"}
     np.testing.assert_allclose(penalties.L2(1.0)(w), 2 * 90_000 / 8, rtol=1e-6)
@@ -361,7 +413,11 @@ def test_long_sums_of_narrow_numbers_are_exact_to_float32(dtype):
 
 @pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if case.constraint], ids=repr)
 def test_the_value_of_a_projection_is_exactly_0(case):
-    rng, value, prox = np.random.default_rng(7), jitted(case.penalty, "__call__"), jitted(case.penalty, "prox")
+    rng, value, prox = (
+        np.random.default_rng(7),
+        jitted(case.penalty, "__call__"),
+        jitted(case.penalty, "prox"),
+    )
     for size in np.linspace(-20, 6, 27):
         w = np.float32(rng.normal(size=SHAPE) * 10**size * (rng.random((SHAPE[0], 1)) < 0.8))
         steps = np.float32(10 ** rng.uniform(-3, 3, size=SHAPE))
@@ -382,10 +438,14 @@ def test_max_strength_is_where_zero_begins_to_solve(case):
     @jit
     def certificate(strength):
         arguments = {**rest, "group": strength} if first else rest
-        return type(case.penalty)(*(first or [strength]), **arguments).certificate(jnp.zeros(SHAPE), gradient)
+        return type(case.penalty)(*(first or [strength]), **arguments).certificate(
+            jnp.zeros(SHAPE), gradient
+        )
 
     largest = case.penalty.max_strength(gradient)
     assert certificate(1.0001 * largest) == 0
     assert certificate(0.999 * largest) > 0
     if not first:
-        np.testing.assert_allclose((case.penalty / 8).max_strength(gradient), 8 * largest, rtol=1e-5)
+        np.testing.assert_allclose(
+            (case.penalty / 8).max_strength(gradient), 8 * largest, rtol=1e-5
+        )

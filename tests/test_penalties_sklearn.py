@@ -10,7 +10,15 @@ import pytest
 from sklearn import linear_model
 
 from jax_lrreg.interop import from_sklearn, to_sklearn
-from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, L1Ball, NonNegativeL1, SparseGroupLasso
+from jax_lrreg.penalties import (
+    L1,
+    L2,
+    ElasticNet,
+    GroupLasso,
+    L1Ball,
+    NonNegativeL1,
+    SparseGroupLasso,
+)
 
 M, N = 200, 12
 RNG = np.random.default_rng(0)
@@ -62,7 +70,12 @@ def solve(loss, penalty, y, dtype, curvature):
 
 EXAMPLES = {
     "Lasso": (squares, L1(30.0) / M, Y, lambda: linear_model.Lasso(alpha=30 / M, **TIGHT)),
-    "Ridge": (squares, L2(30.0) / M, Y, lambda: linear_model.Ridge(alpha=30.0, solver="cholesky", fit_intercept=False)),
+    "Ridge": (
+        squares,
+        L2(30.0) / M,
+        Y,
+        lambda: linear_model.Ridge(alpha=30.0, solver="cholesky", fit_intercept=False),
+    ),
     "ElasticNet": (
         squares,
         ElasticNet(20.0, l2=40.0) / M,
@@ -100,7 +113,9 @@ def theirs(name):
     return coefficients.T if y.ndim > 1 else coefficients
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-10)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-10)], ids=["float32", "float64"]
+)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_proximal_gradient_descent_reaches_scikit_learn(name, dtype, tolerance):
     loss, penalty, y, _ = EXAMPLES[name]
@@ -133,13 +148,17 @@ def test_at_max_strength_all_is_zero_and_just_below_it_is_not(name):
         zero = np.zeros((N, *np.shape(y)[1:]))
         largest = penalty.max_strength(jax.grad(loss)(zero, X, y))
         if name == "Lasso":
-            np.testing.assert_allclose(largest, np.abs(X.T @ Y).max(), rtol=1e-12)  # in the source's units, lambda
+            np.testing.assert_allclose(
+                largest, np.abs(X.T @ Y).max(), rtol=1e-12
+            )  # in the source's units, lambda
         for factor, zeros in ((1.0001, True), (0.99, False)):
             first = factor * largest
             own = (
                 ElasticNet(first, l2=40.0)
                 if name == "ElasticNet"
-                else type(penalty.penalty)(first, **({"axis": -1} if name == "MultiTaskLasso" else {}))
+                else type(penalty.penalty)(
+                    first, **({"axis": -1} if name == "MultiTaskLasso" else {})
+                )
             )
             w, *_ = solve(loss, own / M, y, np.float64, 1.0)
             assert (not w.any()) == zeros
@@ -158,7 +177,10 @@ def test_sparse_group_lasso_and_the_l1_ball_solve_the_same_problem_class():
 def test_a_lasso_of_positive_numbers_is_converted_and_nothing_else_positive():
     estimator = linear_model.Lasso(alpha=0.3, positive=True)
     assert from_sklearn(estimator) == NonNegativeL1(0.3)
-    assert to_sklearn(NonNegativeL1(0.3), estimator="Lasso", num_examples=M) == {"alpha": 0.3, "positive": True}
+    assert to_sklearn(NonNegativeL1(0.3), estimator="Lasso", num_examples=M) == {
+        "alpha": 0.3,
+        "positive": True,
+    }
     for other in (linear_model.ElasticNet(positive=True), linear_model.Ridge(positive=True)):
         with pytest.raises(ValueError, match="positive=True has no equal here"):
             from_sklearn(other, num_examples=M)

@@ -9,7 +9,13 @@ from flax import linen, nnx
 from laws_penalties import jit
 
 from jax_lrreg import penalties, text
-from jax_lrreg.interop import from_keras, from_sklearn, from_weight_decay, to_sklearn, to_weight_decay
+from jax_lrreg.interop import (
+    from_keras,
+    from_sklearn,
+    from_weight_decay,
+    to_sklearn,
+    to_weight_decay,
+)
 from jax_lrreg.penalties import (
     EWC,
     L0,
@@ -66,12 +72,16 @@ def test_only_real_and_complex_numbers_are_parameters():
     gradient, shrunk = penalty.gradient(params), penalty.prox(params, 1.0)
     assert jax.tree.structure(gradient) == jax.tree.structure(shrunk) == jax.tree.structure(params)
     np.testing.assert_array_equal(gradient["kernel"], np.sign(W))
-    np.testing.assert_allclose(gradient["complex"], [(3 - 4j) / 5], rtol=1e-6)  # as JAX gives it: the conjugate
+    np.testing.assert_allclose(
+        gradient["complex"], [(3 - 4j) / 5], rtol=1e-6
+    )  # as JAX gives it: the conjugate
     np.testing.assert_allclose(shrunk["complex"], [4 * (3 + 4j) / 5], rtol=1e-6)
     assert not gradient["count"].any()
     assert np.array_equal(shrunk["count"], params["count"])
     assert shrunk["flag"]
-    assert jax.random.key_data(shrunk["key"]).tolist() == jax.random.key_data(params["key"]).tolist()
+    assert (
+        jax.random.key_data(shrunk["key"]).tolist() == jax.random.key_data(params["key"]).tolist()
+    )
     assert shrunk["empty"].shape == (0, 3)
     assert shrunk["narrow"].dtype == gradient["narrow"].dtype == jnp.bfloat16
     certificate = penalty.certificate(params, gradient)
@@ -107,10 +117,19 @@ def test_none_stands_for_no_parameter_in_every_argument():
 
 @pytest.mark.parametrize(
     "penalty",
-    [L1(1.0), GroupLasso(1.0, axis=None), LInf(1.0, axis=None), MaxNorm(1.0), L1Ball(1.0), Huber(1.0, delta=1.0)],
+    [
+        L1(1.0),
+        GroupLasso(1.0, axis=None),
+        LInf(1.0, axis=None),
+        MaxNorm(1.0),
+        L1Ball(1.0),
+        Huber(1.0, delta=1.0),
+    ],
     ids=repr,
 )
-@pytest.mark.parametrize("params", [{}, None, [], {"a": None}, jnp.zeros((0, 3)), {"n": jnp.arange(3)}], ids=str)
+@pytest.mark.parametrize(
+    "params", [{}, None, [], {"a": None}, jnp.zeros((0, 3)), {"n": jnp.arange(3)}], ids=str
+)
 def test_a_tree_without_parameters_costs_nothing(penalty, params):
     value = penalty(params)
     assert value == 0
@@ -151,7 +170,9 @@ def test_a_sum_has_a_prox_where_selections_are_disjoint():
     assert certificate["kernel"] == 0
     assert certificate["bias"] == pytest.approx(np.sqrt(8))
     only = L1(1.0).on("kernel").certificate(params, params)
-    assert only["bias"] == pytest.approx(np.sqrt(2))  # nothing penalises it, so its gradient must vanish
+    assert only["bias"] == pytest.approx(
+        np.sqrt(2)
+    )  # nothing penalises it, so its gradient must vanish
 
 
 def test_python_adds_penalties_up():
@@ -177,14 +198,20 @@ def test_a_box_may_be_open_on_one_side():
         assert text.parse(repr(box)) == box == text.from_dict(text.to_dict(box))
         assert box(w) == np.inf
         assert box(box.prox(w, 1.0)) == 0
-    assert below.certificate(below.prox(w, 1.0), jnp.array([0.0, 0.0, -2.0])) == 0  # held by the bound
+    assert (
+        below.certificate(below.prox(w, 1.0), jnp.array([0.0, 0.0, -2.0])) == 0
+    )  # held by the bound
     assert below.certificate(below.prox(w, 1.0), jnp.array([0.0, 0.0, 2.0])) == 2
     assert above.certificate(above.prox(w, 1.0), jnp.array([2.0, 0.0, 0.0])) == 0
 
 
 @pytest.mark.parametrize("step", ["x", True, 1j, [1], jnp.array(True)], ids=str)
 def test_a_step_that_is_no_number_is_refused_also_where_no_schedule_asks(step):
-    for call in (lambda: L2(0.1)(W, step), lambda: L2(0.1).gradient(W, step), lambda: L1(0.1).prox(W, 1.0, step)):
+    for call in (
+        lambda: L2(0.1)(W, step),
+        lambda: L2(0.1).gradient(W, step),
+        lambda: L1(0.1).prox(W, 1.0, step),
+    ):
         with pytest.raises(TypeError, match=r"L.: `step` must be a number, or None, got "):
             call()
 
@@ -244,7 +271,12 @@ def test_stacked_layers_are_layers():
         def run(layers, together=together, alone=alone, prox=prox):
             pairs = [(together(layers), jnp.sum(jax.vmap(alone)(layers)))]
             if prox:
-                pairs.append((together.prox(layers, 0.3), jax.vmap(lambda layer: alone.prox(layer, 0.3))(layers)))
+                pairs.append(
+                    (
+                        together.prox(layers, 0.3),
+                        jax.vmap(lambda layer: alone.prox(layer, 0.3))(layers),
+                    )
+                )
             return pairs
 
         for pair in jit(run)(layers):
@@ -273,7 +305,9 @@ def test_low_rank_is_exact_zero_rank_and_its_certificate_says_so():
     assert not NuclearNorm(100.0).prox(w, 1.0).any()
     assert NuclearNorm(2.0).max_strength(w) == pytest.approx(np.linalg.norm(w, 2), rel=1e-5)
     np.testing.assert_array_equal(NuclearNorm(1.0).gradient(jnp.zeros((3, 2))), 0)
-    one = jnp.outer(jnp.arange(1.0, 4), jnp.ones(2))  # JAX would fill the second direction with something
+    one = jnp.outer(
+        jnp.arange(1.0, 4), jnp.ones(2)
+    )  # JAX would fill the second direction with something
     expected = one / np.linalg.norm(one)
     np.testing.assert_allclose(NuclearNorm(1.0).gradient(one), expected, atol=1e-6)
 
@@ -305,10 +339,14 @@ def test_the_spectral_norm_carries_its_vectors_as_data():
     assert np.all(np.diff(values) >= -1e-5)
     np.testing.assert_allclose(values[-1], largest, rtol=1e-5)
     u, _, vh = np.linalg.svd(params["layer"]["kernel"])
-    np.testing.assert_allclose(last.gradient(params)["layer"]["kernel"], np.outer(u[:, 0], vh[0]), atol=1e-4)
+    np.testing.assert_allclose(
+        last.gradient(params)["layer"]["kernel"], np.outer(u[:, 0], vh[0]), atol=1e-4
+    )
     assert not last.gradient(params)["layer"]["bias"].any()
     assert SpectralNorm(1.0)(jnp.zeros((3, 2))) == 0
-    with pytest.raises(ValueError, match=r"`vectors` must be what `advance` made for '', of shape \(4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"`vectors` must be what `advance` made for '', of shape \(4, 1\)"
+    ):
         SpectralNorm(1.0, vectors=jnp.ones((5, 1)))(jnp.ones((3, 4)))
 
 
@@ -317,13 +355,19 @@ def test_references_are_found_by_path_and_need_to_cover_only_what_is_chosen():
     params = {"encoder": {"kernel": 2 * jnp.ones((2, 2))}, "head": {"kernel": jnp.ones(3)}}
     penalty = L2SP(1.0, reference=pretrained).on("encoder/**") + L2(1.0).on("head/**")
     assert penalty(params) == 2 + 1.5
-    with pytest.raises(ValueError, match=r"L2SP: `reference` must be a tree like the parameters, .* 'head/kernel'"):
+    with pytest.raises(
+        ValueError, match=r"L2SP: `reference` must be a tree like the parameters, .* 'head/kernel'"
+    ):
         L2SP(1.0, reference=pretrained)(params)
-    with pytest.raises(ValueError, match=r"L1SP: `reference` must be of shape \(2, 2\) at 'encoder/kernel'"):
+    with pytest.raises(
+        ValueError, match=r"L1SP: `reference` must be of shape \(2, 2\) at 'encoder/kernel'"
+    ):
         L1SP(1.0, reference={"encoder": {"kernel": jnp.ones(2)}}).on("encoder/**")(params)
     pure = nnx.to_pure_dict(nnx.state(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Param))
     assert L2SP(1.0, reference=pure)(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) == 0
-    assert L2SP(1.0, reference={"w": jnp.ones(1), "key": jax.random.key(0)})({"w": jnp.ones(1)}) == 0
+    assert (
+        L2SP(1.0, reference={"w": jnp.ones(1), "key": jax.random.key(0)})({"w": jnp.ones(1)}) == 0
+    )
 
 
 def test_the_fisher_information_is_the_mean_of_squares_of_single_gradients():
@@ -378,10 +422,14 @@ def test_activations_of_linen_count_once_for_any_batch_and_number_of_calls():
     _, leaked = model.apply(variables, x, mutable=["losses"])  # what `init` sowed is still there
     with pytest.raises(ValueError, match="got 'one with 4'"):
         penalties.activity_penalty(L2(1.0), leaked["losses"], batch_size=5, calls=2)
-    with pytest.raises(ValueError, match="`batch_size` must be the length of one of the first two axes of 'hidden'"):
+    with pytest.raises(
+        ValueError, match="`batch_size` must be the length of one of the first two axes of 'hidden'"
+    ):
         penalties.activity_penalty(L2(1.0), sown["losses"], batch_size=7, calls=2)
     _, nothing = model.apply(params, x, mutable=["intermediates"])
-    with pytest.raises(ValueError, match="`collection` must be a collection with activations in it"):
+    with pytest.raises(
+        ValueError, match="`collection` must be a collection with activations in it"
+    ):
         penalties.activity_penalty(L2(1.0), nothing, batch_size=5)
 
 
@@ -444,7 +492,9 @@ class NNXStack(nnx.Module):
 
     def __call__(self, x):
         layer = nnx.remat(lambda layer, x: layer(x))
-        return nnx.scan(lambda x, one: layer(one, x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.layers)
+        return nnx.scan(lambda x, one: layer(one, x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
+            x, self.layers
+        )
 
 
 @pytest.mark.skipif(not hasattr(nnx, "capture"), reason="Flax 0.12.2 has no nnx.capture")
@@ -458,7 +508,9 @@ def test_activations_of_nnx_under_scan_and_remat_are_those_of_the_layers():
 
     def plain(pure):
         total, out = 0.0, x
-        for kernel, bias in zip(pure["layers"]["dense"]["kernel"], pure["layers"]["dense"]["bias"], strict=True):
+        for kernel, bias in zip(
+            pure["layers"]["dense"]["kernel"], pure["layers"]["dense"]["bias"], strict=True
+        ):
             out = out @ kernel + bias[None]
             total = total + jnp.sum(out**2) / 2 / 5
         return total
@@ -467,22 +519,30 @@ def test_activations_of_nnx_under_scan_and_remat_are_those_of_the_layers():
     expected, slopes = jax.value_and_grad(plain)(nnx.to_pure_dict(params))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), nnx.to_pure_dict(gradient), slopes
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        nnx.to_pure_dict(gradient),
+        slopes,
     )
 
 
 def test_input_side_penalties_have_their_formulas():
     rng, key = np.random.default_rng(0), jax.random.key(0)
     matrix, x = jnp.float32(rng.normal(size=(3, 4))), jnp.float32(rng.normal(size=(6, 4)))
-    value = jax.jit(lambda x: penalties.jacobian_penalty(lambda x: matrix @ x, x, key, projections=2000))(x)
+    value = jax.jit(
+        lambda x: penalties.jacobian_penalty(lambda x: matrix @ x, x, key, projections=2000)
+    )(x)
     np.testing.assert_allclose(value, np.sum(np.square(matrix)) / 2, rtol=0.02)
     other = penalties.jacobian_penalty(lambda x: matrix @ x, x, jax.random.key(1), projections=1)
     assert other != penalties.jacobian_penalty(lambda x: matrix @ x, x, key, projections=1)
     np.testing.assert_allclose(
-        penalties.gradient_penalty(lambda x: x @ x, x, target=0.0), 4 * np.mean(np.sum(x**2, 1)), rtol=1e-5
+        penalties.gradient_penalty(lambda x: x @ x, x, target=0.0),
+        4 * np.mean(np.sum(x**2, 1)),
+        rtol=1e-5,
     )
     narrow = jnp.ones((2, 2000), jnp.float16)  # whose sums of squares a float16 does not hold
-    steep = penalties.gradient_penalty(lambda x: 10 * x.astype(jnp.float32).sum(), narrow, target=0.0)
+    steep = penalties.gradient_penalty(
+        lambda x: 10 * x.astype(jnp.float32).sum(), narrow, target=0.0
+    )
     assert steep == pytest.approx(200_000)
     spread = penalties.jacobian_penalty(lambda x: x * 10, narrow, jax.random.key(0))
     assert spread.dtype == jnp.float32
@@ -506,10 +566,12 @@ def test_keras_objects_become_ours():
     assert from_keras(keras("NonNeg", "constraints")) == NonNegative()
     assert from_keras(keras("MaxNorm", "constraints", max_value=2, axis=0)) == MaxNorm(2.0, axis=0)
     assert from_keras(keras("UnitNorm", "constraints", axis=[0, 1, 2])) == UnitNorm(axis=(0, 1, 2))
-    assert from_keras(keras("MinMaxNorm", "constraints", min_value=0.0, max_value=2.0, rate=1.0, axis=0)) == MaxNorm(
-        2.0, axis=0
-    )
-    w = jnp.array([[1.0, -2.0, 0.0], [0.5, 3.0, -1.0]])  # with the numbers that Keras 3.15 gives for it
+    assert from_keras(
+        keras("MinMaxNorm", "constraints", min_value=0.0, max_value=2.0, rate=1.0, axis=0)
+    ) == MaxNorm(2.0, axis=0)
+    w = jnp.array(
+        [[1.0, -2.0, 0.0], [0.5, 3.0, -1.0]]
+    )  # with the numbers that Keras 3.15 gives for it
     assert from_keras(keras("L2", "regularizers", l2=0.01))(w) == pytest.approx(0.1525)
     assert from_keras(keras("L1L2", "regularizers", l1=0.01, l2=0.02))(w) == pytest.approx(0.38)
     columns = from_keras(keras("MaxNorm", "constraints", max_value=2, axis=0)).prox(
@@ -627,23 +689,42 @@ BAD = [
     ("pattern", lambda: L1(1.0).on(3)),
     ("multiplier", lambda: L1(1.0).on([("**", -1)])),
     ("batch_size", lambda: penalties.fisher(lambda w, x: w, 1.0, jnp.ones(3), batch_size=0)),
-    ("examples", lambda: penalties.fisher(lambda w, x: w, 1.0, {"x": jnp.ones(3), "y": jnp.ones(2)})),
+    (
+        "examples",
+        lambda: penalties.fisher(lambda w, x: w, 1.0, {"x": jnp.ones(3), "y": jnp.ones(2)}),
+    ),
     ("examples", lambda: penalties.fisher(lambda w, x: w, 1.0, jnp.ones((0, 3)))),
     ("calls", lambda: penalties.activity_penalty(L1(1.0), {"h": (W,)}, batch_size=2, calls=0)),
     ("batch_size", lambda: penalties.activity_penalty(L1(1.0), {"h": (W,)}, batch_size=3)),
-    ("batch_size", lambda: penalties.activity_penalty(L1(1.0), {"h": jnp.float32(3)}, batch_size=3)),
+    (
+        "batch_size",
+        lambda: penalties.activity_penalty(L1(1.0), {"h": jnp.float32(3)}, batch_size=3),
+    ),
     ("penalty", lambda: penalties.activity_penalty(0.1, {"h": (W,)}, batch_size=2)),
     ("target", lambda: penalties.gradient_penalty(jnp.sum, W, target=-1.0)),
     ("x", lambda: penalties.gradient_penalty(jnp.sum, jnp.float32(1.0))),
-    ("projections", lambda: penalties.jacobian_penalty(jnp.sin, W, jax.random.key(0), projections=0)),
+    (
+        "projections",
+        lambda: penalties.jacobian_penalty(jnp.sin, W, jax.random.key(0), projections=0),
+    ),
     ("fake", lambda: penalties.interpolate(W, W[:1], jax.random.key(0))),
     ("from_keras", lambda: from_keras("l2")),
     (
         "OrthogonalRegularizer",
         lambda: from_keras(keras("OrthogonalRegularizer", "regularizers", factor=1, mode="rows")),
     ),
-    ("rate", lambda: from_keras(keras("MinMaxNorm", "constraints", min_value=0, max_value=2, rate=0.5, axis=0))),
-    ("min_value", lambda: from_keras(keras("MinMaxNorm", "constraints", min_value=1, max_value=2, rate=1, axis=0))),
+    (
+        "rate",
+        lambda: from_keras(
+            keras("MinMaxNorm", "constraints", min_value=0, max_value=2, rate=0.5, axis=0)
+        ),
+    ),
+    (
+        "min_value",
+        lambda: from_keras(
+            keras("MinMaxNorm", "constraints", min_value=1, max_value=2, rate=1, axis=0)
+        ),
+    ),
     ("estimator", lambda: to_sklearn(L1(1.0), estimator="lasso", num_examples=3)),
     ("num_examples", lambda: to_sklearn(L2(1.0), estimator="Ridge", num_examples=0)),
     ("Lasso", lambda: to_sklearn(L2(1.0), estimator="Lasso", num_examples=3)),
@@ -653,7 +734,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "call"), BAD, ids=[f"{i}-{name}" for i, (name, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("name", "call"), BAD, ids=[f"{i}-{name}" for i, (name, _) in enumerate(BAD)]
+)
 def test_bad_input_is_refused_by_name(name, call):
     with pytest.raises((ValueError, TypeError, NotImplementedError)) as caught:
         call()

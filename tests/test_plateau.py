@@ -11,15 +11,28 @@ import pytest
 from parity import record_plateau
 
 from jax_lrreg import schedules
-from jax_lrreg.schedules import Averaged, Greedy, Hypergradient, LossDecay, ReduceOnPlateau, Smoothed
+from jax_lrreg.schedules import (
+    Averaged,
+    Greedy,
+    Hypergradient,
+    LossDecay,
+    ReduceOnPlateau,
+    Smoothed,
+)
 
 SEQUENCES, LENGTH = 5000, 48
 RECORDED = json.loads(record_plateau.FILE.read_text())
 PRESETS = {
-    "torch": lambda **a: ReduceOnPlateau.like_torch(**a, learning_rate=record_plateau.LEARNING_RATE),
-    "keras": lambda **a: ReduceOnPlateau.like_keras(**a, learning_rate=record_plateau.LEARNING_RATE),
+    "torch": lambda **a: ReduceOnPlateau.like_torch(
+        **a, learning_rate=record_plateau.LEARNING_RATE
+    ),
+    "keras": lambda **a: ReduceOnPlateau.like_keras(
+        **a, learning_rate=record_plateau.LEARNING_RATE
+    ),
     "optax": lambda **a: ReduceOnPlateau.like_optax(**a),
-    "transformers": lambda **a: Greedy.like_transformers(**a, learning_rate=record_plateau.LEARNING_RATE),
+    "transformers": lambda **a: Greedy.like_transformers(
+        **a, learning_rate=record_plateau.LEARNING_RATE
+    ),
 }
 
 
@@ -40,7 +53,9 @@ def random_metrics(rng, count):
     noise = rng.integers(-8, 9, (count, LENGTH)) / rng.choice([1, 8, 64], (count, 1))
     metrics = rng.integers(-64, 65, (count, 1)) / 4 + trend + noise * rng.choice([0, 1], (count, 1))
     broken = rng.random((count, LENGTH)) < rng.choice([0, 0.05, 0.3], (count, 1))
-    return np.where(broken, rng.choice([np.nan, np.inf, -np.inf], (count, LENGTH)), metrics).astype(np.float32)
+    return np.where(broken, rng.choice([np.nan, np.inf, -np.inf], (count, LENGTH)), metrics).astype(
+        np.float32
+    )
 
 
 def random_fields(rng, count, greedy):
@@ -72,7 +87,10 @@ class PlateauModel:
     def improves(self, metric):
         if not math.isfinite(metric):
             return False
-        return self.best is None or self.sign * (self.best - metric) > self.threshold * abs(self.best) + self.min_delta
+        return (
+            self.best is None
+            or self.sign * (self.best - metric) > self.threshold * abs(self.best) + self.min_delta
+        )
 
     def update(self, metric):
         self.nonfinite += not math.isfinite(metric)
@@ -166,7 +184,9 @@ CASES = [
 @pytest.mark.parametrize(("library", "entry"), CASES)
 def test_a_preset_equals_the_recorded_library(library, entry):
     _, scales = run(PRESETS[library](**entry["arguments"]), entry["metrics"])
-    np.testing.assert_allclose(record_plateau.LEARNING_RATE * np.asarray(scales), entry["rates"], rtol=3e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        record_plateau.LEARNING_RATE * np.asarray(scales), entry["rates"], rtol=3e-5, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("library", ["torch", "keras", "optax", "transformers"])
@@ -177,12 +197,16 @@ def test_a_preset_equals_the_live_library(library):
     for arguments, metrics in record_plateau.cases(library):
         _, scales = run(PRESETS[library](**arguments), metrics)
         rates = record_plateau.RATES[library](arguments, metrics)
-        np.testing.assert_allclose(record_plateau.LEARNING_RATE * np.asarray(scales), rates, rtol=3e-5, atol=1e-9)
+        np.testing.assert_allclose(
+            record_plateau.LEARNING_RATE * np.asarray(scales), rates, rtol=3e-5, atol=1e-9
+        )
 
 
 def test_the_record_is_of_these_cases():
     for library, recorded in RECORDED.items():
-        for entry, (arguments, metrics) in zip(recorded["cases"], record_plateau.cases(library), strict=True):
+        for entry, (arguments, metrics) in zip(
+            recorded["cases"], record_plateau.cases(library), strict=True
+        ):
             assert entry["arguments"] == arguments
             np.testing.assert_array_equal(entry["metrics"], metrics)
 
@@ -237,7 +261,11 @@ class TestPlateau:
         state = ReduceOnPlateau(0.5).init()
         for factor, patience in ((0.5, 0), (0.1, 3), (0.9, 1)):
             for metric in (1.0, 1.0, 1.0, 0.5):
-                state = update(ReduceOnPlateau(jnp.float32(factor), patience=jnp.int32(patience)), state, metric)
+                state = update(
+                    ReduceOnPlateau(jnp.float32(factor), patience=jnp.int32(patience)),
+                    state,
+                    metric,
+                )
         assert len(traces) == 1
 
     def test_any_dtype_of_metric(self):
@@ -262,7 +290,10 @@ class TestPlateau:
                 before = jax.eval_shape(controller.init)
                 after = jax.eval_shape(controller.update, before, np.float64(1.0))
                 assert after == before
-                assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+                assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {
+                    jnp.dtype("float32"),
+                    jnp.dtype("int32"),
+                }
 
     def test_prints_as_the_call_that_makes_it(self):
         for controller in (
@@ -302,7 +333,9 @@ class TestAverages:
         metrics = np.where(np.arange(30) % 7 == 3, np.nan, 30.0 - np.arange(30))
         state, _ = run(Smoothed(ReduceOnPlateau(0.5, patience=9), window=5), metrics)
         assert state.inner.nonfinite == 4
-        np.testing.assert_allclose(state.inner.best, metrics[np.isfinite(metrics)][-5:].mean(), rtol=1e-6)
+        np.testing.assert_allclose(
+            state.inner.best, metrics[np.isfinite(metrics)][-5:].mean(), rtol=1e-6
+        )
 
 
 class TestLossDecay:
@@ -336,7 +369,10 @@ class TestHypergradient:
         assert state.nonfinite == 1
 
     def test_bounds(self):
-        _, scales = run(Hypergradient(10.0, rule="additive", max_scale=4.0, min_scale=0.5, init_scale=1.0), [1, -1, -1])
+        _, scales = run(
+            Hypergradient(10.0, rule="additive", max_scale=4.0, min_scale=0.5, init_scale=1.0),
+            [1, -1, -1],
+        )
         np.testing.assert_array_equal(scales, [4, 0.5, 0.5])
 
 

@@ -31,7 +31,12 @@ def test_a_long_horizon_has_both_sides_of_every_jump_and_few_points():
 @pytest.mark.parametrize(
     ("lr", "steps", "least", "largest"),
     [
-        (schedules.Cyclic(0.01, peak_value=0.1, up_steps=500, down_steps=500), 1999 * 1000, 0.01, 0.1),
+        (
+            schedules.Cyclic(0.01, peak_value=0.1, up_steps=500, down_steps=500),
+            1999 * 1000,
+            0.01,
+            0.1,
+        ),
         (schedules.CosineRestarts(0.1, steps=5000), 9_995_000, 0.0, 0.1),
         (schedules.Linear(0.1, steps=10).repeat(10), 19_990, 0.01, 0.1),
         (lambda step: 0.1 if step % 7 else 0.01, 1999 * 7000, 0.01, 0.1),
@@ -67,7 +72,9 @@ def test_samples_lie_in_their_columns_and_are_all_there_are_where_these_are_few(
 
 
 def test_several_schedules_and_functions_get_a_legend_and_a_log_axis_no_zeros():
-    ax = plots.schedule({"cosine": schedules.Cosine(0.1, steps=10), "mine": lambda step: 0.1}, steps=10, log=True)
+    ax = plots.schedule(
+        {"cosine": schedules.Cosine(0.1, steps=10), "mine": lambda step: 0.1}, steps=10, log=True
+    )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["cosine", "mine"]
     assert ax.get_yscale() == "log"
     assert np.isnan(ax.lines[0].get_ydata()[-1])
@@ -99,7 +106,9 @@ def test_penalties_are_drawn_with_value_gradient_and_prox():
     np.testing.assert_allclose(value, 0.5 * np.abs(w), rtol=1e-6)
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), 0.5 * np.sign(w), rtol=1e-6)
     lines = {line.get_label(): line for line in axes[2].lines}
-    np.testing.assert_allclose(lines["L1"].get_ydata(), np.sign(w) * np.maximum(np.abs(w) - 1, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        lines["L1"].get_ydata(), np.sign(w) * np.maximum(np.abs(w) - 1, 0), atol=1e-6
+    )
 
 
 def test_a_sum_of_penalties_is_drawn_without_a_prox():
@@ -119,8 +128,18 @@ def test_wrong_calls():
         plots.schedule(schedules.Constant(0.1), steps=0)
     with pytest.raises(ValueError, match="`schedule`"):
         plots.schedule({}, steps=10)
-    for wrong in ([schedules.Constant(0.1)], "Cosine", schedules.Cosine, penalties.L1(0.1), {"a": 0.1}, None):
-        with pytest.raises(TypeError, match=r"plots\.schedule: `schedule` must be a schedule, a function of the step"):
+    for wrong in (
+        [schedules.Constant(0.1)],
+        "Cosine",
+        schedules.Cosine,
+        penalties.L1(0.1),
+        {"a": 0.1},
+        None,
+    ):
+        with pytest.raises(
+            TypeError,
+            match=r"plots\.schedule: `schedule` must be a schedule, a function of the step",
+        ):
             plots.schedule(wrong, steps=10)
     for steps in (True, 2.0, np.int64(0)):
         with pytest.raises(ValueError, match="`steps`"):

@@ -31,7 +31,11 @@ def problem(seed=0):
 
 def train(module, tx, steps=60, loss=loss_fn, batch=None, **options):
     data, params = problem()
-    start = {"params": params} if not isinstance(module, nn.Module | nnx.Module) else {"example": data["x"]}
+    start = (
+        {"params": params}
+        if not isinstance(module, nn.Module | nnx.Module)
+        else {"example": data["x"]}
+    )
     state = training.init(module, tx, key=jax.random.key(0), **start)
     step = training.make_step(module, loss, tx, **options)
     for _ in range(steps):
@@ -85,7 +89,9 @@ class TestMixedPrecision:
             return jnp.mean((output - batch["y"]) ** 2)
 
         module = training.mixed_precision(watched, dtype)
-        state, metrics = train(module, optax.adam(0.01), loss=loss, penalty=penalties.L2(1e-3), ema=0.9)
+        state, metrics = train(
+            module, optax.adam(0.01), loss=loss, penalty=penalties.L2(1e-3), ema=0.9
+        )
         assert set(seen) == {(jnp.dtype(dtype),) * 3}
         assert dtypes(state) == {"float32"}
         assert dtypes(metrics) == {"float32"}
@@ -106,10 +112,14 @@ class TestMixedPrecision:
             first = metrics["loss"] if first is None else first
         assert metrics["loss"] < 0.5 * first
         assert dtypes(state) == {"float32"}
-        bits = [x for x in jax.tree.leaves(state.model_state) if x.dtype == jnp.int32 and x.ndim == 0]
+        bits = [
+            x for x in jax.tree.leaves(state.model_state) if x.dtype == jnp.int32 and x.ndim == 0
+        ]
         assert 16 in bits
         merged = training.merge(module, state)
-        assert dtypes(nnx.state(merged) if isinstance(merged, nnx.Module) else merged) == {"float32"}
+        assert dtypes(nnx.state(merged) if isinstance(merged, nnx.Module) else merged) == {
+            "float32"
+        }
 
     def test_the_running_means_are_near_those_of_full_precision(self):
         half, _ = train_linen(training.mixed_precision(Net(), jnp.bfloat16))
@@ -130,7 +140,12 @@ class TestMixedPrecision:
 
         module = training.mixed_precision(Wide(), jnp.bfloat16)
         data, _ = problem()
-        state = training.init(module, optax.sgd(0.1), key=jax.random.key(0), example=jnp.asarray(data["x"], "bfloat16"))
+        state = training.init(
+            module,
+            optax.sgd(0.1),
+            key=jax.random.key(0),
+            example=jnp.asarray(data["x"], "bfloat16"),
+        )
         _, metrics = training.make_step(module, loss_fn, optax.sgd(0.1))(state, data)
         assert metrics["skipped"] == 0
 
@@ -143,14 +158,18 @@ class TestMixedPrecision:
             return {"output": params[index] * scale, "index": index}
 
         module = training.mixed_precision(model, jnp.bfloat16)
-        state = training.init(module, optax.sgd(0.1), key=jax.random.key(0), params=np.ones(5, np.float32))
+        state = training.init(
+            module, optax.sgd(0.1), key=jax.random.key(0), params=np.ones(5, np.float32)
+        )
 
         def loss(model, batch):
             output = model(batch, jax.random.key(0), 300.0, mask=batch > 0)
             assert output["index"].dtype == jnp.int32
             return jnp.mean(output["output"])
 
-        state, _ = training.make_step(module, loss, optax.sgd(1e-3))(state, jnp.array([0, 1], jnp.int32))
+        state, _ = training.make_step(module, loss, optax.sgd(1e-3))(
+            state, jnp.array([0, 1], jnp.int32)
+        )
         np.testing.assert_allclose(state.params, [0.85, 0.85, 1, 1, 1], rtol=1e-2)
 
     def test_methods_of_an_nnx_module_are_cast_too(self):
@@ -169,7 +188,9 @@ class TestMixedPrecision:
         module = training.mixed_precision(apply, jnp.bfloat16)
         data, params = problem()
         state = training.init(module, optax.sgd(0.1), key=jax.random.key(0), params=params)
-        evaluate = training.make_eval(module, lambda model, batch: {"mean": model(batch["x"]).mean()}, [data])
+        evaluate = training.make_eval(
+            module, lambda model, batch: {"mean": model(batch["x"]).mean()}, [data]
+        )
         half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), (params, data["x"]))
         expected = jax.jit(lambda *args: apply(*args).astype(jnp.float32).mean())(*half)
         np.testing.assert_allclose(evaluate(state)["mean"], expected, rtol=1e-6)
@@ -214,7 +235,9 @@ class TestMasterWeights:
         for turn in range(20):
             gradient = rng.normal(size=400) * 10.0 ** rng.uniform(-8, 3, 400)
             if turn % 2:  # falls to a tiny part of itself, or to zero
-                gradient = np.asarray(state.master) * (1 - 10.0 ** rng.uniform(-9, -1, 400) * (rng.random(400) < 0.9))
+                gradient = np.asarray(state.master) * (
+                    1 - 10.0 ** rng.uniform(-9, -1, 400) * (rng.random(400) < 0.9)
+                )
             updates, state = update(jnp.asarray(gradient, jnp.float32), state, params)
             params = optax.apply_updates(params, updates)
             assert params.dtype == dtype
@@ -222,7 +245,9 @@ class TestMasterWeights:
 
     def test_small_updates_add_up(self):
         params = {"w": jnp.ones(3, jnp.bfloat16)}
-        state = training.init(lambda p: p["w"], optax.identity(), key=jax.random.key(0), params=params)
+        state = training.init(
+            lambda p: p["w"], optax.identity(), key=jax.random.key(0), params=params
+        )
         results = []
         for tx in (optax.sgd(1e-4), transforms.master_weights(optax.sgd(1e-4))):
             state = state.replace(params=params, opt_state=tx.init(params))
@@ -254,10 +279,16 @@ class TestMasterWeights:
 
     def test_penalties_inside_see_the_copy_and_zeros_are_exact(self):
         params = jnp.array([1.0, 0.02, -0.03], jnp.bfloat16)
-        tx = transforms.master_weights(transforms.proximal(optax.sgd(0.1), penalties.L1(0.5), learning_rate=0.1))
+        tx = transforms.master_weights(
+            transforms.proximal(optax.sgd(0.1), penalties.L1(0.5), learning_rate=0.1)
+        )
         updates, state = tx.update(jnp.zeros(3), tx.init(params), params)
-        np.testing.assert_array_equal(optax.apply_updates(params, updates), jnp.array([0.95, 0, 0], jnp.bfloat16))
-        tx = transforms.master_weights(optax.chain(transforms.add_penalty(penalties.L2(0.1)), optax.sgd(0.01)))
+        np.testing.assert_array_equal(
+            optax.apply_updates(params, updates), jnp.array([0.95, 0, 0], jnp.bfloat16)
+        )
+        tx = transforms.master_weights(
+            optax.chain(transforms.add_penalty(penalties.L2(0.1)), optax.sgd(0.01))
+        )
         state, params = tx.init(params), params
         for _ in range(3):
             updates, state = tx.update(jnp.zeros(3), state, params)
@@ -270,12 +301,20 @@ class TestMasterWeights:
             return optax.MultiSteps(tx, 2).gradient_transformation()
 
         master = transforms.master_weights
-        tx = master(wrapped(optax.adam(0.01))) if order == "around" else wrapped(master(optax.adam(0.01)))
+        tx = (
+            master(wrapped(optax.adam(0.01)))
+            if order == "around"
+            else wrapped(master(optax.adam(0.01)))
+        )
         module = training.mixed_precision(apply, jnp.bfloat16, param_dtype=jnp.bfloat16)
         state, metrics = train(module, tx)
         assert metrics["skipped"] == 0
         found = state.opt_state if order == "around" else state.opt_state.inner_opt_state
-        jax.tree.map(lambda p, m: np.testing.assert_array_equal(p, m.astype(p.dtype)), state.params, found.master)
+        jax.tree.map(
+            lambda p, m: np.testing.assert_array_equal(p, m.astype(p.dtype)),
+            state.params,
+            found.master,
+        )
 
     def test_refuses_by_name(self):
         with pytest.raises(TypeError, match="`inner`"):
@@ -307,7 +346,9 @@ class TestLossScale:
         data, params = problem()
         module, tx = training.mixed_precision(apply, jnp.float16), optax.adam(0.01)
         scale = DynamicScale(scale=2.0**30, growth_interval=5)
-        step = training.make_step(module, loss_fn, tx, loss_scale=scale, accumulate=accumulate, ema=0.9)
+        step = training.make_step(
+            module, loss_fn, tx, loss_scale=scale, accumulate=accumulate, ema=0.9
+        )
         state = training.init(module, tx, key=jax.random.key(0), params=params)
         before, scales, skipped = jax.device_get(state.params), [], []
         for _ in range(60):
@@ -353,7 +394,9 @@ class TestLossScale:
         module, tx = training.mixed_precision(apply, jnp.float16), optax.adam(0.01)
         results = []
         for chunk in (1, 7, 50):
-            step = training.make_step(module, loss_fn, tx, loss_scale=DynamicScale(scale=2.0**25, growth_interval=9))
+            step = training.make_step(
+                module, loss_fn, tx, loss_scale=DynamicScale(scale=2.0**25, growth_interval=9)
+            )
             state = training.init(module, tx, key=jax.random.key(0), params=params)
             source = training.ArrayData(data, 8, jax.random.key(1))
             state, history = training.fit(step, state, source, steps=50, chunk=chunk, log_every=25)
@@ -366,22 +409,32 @@ class TestLossScale:
     def test_leaves_a_full_precision_run_as_it_was(self):
         tx = optax.adam(0.01)
         plain, _ = train(apply, tx, penalty=penalties.L1(1e-3))
-        scaled, _ = train(apply, tx, penalty=penalties.L1(1e-3), loss_scale=DynamicScale(growth_interval=10))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), plain.params, scaled.params)
+        scaled, _ = train(
+            apply, tx, penalty=penalties.L1(1e-3), loss_scale=DynamicScale(growth_interval=10)
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), plain.params, scaled.params
+        )
 
     def test_refuses_by_name(self):
         with pytest.raises(TypeError, match="`loss_scale` must be a flax"):
             training.make_step(apply, loss_fn, optax.sgd(0.1), loss_scale=1024.0)
         for choice in ("raise", "keep"):
-            with pytest.raises(ValueError, match="`on_nonfinite` must be 'skip' where `loss_scale` is given"):
-                training.make_step(apply, loss_fn, optax.sgd(0.1), loss_scale=DynamicScale(), on_nonfinite=choice)
+            with pytest.raises(
+                ValueError, match="`on_nonfinite` must be 'skip' where `loss_scale` is given"
+            ):
+                training.make_step(
+                    apply, loss_fn, optax.sgd(0.1), loss_scale=DynamicScale(), on_nonfinite=choice
+                )
 
 
 def test_a_float16_gradient_norm_does_not_overflow():
     params = {"w": jnp.zeros(4096, jnp.float16)}
     tx = optax.sgd(1e-3)
     state = training.init(lambda p: p["w"], tx, key=jax.random.key(0), params=params)
-    step = training.make_step(lambda p: p["w"], lambda model, x: (model() * x).astype(jnp.float32).sum(), tx)
+    step = training.make_step(
+        lambda p: p["w"], lambda model, x: (model() * x).astype(jnp.float32).sum(), tx
+    )
     state, metrics = step(state, jnp.full(4096, 50, jnp.float16))
     np.testing.assert_allclose(metrics["grad_norm"], 3200, rtol=1e-3)
     assert metrics["skipped"] == 0

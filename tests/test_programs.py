@@ -36,8 +36,12 @@ def test_program_2_the_source_articles_schedules_and_penalties():
     linear = schedules.Linear(eta0, steps=step_size)
     steps = np.arange(1500)
     np.testing.assert_allclose(constant(steps), np.full(1500, eta0), rtol=1e-7)
-    np.testing.assert_allclose(polynomial(steps), eta0 * np.maximum(1 - steps / max_iter, 0) ** alpha, rtol=1e-6)
-    np.testing.assert_allclose(linear(steps), eta0 * np.maximum(1 - steps / step_size, 0), rtol=1e-6)
+    np.testing.assert_allclose(
+        polynomial(steps), eta0 * np.maximum(1 - steps / max_iter, 0) ** alpha, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        linear(steps), eta0 * np.maximum(1 - steps / step_size, 0), rtol=1e-6
+    )
     w = np.linspace(-2, 3, 11, dtype=np.float32)
     np.testing.assert_allclose((penalties.L1(lam) / m)(w), lam / m * np.abs(w).sum(), rtol=1e-6)
     np.testing.assert_allclose((penalties.L2(lam) / m)(w), lam / (2 * m) * (w**2).sum(), rtol=1e-6)
@@ -46,11 +50,16 @@ def test_program_2_the_source_articles_schedules_and_penalties():
 def test_program_3_algebra():
     lr = 0.5 * schedules.Constant(1e-3).warmup(100).cooldown(200, at=800, shape="1-sqrt")
     assert text.parse(repr(lr)) == lr
-    np.testing.assert_allclose([lr(0), lr(100), lr(800), lr(850), lr(1000)], [0, 5e-4, 5e-4, 2.5e-4, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        [lr(0), lr(100), lr(800), lr(850), lr(1000)], [0, 5e-4, 5e-4, 2.5e-4, 0], rtol=1e-6
+    )
     lr = schedules.InverseSqrt(1e-3, timescale=1000).clip(min=1e-5)
     np.testing.assert_allclose([lr(0), lr(3000), lr(10**8)], [1e-3, 5e-4, 1e-5], rtol=1e-6)
     lr = schedules.join(
-        [(schedules.Linear(0.0, steps=5, end_value=0.1), 5), (schedules.Cosine(0.1, steps=85), None)]
+        [
+            (schedules.Linear(0.0, steps=5, end_value=0.1), 5),
+            (schedules.Cosine(0.1, steps=85), None),
+        ]
     ).in_units(per_step=1 / 390)
     assert lr(5 * 390) == np.float32(0.1)
     assert lr(90 * 390 - 1) > 0
@@ -58,14 +67,21 @@ def test_program_3_algebra():
 
 
 def test_program_4_with_a_group_lasso():
-    params = {"encoder": {"layer": {"kernel": jnp.ones((3, 4))}}, "head": {"kernel": jnp.ones((4, 2))}}
-    reg = penalties.L2(1e-4).on("**/kernel") + penalties.GroupLasso(1e-3, axis=-2).on("encoder/**/kernel")
+    params = {
+        "encoder": {"layer": {"kernel": jnp.ones((3, 4))}},
+        "head": {"kernel": jnp.ones((4, 2))},
+    }
+    reg = penalties.L2(1e-4).on("**/kernel") + penalties.GroupLasso(1e-3, axis=-2).on(
+        "encoder/**/kernel"
+    )
     np.testing.assert_allclose(reg(params), 1e-4 / 2 * 20 + 1e-3 * 4 * 3**0.5, rtol=1e-6)
     assert text.parse(repr(reg)) == reg
 
 
 def test_program_5_real_zeros():
-    tx = transforms.proximal(optax.adam(1e-2), penalties.L1(0.01).on("**/kernel"), learning_rate=1e-2)
+    tx = transforms.proximal(
+        optax.adam(1e-2), penalties.L1(0.01).on("**/kernel"), learning_rate=1e-2
+    )
     params = {"kernel": jnp.array([1e-3, 1.0]), "bias": jnp.array([1e-3])}
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     moved = optax.apply_updates(params, updates)
@@ -84,7 +100,9 @@ def test_program_4_penalties_by_path():
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, 1e-4 / 2 * 10 + 1e-3 * 6, rtol=1e-6)
     coupled = optax.chain(transforms.add_penalty(reg), optax.adam(lr))
-    decoupled = optax.chain(optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr))
+    decoupled = optax.chain(
+        optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr)
+    )
     zero = jax.tree.map(jnp.zeros_like, params)
     for tx, expected in ((coupled, -0.1), (decoupled, -0.1 * (1e-4 + 1e-3))):
         updates, _ = tx.update(zero, tx.init(params), params)
@@ -123,7 +141,11 @@ def plain_params():
     }
 
 
-MODULES = {"linen": (Net(), {}), "nnx": (NnxNet(nnx.Rngs(0)), {}), "function": (plain, {"params": plain_params()})}
+MODULES = {
+    "linen": (Net(), {}),
+    "nnx": (NnxNet(nnx.Rngs(0)), {}),
+    "function": (plain, {"params": plain_params()}),
+}
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -139,14 +161,18 @@ def test_programs_7_and_8_a_step_and_a_loop(kind):
     def loss_fn(model, batch):
         logits = model(batch["x"])
         accuracy = (logits.argmax(-1) == batch["y"]).mean()
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {"accuracy": accuracy}
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {
+            "accuracy": accuracy
+        }
 
     state = training.init(module, tx, key=jax.random.key(0), example=batch["x"], **given)
     step = training.make_step(module, loss_fn, tx, penalty=reg, learning_rate=lr)
     state, metrics = step(state, batch)
     names = {"loss", "data_loss", "penalty", "learning_rate", "grad_norm", "skipped", "accuracy"}
     assert set(metrics) == names
-    np.testing.assert_allclose(metrics["loss"], metrics["data_loss"] + metrics["penalty"], rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics["loss"], metrics["data_loss"] + metrics["penalty"], rtol=1e-6
+    )
 
     def metrics_fn(model, batch):
         logits = model(batch["x"], train=False) if kind == "linen" else model(batch["x"])

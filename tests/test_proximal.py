@@ -49,7 +49,9 @@ UNKNOWN = {
 CLIPPED = {
     "before adam": lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(lr)),
     "before adam, each": lambda lr: optax.chain(optax.clip(0.1), optax.adam(lr)),
-    "before adam, hardly ever": lambda lr: optax.chain(optax.clip_by_global_norm(1e4), optax.adam(lr)),
+    "before adam, hardly ever": lambda lr: optax.chain(
+        optax.clip_by_global_norm(1e4), optax.adam(lr)
+    ),
     "before slow adam": lambda lr: optax.chain(optax.clip(1.0), optax.adam(lr, b1=0.999)),
     "after adam": lambda lr: optax.chain(optax.adam(lr), optax.clip(1e-3)),
     "amid adam": lambda lr: optax.chain(
@@ -59,8 +61,12 @@ CLIPPED = {
     "adagrad": lambda lr: optax.chain(optax.clip(10.0), optax.adagrad(lr)),
     "sgd": lambda lr: optax.chain(optax.clip(1.0), optax.sgd(lr)),
     "momentum": lambda lr: optax.chain(optax.clip(0.1), optax.sgd(lr, momentum=0.9)),
-    "after nesterov": lambda lr: optax.chain(optax.sgd(lr, momentum=0.9, nesterov=True), optax.clip(1e-3)),
-    "rmsprop": lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.rmsprop(lr, momentum=0.9)),
+    "after nesterov": lambda lr: optax.chain(
+        optax.sgd(lr, momentum=0.9, nesterov=True), optax.clip(1e-3)
+    ),
+    "rmsprop": lambda lr: optax.chain(
+        optax.clip_by_global_norm(0.5), optax.rmsprop(lr, momentum=0.9)
+    ),
     "after rmsprop": lambda lr: optax.chain(optax.rmsprop(lr, centered=True), optax.clip(1e-3)),
 }
 
@@ -79,7 +85,9 @@ X, Y, COEF = lasso()
 
 
 def gradient(w):
-    return jax.grad(lambda w: jnp.mean((X.astype(np.float32) @ w - Y.astype(np.float32)) ** 2) / 2)(w)
+    return jax.grad(lambda w: jnp.mean((X.astype(np.float32) @ w - Y.astype(np.float32)) ** 2) / 2)(
+        w
+    )
 
 
 def run(tx, steps=STEPS):
@@ -105,10 +113,14 @@ def test_reaches_the_lasso_with_its_exact_zeros(name):
 
 
 def test_a_mean_in_bfloat16_reaches_the_zeros_and_the_rest_as_far_as_it_can_tell():
-    tx = transforms.proximal(optax.adam(RATE, mu_dtype=jnp.bfloat16), penalties.L1(0.3), learning_rate=RATE)
+    tx = transforms.proximal(
+        optax.adam(RATE, mu_dtype=jnp.bfloat16), penalties.L1(0.3), learning_rate=RATE
+    )
     w = run(tx)
     np.testing.assert_array_equal(w == 0, COEF == 0)
-    np.testing.assert_allclose(w, COEF, atol=0.3 * 2**-8 / (1 - 0.9))  # changes below half a place are lost
+    np.testing.assert_allclose(
+        w, COEF, atol=0.3 * 2**-8 / (1 - 0.9)
+    )  # changes below half a place are lost
 
 
 def test_the_two_wrong_ways_give_no_zeros_or_another_solution():
@@ -127,14 +139,18 @@ def test_an_unknown_metric_is_refused(name):
 
 @pytest.mark.parametrize("name", CLIPPED)
 def test_clipping_is_refused_and_the_metric_of_the_rest_named(name):
-    with pytest.raises(ValueError, match=r"`inner` must not clip, .* leave it out, .* give `metric=Metric\(") as caught:
+    with pytest.raises(
+        ValueError, match=r"`inner` must not clip, .* leave it out, .* give `metric=Metric\("
+    ) as caught:
         transforms.proximal(CLIPPED[name](RATE), penalties.L1(0.3), learning_rate=RATE)
     assert name != "sgd" or str(caught.value).endswith("`metric=Metric()`")
 
 
 def test_clipping_that_never_acts_goes_with_an_explicit_metric():
     adam = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(RATE))
-    tx = transforms.proximal(adam, penalties.L1(0.3), RATE, metric=transforms.Metric(b2=0.999, eps=1e-8))
+    tx = transforms.proximal(
+        adam, penalties.L1(0.3), RATE, metric=transforms.Metric(b2=0.999, eps=1e-8)
+    )
     np.testing.assert_allclose(run(tx), COEF, atol=2e-5)
 
 
@@ -143,10 +159,22 @@ def test_a_mask_is_refused_and_the_metric_of_the_rest_named():
         return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
 
     for inner, words in (
-        (optax.adamw(0.01, mask=matrices), r"weight decay alone, it is Metric\(0.99.*, eps=.*\); give it as `metric=`"),
-        (optax.chain(optax.sgd(0.01), optax.masked(optax.scale(2.0), matrices)), "what is masked in it is not seen"),
-        (optax.masked(optax.adam(0.01), lambda params: True), "the step size of MaskedState is not known"),
-        (optax.adamw(0.01, mask={"kernel": True}), "cannot be run on a single number .* give it as `metric=`"),
+        (
+            optax.adamw(0.01, mask=matrices),
+            r"weight decay alone, it is Metric\(0.99.*, eps=.*\); give it as `metric=`",
+        ),
+        (
+            optax.chain(optax.sgd(0.01), optax.masked(optax.scale(2.0), matrices)),
+            "what is masked in it is not seen",
+        ),
+        (
+            optax.masked(optax.adam(0.01), lambda params: True),
+            "the step size of MaskedState is not known",
+        ),
+        (
+            optax.adamw(0.01, mask={"kernel": True}),
+            "cannot be run on a single number .* give it as `metric=`",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             transforms.proximal(inner, penalties.L1(0.1), learning_rate=0.01)
@@ -156,7 +184,8 @@ def test_another_learning_rate_does_not_pass_unnoticed():
     with pytest.raises(ValueError, match=r"got 0.01 at step 0 where the optimizer uses 0.02"):
         transforms.proximal(optax.adam(0.02), penalties.L1(0.1), learning_rate=0.01)
     with pytest.raises(
-        ValueError, match=r"`learning_rate` must be that of the inner optimizer, got 0.01 at step 1000 "
+        ValueError,
+        match=r"`learning_rate` must be that of the inner optimizer, got 0.01 at step 1000 ",
     ):
         transforms.proximal(optax.adam(RATE), penalties.L1(0.1), learning_rate=1e-2)
 
@@ -172,15 +201,22 @@ def test_measures_the_constants():
     assert measured(optax.sgd(0.01)) == transforms.Metric()
     assert measured(optax.rmsprop(0.01, centered=True)).momentum == 0
     for centered in (False, True):
-        rms = measured(optax.rmsprop(0.01, eps=1e-5, centered=centered, momentum=0.8, nesterov=centered))
-        np.testing.assert_allclose([rms.eps_root, rms.momentum, rms.lag, rms.eps], [1e-5, 0.8, 0.8, 0], rtol=1e-5)
+        rms = measured(
+            optax.rmsprop(0.01, eps=1e-5, centered=centered, momentum=0.8, nesterov=centered)
+        )
+        np.testing.assert_allclose(
+            [rms.eps_root, rms.momentum, rms.lag, rms.eps], [1e-5, 0.8, 0.8, 0], rtol=1e-5
+        )
     np.testing.assert_allclose(measured(optax.sgd(0.01, momentum=0.9)).momentum, 0.9, rtol=1e-6)
 
 
 def test_an_explicit_metric_allows_traced_hyperparameters_and_a_sweep():
     def solve(strength, rate):
         tx = transforms.proximal(
-            optax.adam(rate), penalties.L1(strength), rate, metric=transforms.Metric(b2=0.999, eps=1e-8)
+            optax.adam(rate),
+            penalties.L1(strength),
+            rate,
+            metric=transforms.Metric(b2=0.999, eps=1e-8),
         )
 
         def body(_, carry):
@@ -198,7 +234,11 @@ def test_an_explicit_metric_allows_traced_hyperparameters_and_a_sweep():
     zeros = (np.asarray(batched) == 0).sum(1)
     assert zeros[0] <= zeros[1] <= zeros[2]
     with pytest.raises(ValueError, match="traced"):
-        jax.jit(lambda rate: transforms.proximal(optax.adam(rate), penalties.L1(0.1), rate).init(jnp.zeros(2)))(0.1)
+        jax.jit(
+            lambda rate: transforms.proximal(optax.adam(rate), penalties.L1(0.1), rate).init(
+                jnp.zeros(2)
+            )
+        )(0.1)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "rmsprop, momentum", "centered"])
@@ -226,7 +266,9 @@ def test_complex_parameters_reach_the_optimum_with_their_exact_zeros(name):
 
 def test_a_measured_metric_goes_with_a_sweep_of_strengths():
     def solve(strength):
-        tx = transforms.proximal(optax.adam(0.01), penalties.L1(strength), 0.01)  # measured while it is traced
+        tx = transforms.proximal(
+            optax.adam(0.01), penalties.L1(strength), 0.01
+        )  # measured while it is traced
 
         def body(_, carry):
             w, state = carry
@@ -250,7 +292,9 @@ def test_a_strength_of_0_moves_exactly_as_without_and_has_a_derivative():
         tx = transforms.proximal(optax.sgd(0.1), penalties.L1(strength), 0.1)
         return tx.update(grads, tx.init(params), params)[0]
 
-    np.testing.assert_array_equal(updated(0.0), optax.sgd(0.1).update(grads, optax.sgd(0.1).init(params))[0])
+    np.testing.assert_array_equal(
+        updated(0.0), optax.sgd(0.1).update(grads, optax.sgd(0.1).init(params))[0]
+    )
     near = (updated(1e-3) - updated(0.0)) / 1e-3
     np.testing.assert_allclose(near, [-0.1, 0.1, 0.0], atol=1e-3)
     np.testing.assert_allclose(jax.jacobian(updated)(1e-3), [-0.1, 0.1, 0.0], atol=1e-6)
@@ -262,7 +306,9 @@ def test_zeros_stay_exact_in_bfloat16():
     tx = transforms.proximal(optax.adam(0.01), penalties.L1(5.0), learning_rate=0.01)
     state = tx.init(params)
     for _ in range(100):
-        updates, state = tx.update(jax.tree.map(lambda p: (0.01 * p).astype(p.dtype), params), state, params)
+        updates, state = tx.update(
+            jax.tree.map(lambda p: (0.01 * p).astype(p.dtype), params), state, params
+        )
         assert updates["w"].dtype == jnp.bfloat16
         params = optax.apply_updates(params, updates)
     assert not jnp.any(params["w"])
@@ -310,7 +356,9 @@ def test_group_rows_under_adam():
     true = np.zeros((10, 3))
     true[:4] = rng.normal(size=(4, 3))
     y = x @ true + 0.1 * rng.normal(size=(100, 3))
-    reference = MultiTaskLasso(alpha=0.2, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(x, y).coef_.T
+    reference = (
+        MultiTaskLasso(alpha=0.2, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(x, y).coef_.T
+    )
     x, y = x.astype(np.float32), y.astype(np.float32)
     lr = schedules.Cosine(1e-2, steps=4000)
     tx = transforms.proximal(optax.adam(lr), penalties.GroupLasso(0.2, axis=-1), lr)
@@ -337,7 +385,9 @@ def test_in_a_training_step_with_accumulation():
 
     lr = schedules.Cosine(1e-2, steps=3000)
     tx = transforms.proximal(optax.adam(lr), penalties.L1(0.3), lr)
-    data = training.ArrayData({"x": X.astype(np.float32), "y": Y.astype(np.float32)}, 200, shuffle=False)
+    data = training.ArrayData(
+        {"x": X.astype(np.float32), "y": Y.astype(np.float32)}, 200, shuffle=False
+    )
     step = training.make_step(apply, loss_fn, tx, accumulate=4, learning_rate=lr)
     state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(40))
     state, history = training.fit(step, state, data, steps=3000, log_every=1000)
@@ -381,13 +431,21 @@ def test_decay_family():
     adam, rate = optax.scale_by_adam(), optax.scale_by_learning_rate(0.1)
     l2 = penalties.L2(0.2)
     clip = optax.clip_by_global_norm(1.0)
-    np.testing.assert_allclose(moved(clip, transforms.add_penalty(l2), adam, rate), [9.9, 0.0], atol=1e-5)
-    np.testing.assert_allclose(moved(clip, adam, transforms.add_penalty(l2), rate), [9.7, -0.198], atol=1e-5)
+    np.testing.assert_allclose(
+        moved(clip, transforms.add_penalty(l2), adam, rate), [9.9, 0.0], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        moved(clip, adam, transforms.add_penalty(l2), rate), [9.7, -0.198], atol=1e-5
+    )
     independent = transforms.add_independent_penalty(penalties.L2(0.02))
     np.testing.assert_allclose(moved(clip, adam, rate, independent), [9.7, -0.198], atol=1e-5)
-    np.testing.assert_allclose(moved(clip, adam, transforms.add_cautious_penalty(l2), rate), [9.7, -0.2], atol=1e-5)
+    np.testing.assert_allclose(
+        moved(clip, adam, transforms.add_cautious_penalty(l2), rate), [9.7, -0.2], atol=1e-5
+    )
     corrected = transforms.add_corrected_penalty(l2, schedules.Constant(0.1), peak_value=0.4)
-    np.testing.assert_allclose(moved(clip, adam, corrected, rate), [9.9 - 0.05, -0.2 + 0.0005], atol=1e-5)
+    np.testing.assert_allclose(
+        moved(clip, adam, corrected, rate), [9.9 - 0.05, -0.2 + 0.0005], atol=1e-5
+    )
 
 
 def test_independent_decay_follows_its_own_schedule():
@@ -400,14 +458,20 @@ def test_independent_decay_follows_its_own_schedule():
 
 
 def test_updates_narrower_than_the_parameters_give_zeros():
-    params, tx = jnp.array([0.37, 0.123456, -0.2]), transforms.proximal(optax.sgd(0.1), penalties.L1(5.0), 0.1)
+    params, tx = (
+        jnp.array([0.37, 0.123456, -0.2]),
+        transforms.proximal(optax.sgd(0.1), penalties.L1(5.0), 0.1),
+    )
     updates, _ = tx.update(jnp.zeros(3, jnp.bfloat16), tx.init(params), params)
     np.testing.assert_array_equal(optax.apply_updates(params, updates), np.zeros(3))
 
 
 @pytest.mark.parametrize("make", [optax.sgd, optax.adam])
 def test_none_is_no_parameter(make):
-    params, tx = {"a": jnp.array([1.0, 0.01]), "b": None}, transforms.proximal(make(0.1), penalties.L1(1.0), 0.1)
+    params, tx = (
+        {"a": jnp.array([1.0, 0.01]), "b": None},
+        transforms.proximal(make(0.1), penalties.L1(1.0), 0.1),
+    )
     alone = {"a": params["a"]}
     expected, _ = tx.update({"a": jnp.zeros(2)}, tx.init(alone), alone)
     updates, _ = tx.update({"a": jnp.zeros(2), "b": None}, tx.init(params), params)
@@ -416,14 +480,20 @@ def test_none_is_no_parameter(make):
 
 
 def test_what_has_no_gradient_is_not_moved():
-    params, tx = {"a": jnp.ones(2), "b": jnp.ones(1)}, transforms.proximal(optax.sgd(0.1), penalties.L1(1.0), 0.1)
+    params, tx = (
+        {"a": jnp.ones(2), "b": jnp.ones(1)},
+        transforms.proximal(optax.sgd(0.1), penalties.L1(1.0), 0.1),
+    )
     updates, _ = tx.update({"a": jnp.zeros(2), "b": None}, tx.init(params), params)
     assert updates["b"] is None
     np.testing.assert_allclose(updates["a"], [-0.1, -0.1], rtol=1e-6)
 
 
 def test_an_edited_rate_of_inject_hyperparams_counts():
-    params, tx = jnp.array([1.0]), transforms.proximal(optax.inject_hyperparams(optax.sgd)(0.1), penalties.L1(1.0), 0.1)
+    params, tx = (
+        jnp.array([1.0]),
+        transforms.proximal(optax.inject_hyperparams(optax.sgd)(0.1), penalties.L1(1.0), 0.1),
+    )
     state = tx.init(params)
     state.inner.hyperparams["learning_rate"] = jnp.asarray(0.01)
     np.testing.assert_allclose(tx.update(jnp.zeros(1), state, params)[0], [-0.01], rtol=1e-5)

@@ -28,7 +28,10 @@ MALFORMED = {
     "linear negative end": (lambda: s.Linear(1.0, steps=5, end_value=-1e-9), "end_value"),
     "cosine init nan": (lambda: s.Cosine(NAN, steps=5), "init_value"),
     "inverse sqrt negative peak": (lambda: s.InverseSqrt(-1.0, timescale=5), "peak_value"),
-    "cyclic negative peak": (lambda: s.Cyclic(0.1, peak_value=-1.0, up_steps=5, down_steps=5), "peak_value"),
+    "cyclic negative peak": (
+        lambda: s.Cyclic(0.1, peak_value=-1.0, up_steps=5, down_steps=5),
+        "peak_value",
+    ),
     # durations
     "zero steps": (lambda: s.Linear(0.1, steps=0), "steps"),
     "negative steps": (lambda: s.Cosine(0.1, steps=-5), "steps"),
@@ -37,7 +40,10 @@ MALFORMED = {
     "steps None": (lambda: s.Tanh(0.1, steps=None), "steps"),
     "steps text": (lambda: s.Step(0.1, steps="10"), "steps"),
     "steps bool": (lambda: s.HalfLife(0.1, steps=True), "steps"),
-    "one zero in a batch": (lambda: s.Exponential(0.1, steps=jnp.array([1, 0]), decay_rate=0.5), "steps"),
+    "one zero in a batch": (
+        lambda: s.Exponential(0.1, steps=jnp.array([1, 0]), decay_rate=0.5),
+        "steps",
+    ),
     "inverse time steps": (lambda: s.InverseTime(0.1, steps=0), "steps"),
     "inverse time stairs": (lambda: s.InverseTimeStep(0.1, steps=-1), "steps"),
     "timescale": (lambda: s.InverseSqrt(0.1, timescale=0), "timescale"),
@@ -76,8 +82,14 @@ MALFORMED = {
     "boundary None": (lambda: s.MultiStep(0.1, boundaries=(10, None)), "boundaries"),
     "boundary 0": (lambda: s.MultiStep(0.1, boundaries=(0, 10)), "boundaries"),
     "unsorted boundaries": (lambda: s.MultiStep(0.1, boundaries=(60, 30)), "boundaries"),
-    "repeated boundary": (lambda: s.PiecewiseConstant(0.1, boundaries=(3, 3), values=(1, 2)), "boundaries"),
-    "too many boundaries": (lambda: s.PiecewiseConstant(0.1, boundaries=(3, 4, 5), values=(1, 2)), "values"),
+    "repeated boundary": (
+        lambda: s.PiecewiseConstant(0.1, boundaries=(3, 3), values=(1, 2)),
+        "boundaries",
+    ),
+    "too many boundaries": (
+        lambda: s.PiecewiseConstant(0.1, boundaries=(3, 4, 5), values=(1, 2)),
+        "values",
+    ),
     "too many values": (lambda: s.PiecewiseLinear(0.1, boundaries=(3,), values=(1, 2)), "values"),
     "negative value": (lambda: s.PiecewiseCosine(0.1, boundaries=(3,), values=(-1,)), "values"),
     "values not a tuple": (lambda: s.PiecewiseLinear(0.1, boundaries=(3,), values=1.0), "values"),
@@ -112,7 +124,10 @@ MALFORMED = {
     "cooldown rate": (lambda: C.cooldown(5, at=10, shape="exponential", rate=0.0), "rate"),
     "branch at": (lambda: C.cooldown(5, at=10).branch_cooldown(5, at=None), "at"),
     "extend without end": (lambda: C.warmup(5).clip(min=0.1).extend(at=6, total_steps=10), "at"),
-    "extend endless": (lambda: s.InverseSqrt(0.1, timescale=5).extend(at=6, total_steps=10), "schedule"),
+    "extend endless": (
+        lambda: s.InverseSqrt(0.1, timescale=5).extend(at=6, total_steps=10),
+        "schedule",
+    ),
     "extend backwards": (lambda: s.Linear(0.1, steps=9).extend(at=6, total_steps=5), "total_steps"),
     "extend after the end": (lambda: s.Linear(0.1, steps=9).extend(at=12, total_steps=20), "at"),
     "clip negative": (lambda: C.clip(min=-1.0), "min"),
@@ -126,8 +141,14 @@ MALFORMED = {
     "area negative": (lambda: C.area(-1), "steps"),
     "function": (lambda: s.Function(0.1), "function"),
     # recipes
-    "warmup longer than all": (lambda: s.warmup_cosine(0.1, warmup_steps=10, total_steps=10), "warmup_steps"),
-    "linear warmup negative": (lambda: s.warmup_linear(0.1, warmup_steps=-1, total_steps=10), "warmup_steps"),
+    "warmup longer than all": (
+        lambda: s.warmup_cosine(0.1, warmup_steps=10, total_steps=10),
+        "warmup_steps",
+    ),
+    "linear warmup negative": (
+        lambda: s.warmup_linear(0.1, warmup_steps=-1, total_steps=10),
+        "warmup_steps",
+    ),
     "total 0": (lambda: s.warmup_linear(0.1, warmup_steps=0, total_steps=0), "total_steps"),
     "peak negative": (lambda: s.warmup_cosine(-0.1, warmup_steps=1, total_steps=10), "init_value"),
     "wsd too long": (
@@ -135,19 +156,31 @@ MALFORMED = {
         "warmup_steps",
     ),
     "wsd shape": (
-        lambda: s.warmup_stable_decay(0.1, warmup_steps=6, decay_steps=5, total_steps=100, shape="x"),
+        lambda: s.warmup_stable_decay(
+            0.1, warmup_steps=6, decay_steps=5, total_steps=100, shape="x"
+        ),
         "shape",
     ),
-    "wsd no decay": (lambda: s.warmup_stable_decay(0.1, warmup_steps=6, decay_steps=0, total_steps=9), "decay_steps"),
+    "wsd no decay": (
+        lambda: s.warmup_stable_decay(0.1, warmup_steps=6, decay_steps=0, total_steps=9),
+        "decay_steps",
+    ),
     "one period": (
-        lambda: s.warmup_stable_decay_periods(0.1, warmup_steps=1, decay_steps=5, period_steps=(9,)),
+        lambda: s.warmup_stable_decay_periods(
+            0.1, warmup_steps=1, decay_steps=5, period_steps=(9,)
+        ),
         "period_steps",
     ),
     "short period": (
-        lambda: s.warmup_stable_decay_periods(0.1, warmup_steps=1, decay_steps=5, period_steps=(9, 4)),
+        lambda: s.warmup_stable_decay_periods(
+            0.1, warmup_steps=1, decay_steps=5, period_steps=(9, 4)
+        ),
         "decay_steps",
     ),
-    "one cycle shape": (lambda: s.one_cycle(0.1, warmup_steps=3, total_steps=10, shape="step"), "shape"),
+    "one cycle shape": (
+        lambda: s.one_cycle(0.1, warmup_steps=3, total_steps=10, shape="step"),
+        "shape",
+    ),
     "one cycle warmup": (lambda: s.one_cycle(0.1, warmup_steps=0, total_steps=10), "warmup_steps"),
     "three phases": (
         lambda: s.one_cycle_three_phases(0.1, warmup_steps=5, down_steps=5, total_steps=10),
@@ -157,7 +190,10 @@ MALFORMED = {
         lambda: s.tri_stage(0.1, warmup_steps=1, hold_steps=1, total_steps=9, end_value=0.0),
         "end_value",
     ),
-    "slanted ratio": (lambda: s.slanted_triangular(0.1, warmup_steps=1, total_steps=9, ratio=0.5), "ratio"),
+    "slanted ratio": (
+        lambda: s.slanted_triangular(0.1, warmup_steps=1, total_steps=9, ratio=0.5),
+        "ratio",
+    ),
     "flat cosine": (lambda: s.flat_cosine(0.1, decay_steps=9, total_steps=9), "decay_steps"),
     "cosine then linear": (
         lambda: s.cosine_then_linear(0.1, warmup_steps=5, decay_steps=5, total_steps=9),
@@ -183,11 +219,24 @@ def test_a_horizon_beyond_an_int32_says_how_to_write_it():
 
 @pytest.mark.parametrize(
     "step",
-    [None, True, "3", 1j, object(), [None], np.array("3"), np.bool_(True), jnp.array(True), jnp.array(1j)],
+    [
+        None,
+        True,
+        "3",
+        1j,
+        object(),
+        [None],
+        np.array("3"),
+        np.bool_(True),
+        jnp.array(True),
+        jnp.array(1j),
+    ],
     ids=lambda step: f"{type(step).__name__} {step}" if type(step) is not object else "object",
 )
 def test_a_step_that_is_no_number_is_refused(step):
-    with pytest.raises(TypeError, match=r"^Schedule: `step` must be a real number or an array of them, got"):
+    with pytest.raises(
+        TypeError, match=r"^Schedule: `step` must be a real number or an array of them, got"
+    ):
         C(step)
 
 

@@ -72,7 +72,9 @@ def _references(total):
     up, down = max(total // 30, 1), max(total // 17, 1)
     cycle, within = steps // (up + down), steps % (up + down)
     triangle = np.where(within < up, within / up, (up + down - within) / down)
-    late = np.where(done < 0.5, 1 - done**1.5, -np.expm1(1.5 * np.log1p(-np.minimum(left, 1 - 1e-17))))
+    late = np.where(
+        done < 0.5, 1 - done**1.5, -np.expm1(1.5 * np.log1p(-np.minimum(left, 1 - 1e-17)))
+    )
     odds = np.exp(2 * (-7 + 10 * done))
     boundaries = [max(total // 7, 1), total // 3 + 2, total // 2 + 3, min(total + 9, LAST)]
     values = [0.1, 0.02, 0.5, 0.0]
@@ -91,21 +93,42 @@ def _references(total):
         "linear between": (Linear(0.3, steps=total, end_value=0.1), 0.1 + 0.2 * left),
         "polynomial 0.9": (Polynomial(1e-3, steps=total, power=0.9), 1e-3 * left**0.9),
         "polynomial 5": (Polynomial(1e-3, steps=total, power=5.0), 1e-3 * left**5),
-        "polynomial k-decay": (Polynomial(1e-3, steps=total, power=1.5, k_decay=1.5), 1e-3 * late**1.5),
+        "polynomial k-decay": (
+            Polynomial(1e-3, steps=total, power=1.5, k_decay=1.5),
+            1e-3 * late**1.5,
+        ),
         "cosine": (Cosine(1e-3, steps=total), 1e-3 * arch(left)),
         "cosine up": (Cosine(0.0, steps=total, end_value=1.0), arch(done)),
-        "cosine to a floor": (Cosine(1e-3, steps=total, end_value=1e-5), 1e-5 + (1e-3 - 1e-5) * arch(left)),
+        "cosine to a floor": (
+            Cosine(1e-3, steps=total, end_value=1e-5),
+            1e-5 + (1e-3 - 1e-5) * arch(left),
+        ),
         "cosine exponent": (Cosine(1e-3, steps=total, exponent=1.7), 1e-3 * arch(left) ** 1.7),
         "cosine k-decay": (Cosine(1e-3, steps=total, k_decay=1.5), 1e-3 * arch(late)),
         "rex": (Rex(1e-3, steps=total), 1e-3 * 2 * left / (1 + left)),
         "rex up": (Rex(0.0, steps=total, end_value=1.0), done / (1 + left)),
         "tanh": (Tanh(1e-3, steps=total), np.where(t >= total, 0, 1e-3 / (1 + odds))),
-        "tanh up": (Tanh(0.0, steps=total, end_value=1.0), np.where(t >= total, 1, odds / (1 + odds))),
-        "exponential": (Exponential(1e-3, steps=period, decay_rate=1e-3), 1e-3 * 1e-3 ** (t / period)),
-        "exponential fine": (Exponential(1e-3, steps=scale, decay_rate=0.95), 1e-3 * 0.95 ** (t / scale)),
+        "tanh up": (
+            Tanh(0.0, steps=total, end_value=1.0),
+            np.where(t >= total, 1, odds / (1 + odds)),
+        ),
+        "exponential": (
+            Exponential(1e-3, steps=period, decay_rate=1e-3),
+            1e-3 * 1e-3 ** (t / period),
+        ),
+        "exponential fine": (
+            Exponential(1e-3, steps=scale, decay_rate=0.95),
+            1e-3 * 0.95 ** (t / scale),
+        ),
         "half life": (HalfLife(1e-3, steps=period), 1e-3 * 0.5 ** (t / period)),
-        "inverse time": (InverseTime(1e-3, steps=scale, decay_rate=0.5), 1e-3 / (1 + 0.5 * t / scale)),
-        "inverse time stairs": (InverseTimeStep(1e-3, steps=period, decay_rate=0.5), 1e-3 / (1 + 0.5 * count)),
+        "inverse time": (
+            InverseTime(1e-3, steps=scale, decay_rate=0.5),
+            1e-3 / (1 + 0.5 * t / scale),
+        ),
+        "inverse time stairs": (
+            InverseTimeStep(1e-3, steps=period, decay_rate=0.5),
+            1e-3 / (1 + 0.5 * count),
+        ),
         "inverse sqrt": (InverseSqrt(1e-3, timescale=scale), 1e-3 / np.sqrt(1 + t / scale)),
         "noam": (
             InverseSqrt.noam(model_dim=512, warmup_steps=warm),
@@ -118,10 +141,20 @@ def _references(total):
         "t5": (InverseSqrt.t5(warmup_steps=warm), 1 / np.sqrt(np.maximum(t, warm))),
         "shifted": (
             InverseSqrt.shifted(1e-3, warmup_steps=warm, timescale=scale, shift=3),
-            np.where(t < warm, 1e-3 / np.sqrt(1 + 3 / scale) * ramp, 1e-3 / np.sqrt(1 + (t + 3 - warm) / scale)),
+            np.where(
+                t < warm,
+                1e-3 / np.sqrt(1 + 3 / scale) * ramp,
+                1e-3 / np.sqrt(1 + (t + 3 - warm) / scale),
+            ),
         ),
-        "power law": (PowerLaw(1e-3, timescale=scale, exponent=0.7), 1e-3 * (1 + t / scale) ** -0.7),
-        "power law 2.5": (PowerLaw(1e-3, timescale=scale, exponent=2.5), 1e-3 * (1 + t / scale) ** -2.5),
+        "power law": (
+            PowerLaw(1e-3, timescale=scale, exponent=0.7),
+            1e-3 * (1 + t / scale) ** -0.7,
+        ),
+        "power law 2.5": (
+            PowerLaw(1e-3, timescale=scale, exponent=2.5),
+            1e-3 * (1 + t / scale) ** -2.5,
+        ),
         "step": (Step(1e-3, steps=period, decay_rate=0.3), 1e-3 * 0.3**count),
         "multi step": (MultiStep(1e-3, boundaries=boundaries, decay_rate=0.3), 1e-3 * 0.3**stair),
         "piecewise constant": (
@@ -136,18 +169,32 @@ def _references(total):
             PiecewiseCosine(0.01, boundaries=boundaries, values=values),
             between(y0, y1, arch(before), arch(after)),
         ),
-        "cyclic": (Cyclic(1e-4, peak_value=1e-3, up_steps=up, down_steps=down), 1e-4 + 9e-4 * triangle),
-        "cyclic from 0": (Cyclic(0.0, peak_value=1e-3, up_steps=up, down_steps=down), 1e-3 * triangle),
-        "cyclic inverse": (Cyclic(0.95, peak_value=0.85, up_steps=up, down_steps=down), 0.95 - 0.1 * triangle),
+        "cyclic": (
+            Cyclic(1e-4, peak_value=1e-3, up_steps=up, down_steps=down),
+            1e-4 + 9e-4 * triangle,
+        ),
+        "cyclic from 0": (
+            Cyclic(0.0, peak_value=1e-3, up_steps=up, down_steps=down),
+            1e-3 * triangle,
+        ),
+        "cyclic inverse": (
+            Cyclic(0.95, peak_value=0.85, up_steps=up, down_steps=down),
+            0.95 - 0.1 * triangle,
+        ),
         "triangular2": (
             Cyclic.triangular2(1e-4, peak_value=1e-3, up_steps=up, down_steps=down),
             1e-4 + 9e-4 * triangle * 0.5**cycle,
         ),
         "exp_range": (
-            Cyclic.exp_range(0.0, peak_value=1e-3, up_steps=up, down_steps=down, step_decay=1 - 1 / total),
+            Cyclic.exp_range(
+                0.0, peak_value=1e-3, up_steps=up, down_steps=down, step_decay=1 - 1 / total
+            ),
             1e-3 * triangle * np.exp(t * np.log1p(-1 / total)),
         ),
-        "restarts": (CosineRestarts(1e-3, steps=period, decay=0.7), 1e-3 * 0.7**count * arch(1 - phase / period)),
+        "restarts": (
+            CosineRestarts(1e-3, steps=period, decay=0.7),
+            1e-3 * 0.7**count * arch(1 - phase / period),
+        ),
         "restarts, longer": _restarts(steps, max(total // 100, 1), 2, 0.0),
         "restarts, real": _restarts(steps, max(total / 200, 1.0), 1.3, 1e-4),
         "polynomial cycle": (
@@ -157,7 +204,10 @@ def _references(total):
         "warmup linear": (Constant(1e-3).warmup(warm), 1e-3 * ramp),
         "warmup cosine": (Constant(1e-3).warmup(warm, shape="cosine"), 1e-3 * arch(ramp)),
         "warmup power": (Constant(1e-3).warmup(warm, shape="power", power=3.0), 1e-3 * ramp**3),
-        "warmup 1-sqrt": (Constant(1e-3).warmup(warm, shape="1-sqrt"), 1e-3 * ramp / (1 + np.sqrt(unramp))),
+        "warmup 1-sqrt": (
+            Constant(1e-3).warmup(warm, shape="1-sqrt"),
+            1e-3 * ramp / (1 + np.sqrt(unramp)),
+        ),
         "warmup square": (Constant(1e-3).warmup(warm, shape="square"), 1e-3 * ramp * (1 + unramp)),
         "warmup log": (
             Constant(1e-3).warmup(warm, shape="log"),
@@ -168,10 +218,22 @@ def _references(total):
             1e-7 * 1e4**ramp,
         ),
         "cooldown linear": (Constant(1e-3).cooldown(cool, at=begin), 1e-3 * fall),
-        "cooldown cosine": (Constant(1e-3).cooldown(cool, at=begin, shape="cosine"), 1e-3 * arch(fall)),
-        "cooldown 1-sqrt": (Constant(1e-3).cooldown(cool, at=begin, shape="1-sqrt"), 1e-3 * fall / (1 + np.sqrt(rise))),
-        "cooldown square": (Constant(1e-3).cooldown(cool, at=begin, shape="square"), 1e-3 * fall * (1 + rise)),
-        "cooldown power": (Constant(1e-3).cooldown(cool, at=begin, shape="power", power=0.5), 1e-3 * np.sqrt(fall)),
+        "cooldown cosine": (
+            Constant(1e-3).cooldown(cool, at=begin, shape="cosine"),
+            1e-3 * arch(fall),
+        ),
+        "cooldown 1-sqrt": (
+            Constant(1e-3).cooldown(cool, at=begin, shape="1-sqrt"),
+            1e-3 * fall / (1 + np.sqrt(rise)),
+        ),
+        "cooldown square": (
+            Constant(1e-3).cooldown(cool, at=begin, shape="square"),
+            1e-3 * fall * (1 + rise),
+        ),
+        "cooldown power": (
+            Constant(1e-3).cooldown(cool, at=begin, shape="power", power=0.5),
+            1e-3 * np.sqrt(fall),
+        ),
         "cooldown exponential": (
             Constant(1e-3).cooldown(cool, at=begin, shape="exponential"),
             1e-3 * np.expm1(fall * np.log(10)) / 9,
@@ -180,14 +242,30 @@ def _references(total):
             Constant(1e-3).cooldown(cool, at=begin, end_value=1e-6, shape="exponential", rate=1e-3),
             1e-3 * 1e-3**rise,
         ),
-        "later": (Linear(1e-3, steps=total).shift(cool), 1e-3 * np.clip((total + cool - t) / total, 0, 1)),
-        "earlier": (Linear(1e-3, steps=total).shift(-cool), 1e-3 * np.clip((total - cool - t) / total, 0, 1)),
-        "stretch": (Linear(1e-3, steps=period).stretch(3), 1e-3 * np.clip((3 * period - t) / (3 * period), 0, 1)),
+        "later": (
+            Linear(1e-3, steps=total).shift(cool),
+            1e-3 * np.clip((total + cool - t) / total, 0, 1),
+        ),
+        "earlier": (
+            Linear(1e-3, steps=total).shift(-cool),
+            1e-3 * np.clip((total - cool - t) / total, 0, 1),
+        ),
+        "stretch": (
+            Linear(1e-3, steps=period).stretch(3),
+            1e-3 * np.clip((3 * period - t) / (3 * period), 0, 1),
+        ),
         "repeat": (Linear(1e-3, steps=period).repeat(period), 1e-3 * (period - phase) / period),
         "units": (Cosine(1e-3, steps=90).in_units(90 / total), 1e-3 * arch(left)),
         "join": (
-            join([(Linear(0.0, steps=warm, end_value=0.1), warm), (Cosine(0.1, steps=max(total - warm, 1)), None)]),
-            np.where(t < warm, 0.1 * ramp, 0.1 * arch(np.maximum(total - t, 0) / max(total - warm, 1))),
+            join(
+                [
+                    (Linear(0.0, steps=warm, end_value=0.1), warm),
+                    (Cosine(0.1, steps=max(total - warm, 1)), None),
+                ]
+            ),
+            np.where(
+                t < warm, 0.1 * ramp, 0.1 * arch(np.maximum(total - t, 0) / max(total - warm, 1))
+            ),
         ),
     }
     if total < LAST:  # the schedule stretched as much must fit in an int32, too
@@ -215,7 +293,9 @@ def error(value, reference):
     assert np.all(np.isfinite(value))
     held = reference > 1.2e-38
     assert np.all(value[~held] <= 1.3e-38)
-    return np.max(np.abs(value - reference)[held] / np.spacing(np.float32(reference[held])), initial=0)
+    return np.max(
+        np.abs(value - reference)[held] / np.spacing(np.float32(reference[held])), initial=0
+    )
 
 
 @pytest.mark.parametrize("name", references(1000))
@@ -266,7 +346,11 @@ def test_float64_steps_are_computed_in_float64(name):
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_ends_are_exact_and_the_steps_before_them_are_not(horizon):
-    for schedule in (Linear(0.1, steps=horizon), Cosine(0.1, steps=horizon), Polynomial(0.1, steps=horizon, power=0.9)):
+    for schedule in (
+        Linear(0.1, steps=horizon),
+        Cosine(0.1, steps=horizon),
+        Polynomial(0.1, steps=horizon, power=0.9),
+    ):
         for value in (schedule, jax.jit(schedule)):
             assert value(0) == np.float32(0.1)
             assert value(horizon) == 0
@@ -285,7 +369,9 @@ def test_decays_never_rise(horizon):
         Constant(0.1).cooldown(horizon // 2 + 1, at=horizon // 2, shape="1-sqrt"),
     ):
         # an increase within the rounding of the last place is none
-        rises = np.diff(np.asarray(schedule(steps), np.float64)) / np.asarray(schedule(steps))[:-1].clip(1e-30)
+        rises = np.diff(np.asarray(schedule(steps), np.float64)) / np.asarray(schedule(steps))[
+            :-1
+        ].clip(1e-30)
         assert np.max(rises) <= 5e-7
 
 
@@ -297,5 +383,7 @@ def test_a_duration_that_is_no_whole_number_is_right_to_a_millionth_of_a_step(ho
     phase = np.float64(np.mod(steps.astype(np.longdouble), np.longdouble(period)))
     value = np.asarray(Linear(1.0, steps=period).repeat(period)(steps), np.float64)
     wrong = np.abs(value * period - (period - phase))
-    wrong = np.minimum(wrong, np.abs(wrong - period))  # the end of one period is the beginning of the next
+    wrong = np.minimum(
+        wrong, np.abs(wrong - period)
+    )  # the end of one period is the beginning of the next
     assert np.max(wrong - 16 * np.spacing(np.float32(period))) <= 1e-6

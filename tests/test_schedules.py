@@ -36,12 +36,16 @@ from tests.laws import COMBINATORS, RECIPES, SCHEDULES, SHAPES
 
 STEPS = np.concatenate([np.arange(-3, 130), [1000, 10**6, 2**24 + 1, 2**31 - 2, 2**31 - 1]])
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-every_class = pytest.mark.parametrize("schedule", SHAPES + COMBINATORS, ids=repr)  # recipes are made of these
+every_class = pytest.mark.parametrize(
+    "schedule", SHAPES + COMBINATORS, ids=repr
+)  # recipes are made of these
 
 
 def ulps(a, b):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.max(np.abs(a - b) / np.spacing(np.maximum(np.abs(b), 1e-37).astype(np.float32)), initial=0)
+    return np.max(
+        np.abs(a - b) / np.spacing(np.maximum(np.abs(b), 1e-37).astype(np.float32)), initial=0
+    )
 
 
 def real(schedule):
@@ -84,7 +88,9 @@ def test_every_kind_of_step_gives_the_same_value(schedule):
         assert value.shape == ()
         assert not value.weak_type
         assert value.dtype == jnp.float32
-        assert ulps(value, expected[int(step)]) <= 2  # a scalar is not computed by vector instructions
+        assert (
+            ulps(value, expected[int(step)]) <= 2
+        )  # a scalar is not computed by vector instructions
 
 
 @pytest.mark.parametrize("schedule", SHAPES[::4], ids=repr)
@@ -148,18 +154,26 @@ def test_gradient_is_the_finite_difference(schedule):
         leaves, treedef = jax.tree.flatten(real(schedule))
         at = jnp.asarray(steps, jnp.float64)
 
-        def value(leaves):  # every step with a weight of its own, so that no error can hide behind another
+        def value(
+            leaves,
+        ):  # every step with a weight of its own, so that no error can hide behind another
             return jnp.sum(treedef.unflatten(leaves)(at) * np.sqrt(np.arange(2.0, 12.0)))
 
         for index, (leaf, slope) in enumerate(zip(leaves, jax.grad(value)(leaves), strict=True)):
             size = 1e-6 * max(abs(leaf), 1)
-            up, down = (value([*leaves[:index], leaf + sign * size, *leaves[index + 1 :]]) for sign in (1, -1))
+            up, down = (
+                value([*leaves[:index], leaf + sign * size, *leaves[index + 1 :]])
+                for sign in (1, -1)
+            )
             np.testing.assert_allclose(slope, (up - down) / (2 * size), rtol=1e-5, atol=1e-8)
 
 
 @every_class
 def test_gradients_are_finite_everywhere(schedule):
-    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, jnp.asarray(STEPS, jnp.int32))))
+    assert all(
+        np.isfinite(leaf)
+        for leaf in jax.tree.leaves(slopes(schedule, jnp.asarray(STEPS, jnp.int32)))
+    )
 
 
 @pytest.mark.parametrize("schedule", SHAPES, ids=repr)
@@ -184,13 +198,25 @@ OPTAX = [
     (Linear(0.1, steps=40, end_value=0.01), optax.linear_schedule(0.1, 0.01, 40)),
     (Linear(0.1, steps=40).shift(7), optax.linear_schedule(0.1, 0.0, 40, transition_begin=7)),
     (Polynomial(0.1, steps=40, power=0.9), optax.polynomial_schedule(0.1, 0.0, 0.9, 40)),
-    (Polynomial(0.1, steps=40, power=3.0, end_value=0.2), optax.polynomial_schedule(0.1, 0.2, 3.0, 40)),
+    (
+        Polynomial(0.1, steps=40, power=3.0, end_value=0.2),
+        optax.polynomial_schedule(0.1, 0.2, 3.0, 40),
+    ),
     (Cosine(0.1, steps=40), optax.cosine_decay_schedule(0.1, 40)),
-    (Cosine(0.1, steps=40, end_value=0.01, exponent=1.5), optax.cosine_decay_schedule(0.1, 40, 0.1, 1.5)),
+    (
+        Cosine(0.1, steps=40, end_value=0.01, exponent=1.5),
+        optax.cosine_decay_schedule(0.1, 40, 0.1, 1.5),
+    ),
     (Exponential(0.1, steps=10, decay_rate=0.5), optax.exponential_decay(0.1, 10, 0.5)),
-    (Exponential(0.1, steps=10, decay_rate=0.5).clip(min=0.02), optax.exponential_decay(0.1, 10, 0.5, end_value=0.02)),
+    (
+        Exponential(0.1, steps=10, decay_rate=0.5).clip(min=0.02),
+        optax.exponential_decay(0.1, 10, 0.5, end_value=0.02),
+    ),
     (Step(0.1, steps=10, decay_rate=0.5), optax.exponential_decay(0.1, 10, 0.5, staircase=True)),
-    (MultiStep(0.1, boundaries=(10, 25), decay_rate=0.3), optax.piecewise_constant_schedule(0.1, {10: 0.3, 25: 0.3})),
+    (
+        MultiStep(0.1, boundaries=(10, 25), decay_rate=0.3),
+        optax.piecewise_constant_schedule(0.1, {10: 0.3, 25: 0.3}),
+    ),
     (
         PiecewiseConstant(0.1, boundaries=(10, 25), values=(0.03, 0.06)),
         optax.piecewise_constant_schedule(0.1, {10: 0.3, 25: 2.0}),
@@ -214,12 +240,20 @@ OPTAX = [
     ),
     (
         schedules.one_cycle_three_phases(
-            0.1, warmup_steps=30, down_steps=55, total_steps=100, init_value=0.004, end_value=4e-7, shape="linear"
+            0.1,
+            warmup_steps=30,
+            down_steps=55,
+            total_steps=100,
+            init_value=0.004,
+            end_value=4e-7,
+            shape="linear",
         ),
         optax.linear_onecycle_schedule(100, 0.1),
     ),
     (
-        schedules.one_cycle(0.1, warmup_steps=30, total_steps=100, init_value=0.004, end_value=4e-7),
+        schedules.one_cycle(
+            0.1, warmup_steps=30, total_steps=100, init_value=0.004, end_value=4e-7
+        ),
         optax.cosine_onecycle_schedule(100, 0.1),
     ),
     (
@@ -233,7 +267,9 @@ OPTAX = [
     ),
     (
         join([(Linear(0.1, steps=10), 10), (Cosine(0.2, steps=20), None)]),
-        optax.join_schedules([optax.linear_schedule(0.1, 0.0, 10), optax.cosine_decay_schedule(0.2, 20)], [10]),
+        optax.join_schedules(
+            [optax.linear_schedule(0.1, 0.0, 10), optax.cosine_decay_schedule(0.2, 20)], [10]
+        ),
     ),
 ]
 
@@ -255,7 +291,9 @@ def test_no_nan_at_the_end_where_optax_has_one(power):
     assert np.all(np.isfinite(jax.jit(ours)(steps)))
     assert np.all(jax.jit(ours)(steps[10:]) == 0)
     assert np.all(jax.jit(ours)(steps[:10]) > 0)
-    assert not np.all(np.isfinite(jax.jit(theirs)(steps))), "Optax has repaired this; the README may say so"
+    assert not np.all(np.isfinite(jax.jit(theirs)(steps))), (
+        "Optax has repaired this; the README may say so"
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -268,7 +306,13 @@ def test_gradients_keep_their_dtype(dtype):
 
 
 def test_any_function_takes_part_and_never_sees_a_step_outside_its_span():
-    seen = join([(Constant(0.1), 10), (Function(lambda step: 1 / jnp.sqrt(step + 1.0)), 5), (lambda step: 0.2, None)])
+    seen = join(
+        [
+            (Constant(0.1), 10),
+            (Function(lambda step: 1 / jnp.sqrt(step + 1.0)), 5),
+            (lambda step: 0.2, None),
+        ]
+    )
     steps = jnp.arange(30)
     assert np.all(np.isfinite(jax.jit(seen)(steps)))
     np.testing.assert_allclose(seen(steps)[10:15], 1 / np.sqrt(np.arange(1, 6)), rtol=1e-6)
@@ -347,7 +391,9 @@ shapes = st.one_of(
     st.sampled_from(SHAPES + RECIPES),
     st.builds(Constant, values),
     st.builds(Linear, values, steps=durations, end_value=values),
-    st.builds(Polynomial, values, steps=durations, power=st.floats(0.2, 4.0), k_decay=st.floats(0.5, 2.0)),
+    st.builds(
+        Polynomial, values, steps=durations, power=st.floats(0.2, 4.0), k_decay=st.floats(0.5, 2.0)
+    ),
     st.builds(Cosine, values, steps=durations, end_value=values),
     st.builds(Rex, values, steps=durations, end_value=values),
     st.builds(Tanh, values, steps=durations, end_value=values),
@@ -355,9 +401,24 @@ shapes = st.one_of(
     st.builds(InverseSqrt, values, timescale=durations),
     st.builds(PowerLaw, values, timescale=durations, exponent=positive),
     st.builds(Step, values, steps=durations, decay_rate=positive),
-    st.builds(CosineRestarts, values, steps=durations, multiplier=st.sampled_from([1, 1.5, 2]), decay=positive),
-    st.builds(Cyclic, values, peak_value=values, up_steps=durations, down_steps=durations, cycle_decay=positive),
-    st.builds(PolynomialCycle, values, steps=durations, power=st.floats(0.5, 3.0), end_value=values),
+    st.builds(
+        CosineRestarts,
+        values,
+        steps=durations,
+        multiplier=st.sampled_from([1, 1.5, 2]),
+        decay=positive,
+    ),
+    st.builds(
+        Cyclic,
+        values,
+        peak_value=values,
+        up_steps=durations,
+        down_steps=durations,
+        cycle_decay=positive,
+    ),
+    st.builds(
+        PolynomialCycle, values, steps=durations, power=st.floats(0.5, 3.0), end_value=values
+    ),
     st.builds(
         lambda cls, a, b, c, n, m: cls(a, boundaries=(n, n + m), values=(b, c)),
         st.sampled_from([PiecewiseConstant, PiecewiseLinear, PiecewiseCosine]),
@@ -365,7 +426,9 @@ shapes = st.one_of(
     ),
     st.builds(Function, st.sampled_from(functions)),
 )
-ups = st.sampled_from(["linear", "cosine", "power", "constant", "exponential", "1-sqrt", "square", "log"])
+ups = st.sampled_from(
+    ["linear", "cosine", "power", "constant", "exponential", "1-sqrt", "square", "log"]
+)
 downs = st.sampled_from(["linear", "cosine", "power", "exponential", "1-sqrt", "square"])
 
 
@@ -380,12 +443,34 @@ def compose(inner):
         st.builds(lambda a, b: a + b, inner, inner),
         st.builds(lambda a, x: x * a / 3, inner, positive),
         st.builds(lambda a, n, b: join([(a, n), (b, None)]), inner, durations, inner),
-        st.builds(lambda a, n, x, shape: a.warmup(n, init_value=x, shape=shape), inner, durations, positive, ups),
         st.builds(
-            lambda a, n, x, shape: a.overlay_warmup(n, init_value=x, shape=shape), inner, durations, positive, ups
+            lambda a, n, x, shape: a.warmup(n, init_value=x, shape=shape),
+            inner,
+            durations,
+            positive,
+            ups,
         ),
-        st.builds(lambda a, n, t, shape: a.cooldown(n, at=t, shape=shape), inner, durations, durations, downs),
-        st.builds(lambda a, n, t, x: a.branch_cooldown(n, at=t, end_value=x), inner, durations, durations, values),
+        st.builds(
+            lambda a, n, x, shape: a.overlay_warmup(n, init_value=x, shape=shape),
+            inner,
+            durations,
+            positive,
+            ups,
+        ),
+        st.builds(
+            lambda a, n, t, shape: a.cooldown(n, at=t, shape=shape),
+            inner,
+            durations,
+            durations,
+            downs,
+        ),
+        st.builds(
+            lambda a, n, t, x: a.branch_cooldown(n, at=t, end_value=x),
+            inner,
+            durations,
+            durations,
+            values,
+        ),
         st.builds(extended, inner, st.floats(0.1, 0.9), st.floats(1.1, 3.0)),
         st.builds(lambda a, n: a.shift(n), inner, st.integers(-20, 20)),
         st.builds(lambda a, x: a.stretch(x), inner, st.floats(0.3, 3.0)),
@@ -409,13 +494,18 @@ def test_compositions_keep_the_laws(schedule, chosen):
     if schedule.horizon is not None:
         assert np.all(value[schedule.horizon <= STEPS] == value[-1])
     if "<" not in repr(schedule):  # a function has no text
-        assert eval(repr(schedule), {name: getattr(schedules, name) for name in dir(schedules)}) == schedule
+        assert (
+            eval(repr(schedule), {name: getattr(schedules, name) for name in dir(schedules)})
+            == schedule
+        )
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, steps)))
     np.testing.assert_allclose(jax.jit(schedule)(steps), value, rtol=1e-5, atol=1e-9)
     leaves, treedef = jax.tree.flatten(schedule)
     if leaves:
         index = chosen % len(leaves)
-        check_one_field(lambda x: treedef.unflatten([*leaves[:index], x, *leaves[index + 1 :]]), leaves[index])
+        check_one_field(
+            lambda x: treedef.unflatten([*leaves[:index], x, *leaves[index + 1 :]]), leaves[index]
+        )
 
 
 def check_one_field(schedule_of, leaf):

@@ -10,13 +10,22 @@ from jax_lrreg import select
 from jax_lrreg.penalties import L1, L2
 from jax_lrreg.select import Predicate, Rules, leaves, selection
 
-PATHS = ["encoder/layer_0/bias", "encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel", "scale"]
+PATHS = [
+    "encoder/layer_0/bias",
+    "encoder/layer_0/kernel",
+    "encoder/layer_1/kernel",
+    "head/kernel",
+    "kernel",
+    "scale",
+]
 
 
 class LinenNet(linen.Module):
     @linen.compact
     def __call__(self, x):
-        return linen.Dense(2, name="head")(linen.LayerNorm(name="norm")(linen.Dense(3, name="encoder")(x)))
+        return linen.Dense(2, name="head")(
+            linen.LayerNorm(name="norm")(linen.Dense(3, name="encoder")(x))
+        )
 
 
 class NNXNet(nnx.Module):
@@ -49,7 +58,14 @@ def chosen(spec, paths=PATHS):
 @pytest.mark.parametrize("kind", trees())
 def test_paths_are_the_same_for_every_kind_of_tree(kind):
     found = [leaf.path for leaf in leaves(trees()[kind]) if select.is_parameter(leaf.value)]
-    expected = ["encoder/bias", "encoder/kernel", "head/bias", "head/kernel", "norm/bias", "norm/scale"]
+    expected = [
+        "encoder/bias",
+        "encoder/kernel",
+        "head/bias",
+        "head/kernel",
+        "norm/bias",
+        "norm/scale",
+    ]
     assert sorted(found) == expected
 
 
@@ -61,7 +77,11 @@ def test_a_penalty_chooses_the_same_in_every_kind_of_tree(kind):
     assert penalty(ones) == 12 + 6 + 3 + 2
     gradient = penalty.gradient(ones)
     assert jax.tree.structure(gradient) == jax.tree.structure(ones)
-    sizes = {leaf.path: float(jnp.sum(leaf.value)) for leaf in leaves(gradient) if select.is_parameter(leaf.value)}
+    sizes = {
+        leaf.path: float(jnp.sum(leaf.value))
+        for leaf in leaves(gradient)
+        if select.is_parameter(leaf.value)
+    }
     assert sizes == {
         "encoder/bias": 6,
         "encoder/kernel": 12,
@@ -77,16 +97,25 @@ def test_a_penalty_chooses_the_same_in_every_kind_of_tree(kind):
     [
         ("**", PATHS),
         ("*", ["kernel", "scale"]),
-        ("**/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel"]),
+        (
+            "**/kernel",
+            ["encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel"],
+        ),
         ("*/kernel", ["head/kernel"]),
-        ("encoder/**", ["encoder/layer_0/bias", "encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
+        (
+            "encoder/**",
+            ["encoder/layer_0/bias", "encoder/layer_0/kernel", "encoder/layer_1/kernel"],
+        ),
         ("encoder/*/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
         ("encoder/**/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
         ("encoder/layer_?/bias", ["encoder/layer_0/bias"]),
         ("encoder/layer_[!0]/*", ["encoder/layer_1/kernel"]),
         ("**/layer_[01]/kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel"]),
         ("kernel", ["kernel"]),
-        ("re:.*kernel", ["encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel"]),
+        (
+            "re:.*kernel",
+            ["encoder/layer_0/kernel", "encoder/layer_1/kernel", "head/kernel", "kernel"],
+        ),
         (r"re:encoder/layer_\d/(kernel|bias)", PATHS[:3]),
         ("re:kernel", ["kernel"]),
         ("s*e", ["scale"]),
@@ -162,18 +191,30 @@ def test_a_tied_layer_counts_once_or_not_at_all():
     state = nnx.state(module, nnx.Param)
     np.testing.assert_allclose(penalty(state), np.abs(module.a.kernel[...]).sum(), rtol=1e-6)
     assert [leaf.path for leaf in leaves(state)] == ["a/kernel"]
-    for call in (penalty, penalty.gradient, penalty.report, lambda params: penalty.prox({"net": params}, 0.1)):
-        with pytest.raises(ValueError, match=r"'(net/)?a/kernel' and '(net/)?b/kernel': give nnx.state"):
+    for call in (
+        penalty,
+        penalty.gradient,
+        penalty.report,
+        lambda params: penalty.prox({"net": params}, 0.1),
+    ):
+        with pytest.raises(
+            ValueError, match=r"'(net/)?a/kernel' and '(net/)?b/kernel': give nnx.state"
+        ):
             call(module)
 
 
 def test_the_same_array_twice_in_a_plain_tree_is_two_parameters():
     w = jnp.ones(3)
-    assert L1(1.0)({"a": w, "b": w}) == 6  # JAX trees know no sharing: after an update they would be two
+    assert (
+        L1(1.0)({"a": w, "b": w}) == 6
+    )  # JAX trees know no sharing: after an update they would be two
 
 
 def test_selections_nest_and_compare():
-    params = {"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}, "head": {"kernel": jnp.ones(4)}}
+    params = {
+        "encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)},
+        "head": {"kernel": jnp.ones(4)},
+    }
     nested = L1(1.0).on([("**/kernel", 0.5)]).on([("encoder/**", 2)])
     assert nested(params) == 2
     assert nested == L1(1.0).on([("**/kernel", 0.5)]).on([("encoder/**", 2)])

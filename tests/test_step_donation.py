@@ -31,7 +31,9 @@ def weights():
 
 
 def start(tx=TX, params=None, **options):
-    return training.init(apply, tx, key=jax.random.key(0), params=weights() if params is None else params, **options)
+    return training.init(
+        apply, tx, key=jax.random.key(0), params=weights() if params is None else params, **options
+    )
 
 
 def make(tx=TX, **options):
@@ -49,7 +51,9 @@ def read(*trees):
     """Every array is there and can be read."""
     for leaf in jax.tree.leaves(trees):
         assert not leaf.is_deleted()
-        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        np.asarray(
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
 
 
 def source():
@@ -126,7 +130,9 @@ def merged_before_and_after():
 
 def evaluated_between_steps():
     state, step = start(), make()
-    evaluate = training.make_eval(apply, lambda model, batch: {"mean": model(batch["x"]).mean()}, [BATCH])
+    evaluate = training.make_eval(
+        apply, lambda model, batch: {"mean": model(batch["x"]).mean()}, [BATCH]
+    )
     values = []
     for _ in range(3):
         values.append(evaluate(state))
@@ -170,7 +176,9 @@ def a_state_is_kept_while_another_step_donates_its_successor():
             )
             for donate in (False, donate)
         )
-        state = training.init(module, lambda hyper: optax.sgd(hyper), key=jax.random.key(0), hyper=0.1)
+        state = training.init(
+            module, lambda hyper: optax.sgd(hyper), key=jax.random.key(0), hyper=0.1
+        )
         new, _ = keeping(state, BATCH)
         training.fit(donating, new, source(), steps=4)
         read(state)
@@ -205,7 +213,9 @@ def an_nnx_module_is_shared():
 def linen_variables_come_from_outside():
     module = nn.Dense(1)
     variables = module.init(jax.random.key(0), BATCH["x"])
-    state = training.init(module, TX, key=jax.random.key(0), example=BATCH["x"], params=variables["params"])
+    state = training.init(
+        module, TX, key=jax.random.key(0), example=BATCH["x"], params=variables["params"]
+    )
     go(training.make_step(module, lambda model, batch: jnp.mean(model(batch["x"]) ** 2), TX), state)
     read(variables)
 
@@ -228,7 +238,9 @@ def an_optimizer_state_that_holds_the_parameters():
 
 def values_from_outside_are_put_in():
     state, pretrained, key = start(), weights(), jax.random.key(3)
-    state = state.replace(params=pretrained, opt_state=TX.init(pretrained), key=key, step=np.int32(5))
+    state = state.replace(
+        params=pretrained, opt_state=TX.init(pretrained), key=key, step=np.int32(5)
+    )
     go(make(), state)
     read(pretrained, key)
 
@@ -266,7 +278,9 @@ def scanned_and_vmapped():
 
 def accumulated_with_everything_on():
     tx = optax.MultiSteps(optax.adam(schedules.Linear(0.1, steps=10)), 2).gradient_transformation()
-    step = make(tx, accumulate=2, ema=0.9, loss_scale=DynamicScale(), monitors=("sparsity", "update_norm"))
+    step = make(
+        tx, accumulate=2, ema=0.9, loss_scale=DynamicScale(), monitors=("sparsity", "update_norm")
+    )
     state = go(step, start(tx))
     training.fit(step, state, [BATCH] * 4, steps=4, log_every=2)
 
@@ -285,7 +299,14 @@ def metrics_are_kept():
         kept.append(metrics)
     read(kept)
     seen = []
-    training.fit(step, state, source(), steps=6, log_every=2, loggers=[lambda step, entry: seen.append(entry)])
+    training.fit(
+        step,
+        state,
+        source(),
+        steps=6,
+        log_every=2,
+        loggers=[lambda step, entry: seen.append(entry)],
+    )
     assert len({entry["param_norm"] for entry in seen}) == 3
 
 
@@ -304,7 +325,9 @@ def a_teacher_in_the_loss_is_a_copy():
     teacher = training.merge(apply, state)
 
     def distilled(model, batch):
-        return loss_fn(model, batch) + jnp.mean((model(batch["x"]) - apply(teacher, batch["x"])) ** 2)
+        return loss_fn(model, batch) + jnp.mean(
+            (model(batch["x"]) - apply(teacher, batch["x"])) ** 2
+        )
 
     step = training.make_step(apply, distilled, TX)
     training.fit(step, go(step, state), source(), steps=4)
@@ -316,7 +339,8 @@ PATTERNS = [
     for value in list(globals().values())
     if getattr(value, "__module__", None) == __name__
     and callable(value)
-    and value.__name__ not in ("apply", "loss_fn", "weights", "start", "make", "go", "read", "source")
+    and value.__name__
+    not in ("apply", "loss_fn", "weights", "start", "make", "go", "read", "source")
 ]
 
 
@@ -362,13 +386,23 @@ class TestReplace:
         state, _ = training.fit(step, state, source(), steps=3)
         made = len(traces)
         programs = step._call._cache_size(), step.programs["many"]._cache_size()
-        for rate, steps, factor in [(0.2, 100, 3), (np.float64(0.3), np.int64(50), np.int8(1)), (1, 7, jnp.float32(2))]:
-            edited = {"lr": schedules.Cosine(rate, steps=steps), "reg": penalties.L2(rate), "factor": factor}
+        for rate, steps, factor in [
+            (0.2, 100, 3),
+            (np.float64(0.3), np.int64(50), np.int8(1)),
+            (1, 7, jnp.float32(2)),
+        ]:
+            edited = {
+                "lr": schedules.Cosine(rate, steps=steps),
+                "reg": penalties.L2(rate),
+                "factor": factor,
+            }
             state = state.replace(hyper=edited)
             count = int(state.step)
             state, metrics = step(state, BATCH)
             np.testing.assert_allclose(metrics["learning_rate"], edited["lr"](count), rtol=1e-6)
-            state = state.replace(hyper={**state.hyper, "lr": schedules.Cosine(2 * rate, steps=steps)})
+            state = state.replace(
+                hyper={**state.hyper, "lr": schedules.Cosine(2 * rate, steps=steps)}
+            )
             state, history = training.fit(step, state, source(), steps=3)
             expected = schedules.Cosine(2 * rate, steps=steps)(count + 3)
             np.testing.assert_allclose(history["learning_rate"][-1], expected, rtol=1e-6)
@@ -388,8 +422,12 @@ class TestReplace:
         jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.params))
 
     def test_a_whole_number_takes_no_fraction(self):
-        state = start(lambda hyper: optax.sgd(hyper["lr"]), hyper={"lr": schedules.Linear(0.1, steps=10)})
-        with pytest.raises(ValueError, match=r"`hyper` must be a whole number where it was one.*got 2\.5"):
+        state = start(
+            lambda hyper: optax.sgd(hyper["lr"]), hyper={"lr": schedules.Linear(0.1, steps=10)}
+        )
+        with pytest.raises(
+            ValueError, match=r"`hyper` must be a whole number where it was one.*got 2\.5"
+        ):
             state.replace(hyper={"lr": schedules.Linear(0.1, steps=2.5)})
 
     def test_another_structure_is_taken_as_it_is(self):

@@ -54,7 +54,11 @@ def batches(seed, place=None, bad_steps=(), value=np.nan):
     slope = rng.normal(size=4).astype(np.float32)
     for index in range(STEPS):
         x = data.normal(size=(16, 4)).astype(np.float32)
-        batch = {"x": x, "y": np.tanh(x @ slope), **{name: np.zeros(16, np.float32) for name in PLACES[:2]}}
+        batch = {
+            "x": x,
+            "y": np.tanh(x @ slope),
+            **{name: np.zeros(16, np.float32) for name in PLACES[:2]},
+        }
         batch["metric"] = np.zeros(16, np.float32)
         one = data.integers(16)  # it stands in one of the micro-batches only
         if index in bad_steps:
@@ -66,13 +70,17 @@ def batches(seed, place=None, bad_steps=(), value=np.nan):
 
 def optimizer():
     plateau = transforms.scale_by_controller(schedules.ReduceOnPlateau(0.5, patience=8))
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedules.Cosine(0.03, steps=STEPS)), plateau)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(schedules.Cosine(0.03, steps=STEPS)), plateau
+    )
 
 
 def start(tx, seed=0):
     rng = np.random.default_rng(seed)
     params = {"first": 0.5 * rng.normal(size=(4, 8)), "last": 0.5 * rng.normal(size=8)}
-    return training.init(Spoiled(), tx, key=jax.random.key(seed), params=jax.tree.map(np.float32, params))
+    return training.init(
+        Spoiled(), tx, key=jax.random.key(seed), params=jax.tree.map(np.float32, params)
+    )
 
 
 STEP = {}
@@ -154,10 +162,16 @@ def test_a_spoiled_metric_is_seen_in_the_history_of_its_interval_only():
 
 def test_a_micro_batch_without_weight_does_not_count_even_if_it_is_not_a_number():
     def masked(model, batch):
-        return jnp.sum((model(batch["x"]) - batch["y"]) ** 2 * batch["mask"]) / jnp.sum(batch["mask"])
+        return jnp.sum((model(batch["x"]) - batch["y"]) ** 2 * batch["mask"]) / jnp.sum(
+            batch["mask"]
+        )
 
     rng = np.random.default_rng(0)
-    batch = {"x": rng.normal(size=(8, 4)), "y": rng.normal(size=8), "mask": np.array([1.0] * 4 + [0.0] * 4)}
+    batch = {
+        "x": rng.normal(size=(8, 4)),
+        "y": rng.normal(size=8),
+        "mask": np.array([1.0] * 4 + [0.0] * 4),
+    }
     batch = jax.tree.map(np.float32, batch)
     params = {"first": np.ones((4, 2), np.float32), "last": np.ones(2, np.float32)}
     tx, results = optax.sgd(0.1), []
@@ -176,21 +190,71 @@ def linear(params, x):
 
 GOOD = np.ones((6, 3), np.float32)
 WRONG = {
-    "a batch that does not divide": (ValueError, "`accumulate`=4 must divide the batch, got 6", {"accumulate": 4}, 0.0),
-    "a batch of one number": (ValueError, "`accumulate`=2 must divide the batch, got 0", {"accumulate": 2}, 0.0),
+    "a batch that does not divide": (
+        ValueError,
+        "`accumulate`=4 must divide the batch, got 6",
+        {"accumulate": 4},
+        0.0,
+    ),
+    "a batch of one number": (
+        ValueError,
+        "`accumulate`=2 must divide the batch, got 0",
+        {"accumulate": 2},
+        0.0,
+    ),
     "a loss for each example": (ValueError, "`loss_fn` must be .* a real scalar", {}, lambda y: y),
     "a whole loss": (ValueError, "`loss_fn` must be .* a real scalar", {}, lambda y: jnp.int32(1)),
-    "a complex loss": (ValueError, "`loss_fn` must be .* a real scalar", {}, lambda y: 1j * y.sum()),
+    "a complex loss": (
+        ValueError,
+        "`loss_fn` must be .* a real scalar",
+        {},
+        lambda y: 1j * y.sum(),
+    ),
     "no loss": (TypeError, "`loss_fn` must be .* a real scalar", {}, lambda y: None),
-    "a dict as loss": (TypeError, "`loss_fn` must be .* a real scalar", {}, lambda y: {"loss": y.sum()}),
-    "metrics in a list": (ValueError, r"must be \(loss, \{name: scalar\}\)", {}, lambda y: (y.sum(), [1.0])),
-    "a text": (TypeError, "metric 'm' of `loss_fn` must be an array", {}, lambda y: (y.sum(), {"m": "text"})),
-    "nothing": (TypeError, "metric 'm' of `loss_fn` must be an array", {}, lambda y: (y.sum(), {"m": None})),
-    "a function": (TypeError, "metric 'm' of `loss_fn` must be an array", {}, lambda y: (y.sum(), {"m": sum})),
+    "a dict as loss": (
+        TypeError,
+        "`loss_fn` must be .* a real scalar",
+        {},
+        lambda y: {"loss": y.sum()},
+    ),
+    "metrics in a list": (
+        ValueError,
+        r"must be \(loss, \{name: scalar\}\)",
+        {},
+        lambda y: (y.sum(), [1.0]),
+    ),
+    "a text": (
+        TypeError,
+        "metric 'm' of `loss_fn` must be an array",
+        {},
+        lambda y: (y.sum(), {"m": "text"}),
+    ),
+    "nothing": (
+        TypeError,
+        "metric 'm' of `loss_fn` must be an array",
+        {},
+        lambda y: (y.sum(), {"m": None}),
+    ),
+    "a function": (
+        TypeError,
+        "metric 'm' of `loss_fn` must be an array",
+        {},
+        lambda y: (y.sum(), {"m": sum}),
+    ),
     "a vector": (ValueError, "`loss_fn: m` must be a scalar", {}, lambda y: (y.sum(), {"m": y})),
-    "a complex metric": (ValueError, "`loss_fn: m` must be a scalar", {}, lambda y: (y.sum(), {"m": 1j * y[0]})),
+    "a complex metric": (
+        ValueError,
+        "`loss_fn: m` must be a scalar",
+        {},
+        lambda y: (y.sum(), {"m": 1j * y[0]}),
+    ),
     "a name of ours": (ValueError, "other names", {}, lambda y: (y.sum(), {"loss_scale": y[0]})),
-    "a name of a monitor": (ValueError, "other names", {}, lambda y: (y.sum(), {"sparsity/w": y[0]})),
+    "a name of a monitor": (
+        ValueError,
+        "other names",
+        {},
+        lambda y: (y.sum(), {"sparsity/w": y[0]}),
+    ),
     "a name that is a number": (ValueError, "other names", {}, lambda y: (y.sum(), {3: y[0]})),
 }
 

@@ -14,7 +14,9 @@ from flax import nnx
 from jax_lrreg import penalties, schedules, training, transforms
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["kernel", "bias"], meta_fields=["activation"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["kernel", "bias"], meta_fields=["activation"]
+)
 @dataclasses.dataclass
 class Layer:
     """A model that is a tree of its parameters, as in Equinox."""
@@ -27,7 +29,9 @@ class Layer:
         return getattr(jnp, self.activation)(x @ self.kernel + self.bias[None])
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["layers", "scale"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["layers", "scale"], meta_fields=[]
+)
 @dataclasses.dataclass
 class Model:
     layers: list
@@ -71,7 +75,9 @@ def test_a_model_that_is_a_tree_trains_as_by_hand_and_comes_back_as_itself():
         params = optax.apply_updates(params, updates)
     trained = training.merge(call, state)
     assert isinstance(trained, Model)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), trained, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), trained, params
+    )
     source = training.ArrayData(batch(), 8, jax.random.key(0))
     state, history = training.fit(step, state, source, steps=100, log_every=50)
     assert history["loss"][-1] < history["loss"][0]
@@ -89,7 +95,9 @@ class Net(nnx.Module):
 
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "keep"])
-@pytest.mark.parametrize("tx", [optax.adam(0.01), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))])
+@pytest.mark.parametrize(
+    "tx", [optax.adam(0.01), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))]
+)
 def test_nnx_with_batch_norm_and_dropout_is_bit_identical_to_the_nnx_loop(tx, on_nonfinite):
     """To the last bit where both do the same; the look for NaN changes what the compiler fuses, and the last digit."""
     tolerance = 0 if on_nonfinite == "keep" else 1e-4
@@ -106,11 +114,21 @@ def test_nnx_with_batch_norm_and_dropout_is_bit_identical_to_the_nnx_loop(tx, on
 
     for index in range(30):
         state, metrics = step(state, batch(index))
-        np.testing.assert_allclose(metrics["loss"], theirs(module, optimizer, batch(index)), rtol=tolerance)
-    ours, expected = (nnx.to_pure_dict(nnx.state(m)) for m in (training.merge(module, state), module))
+        np.testing.assert_allclose(
+            metrics["loss"], theirs(module, optimizer, batch(index)), rtol=tolerance
+        )
+    ours, expected = (
+        nnx.to_pure_dict(nnx.state(m)) for m in (training.merge(module, state), module)
+    )
     if on_nonfinite == "keep":
-        jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(raw, tree) for tree in (ours, expected)))
-    count = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(ours) if "count" in jax.tree_util.keystr(path)]
+        jax.tree.map(
+            np.testing.assert_array_equal, *(jax.tree.map(raw, tree) for tree in (ours, expected))
+        )
+    count = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(ours)
+        if "count" in jax.tree_util.keystr(path)
+    ]
     assert int(count[0]) > 0  # the keys of dropout went on
 
 
@@ -144,7 +162,9 @@ class TestMonitors:
     NAMES = ("grad_norm", "update_norm", "param_norm", "param_norm/*", "sparsity", "sparsity/*")
 
     def test_are_those_of_the_update_and_of_the_state_after_it(self):
-        tx = transforms.proximal(optax.sgd(0.1), penalties.L1(0.3).on("**/kernel"), learning_rate=0.1)
+        tx = transforms.proximal(
+            optax.sgd(0.1), penalties.L1(0.3).on("**/kernel"), learning_rate=0.1
+        )
         state = training.init(call, tx, key=jax.random.key(0), params=model())
         step = training.make_step(call, loss_fn, tx, monitors=self.NAMES)
         for index in range(8):
@@ -155,8 +175,12 @@ class TestMonitors:
         np.testing.assert_allclose(metrics["update_norm"], optax.tree.norm(moved), rtol=1e-5)
         np.testing.assert_allclose(metrics["param_norm"], optax.tree.norm(after), rtol=1e-6)
         kernel = after.layers[0].kernel
-        np.testing.assert_allclose(metrics["param_norm/layers/0/kernel"], np.linalg.norm(kernel), rtol=1e-6)
-        np.testing.assert_allclose(metrics["sparsity/layers/0/kernel"], np.mean(kernel == 0), rtol=1e-6)
+        np.testing.assert_allclose(
+            metrics["param_norm/layers/0/kernel"], np.linalg.norm(kernel), rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            metrics["sparsity/layers/0/kernel"], np.mean(kernel == 0), rtol=1e-6
+        )
         assert 0 < metrics["sparsity/layers/0/kernel"] < 1
         zeros = sum(int((leaf == 0).sum()) for leaf in jax.tree.leaves(after))
         np.testing.assert_allclose(metrics["sparsity"], zeros / (12 + 4 + 4 + 1), rtol=1e-6)
@@ -170,7 +194,9 @@ class TestMonitors:
         assert not [name for name in inner if name.startswith(("param_norm", "sparsity"))]
         state, history = training.fit(step, state, source, steps=25, log_every=10)
         np.testing.assert_array_equal(history["step"], [10, 20, 25])
-        np.testing.assert_allclose(history["param_norm"][-1], optax.tree.norm(state.params), rtol=1e-6)
+        np.testing.assert_allclose(
+            history["param_norm"][-1], optax.tree.norm(state.params), rtol=1e-6
+        )
         assert history["sparsity/layers/1/kernel"].shape == (3,)
         again = training.init(call, tx, key=jax.random.key(0), params=model())
         plain = training.make_step(call, loss_fn, tx, monitors=())
@@ -192,7 +218,9 @@ def test_both_ways_of_skipping_give_the_same(backend, monkeypatch):
 
     def run():
         state = training.init(call, tx, key=jax.random.key(0), params=model())
-        step = training.make_step(call, loss_fn, tx, ema=0.9, learning_rate=schedules.Linear(0.1, steps=30))
+        step = training.make_step(
+            call, loss_fn, tx, ema=0.9, learning_rate=schedules.Linear(0.1, steps=30)
+        )
         rates = []
         for index in range(12):
             data = batch(index)
@@ -210,7 +238,9 @@ def test_both_ways_of_skipping_give_the_same(backend, monkeypatch):
     expected, rates = run()
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params, others = run()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), expected, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), expected, params
+    )
     np.testing.assert_allclose(rates, others)
     np.testing.assert_allclose(rates[3:6], [0.09] * 3, rtol=1e-6)
 
@@ -234,7 +264,11 @@ def test_what_an_nnx_module_sows_is_no_state(called):
         module(x)
     state = training.init(module, optax.sgd(0.1), key=jax.random.key(0))
     assert not jax.tree.leaves(state.model_state)
-    step = training.make_step(module, lambda model, b: jnp.mean((model(b["x"]) - b["y"]) ** 2), optax.sgd(0.1))
+    step = training.make_step(
+        module, lambda model, b: jnp.mean((model(b["x"]) - b["y"]) ** 2), optax.sgd(0.1)
+    )
     state, history = training.fit(step, state, [batch] * 40, steps=40, log_every=20)
     assert history["loss"][-1] < history["loss"][0] / 2
-    assert bool(jax.tree.leaves(nnx.state(module, nnx.Intermediate))) == called  # the module itself is left alone
+    assert (
+        bool(jax.tree.leaves(nnx.state(module, nnx.Intermediate))) == called
+    )  # the module itself is left alone

@@ -42,7 +42,10 @@ def batches(count, begin=0):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True))
+    return all(
+        np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+    )
 
 
 def by_hand(data):
@@ -59,7 +62,9 @@ def threads():
 @pytest.mark.parametrize("chunk", [1, 3, 7, "auto"])
 def test_every_chunk_gives_the_same_numbers_in_the_order_of_the_iterable(chunk):
     reference, expected = training.fit(STEP, start(), batches(40), steps=40, log_every=10, chunk=10)
-    state, history = training.fit(STEP, start(), iter(batches(40)), steps=40, log_every=10, chunk=chunk)
+    state, history = training.fit(
+        STEP, start(), iter(batches(40)), steps=40, log_every=10, chunk=chunk
+    )
     assert same(state, reference)
     assert all(np.array_equal(history[name], expected[name]) for name in expected)
     np.testing.assert_allclose(state.params, by_hand(batches(40)).params, rtol=1e-5)
@@ -118,7 +123,9 @@ def test_an_error_of_the_iterable_comes_with_its_traceback_after_every_batch_bef
 WRONG = {
     "ended after 3 batches": lambda: iter(batches(3)),
     "batch 3 of `data` is .*float32.7, 3": lambda: iter([*batches(3), batch(3, size=7)]),
-    "batch 3 of `data` is .*float64": lambda: iter([*batches(3), jax.tree.map(np.float64, batch(3))]),
+    "batch 3 of `data` is .*float64": lambda: iter(
+        [*batches(3), jax.tree.map(np.float64, batch(3))]
+    ),
     "batch 3 of `data` is .*'z'": lambda: iter([*batches(3), {**batch(3), "z": np.ones(8)}]),
     "batch 3 of `data` is": lambda: iter([*batches(3), tuple(batch(3).values())]),
 }
@@ -130,14 +137,18 @@ def test_a_stream_that_ends_early_or_changes_is_refused_where_it_does(words):
     with pytest.raises(ValueError, match=f"^fit: .*{words}") as caught:
         training.fit(STEP, given, WRONG[words](), steps=20)
     assert int(caught.value.state.step) == 3
-    assert not given.params.is_deleted()  # the first call of the device: nothing that was given is lost
+    assert (
+        not given.params.is_deleted()
+    )  # the first call of the device: nothing that was given is lost
     np.testing.assert_allclose(caught.value.state.params, by_hand(batches(3)).params, rtol=1e-5)
     with pytest.raises(ValueError, match=f"^steps: .*{words}"):
         list(training.steps(STEP, start(), WRONG[words](), steps=20))
 
 
 @pytest.mark.parametrize(
-    "data", [[], [{"x": np.array(["a"])}], iter(()), broken(0)], ids=["none", "text", "end", "error"]
+    "data",
+    [[], [{"x": np.array(["a"])}], iter(()), broken(0)],
+    ids=["none", "text", "end", "error"],
 )
 def test_a_wrong_first_batch_leaves_the_state_alone(data):
     given = start()
@@ -149,7 +160,10 @@ def test_a_wrong_first_batch_leaves_the_state_alone(data):
 
 
 def test_a_step_that_cannot_be_traced_leaves_the_state_alone():
-    given, step = start(), training.make_step(apply, lambda model, batch: jnp.ones(2), optax.adam(0.05))
+    given, step = (
+        start(),
+        training.make_step(apply, lambda model, batch: jnp.ones(2), optax.adam(0.05)),
+    )
     with pytest.raises(ValueError, match="real scalar"):
         training.fit(step, given, iter(batches(9)), steps=9)
     assert not given.params.is_deleted()
@@ -161,8 +175,12 @@ def test_a_keyboard_interrupt_leaves_the_state_and_no_thread():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        training.fit(STEP, start(), itertools.cycle(batches(4)), steps=10_000, log_every=10, loggers=[logger])
-    assert caught.value.state.step == 20  # the entry of step 10 is read while the steps after it are made
+        training.fit(
+            STEP, start(), itertools.cycle(batches(4)), steps=10_000, log_every=10, loggers=[logger]
+        )
+    assert (
+        caught.value.state.step == 20
+    )  # the entry of step 10 is read while the steps after it are made
     assert threads() == []
 
 
@@ -266,11 +284,15 @@ class TestStream:
         assert [each["mask"].sum() for each in got] == [8, 8, 3, 8, 5]
         assert {each["x"].shape for each in got} == {(8, 3)}
         np.testing.assert_array_equal(got[4]["x"][:5], batch(4, size=5)["x"])
-        state, _ = training.fit(STEP, start(), training.Stream(self.ragged(), remainder="pad"), steps=5)
+        state, _ = training.fit(
+            STEP, start(), training.Stream(self.ragged(), remainder="pad"), steps=5
+        )
         np.testing.assert_allclose(state.params, by_hand(self.ragged()).params, rtol=1e-5)
 
     def test_refuses(self):
-        with pytest.raises(ValueError, match=r"Stream: `batches\[2\]` must be a batch of 8 examples, .* got 3"):
+        with pytest.raises(
+            ValueError, match=r"Stream: `batches\[2\]` must be a batch of 8 examples, .* got 3"
+        ):
             training.fit(STEP, start(), training.Stream(self.ragged(), remainder="error"), steps=5)
         with pytest.raises(ValueError, match=r"batches\[1\].* got 9"):
             list(training.Stream([batch(0), batch(1, size=9)]))
@@ -279,15 +301,25 @@ class TestStream:
         stream = training.Stream(iter([*batches(3), batch(3, size=2), *batches(3, begin=4)]))
         state, _ = training.fit(STEP, start(), stream, steps=3)
         state, _ = training.fit(STEP, state, stream, steps=3)
-        np.testing.assert_allclose(state.params, by_hand([*batches(3), *batches(3, begin=4)]).params, rtol=1e-5)
+        np.testing.assert_allclose(
+            state.params, by_hand([*batches(3), *batches(3, begin=4)]).params, rtol=1e-5
+        )
 
     @pytest.mark.parametrize(
         ("error", "words", "call"),
         [
             (TypeError, "`batches`", lambda: training.Stream(3)),
             (ValueError, "`remainder`", lambda: training.Stream([], remainder="wrap")),
-            (ValueError, "dicts without `mask`", lambda: list(training.Stream([np.ones(3)], remainder="pad"))),
-            (ValueError, "dicts without `mask`", lambda: list(training.Stream([{"mask": np.ones(3)}], "pad"))),
+            (
+                ValueError,
+                "dicts without `mask`",
+                lambda: list(training.Stream([np.ones(3)], remainder="pad")),
+            ),
+            (
+                ValueError,
+                "dicts without `mask`",
+                lambda: list(training.Stream([{"mask": np.ones(3)}], "pad")),
+            ),
         ],
     )
     def test_a_wrong_call_is_refused_by_name(self, error, words, call):

@@ -42,13 +42,21 @@ def test_equality_and_hash_are_by_value():
 def test_is_frozen_and_pickles():
     with pytest.raises(AttributeError):
         Point(1).x = 3  # type: ignore[misc]
-    assert pickle.loads(pickle.dumps(Point(jnp.float32(1), y=jnp.arange(3)))) == Point(1, y=np.arange(3))
+    assert pickle.loads(pickle.dumps(Point(jnp.float32(1), y=jnp.arange(3)))) == Point(
+        1, y=np.arange(3)
+    )
 
 
 def test_numbers_are_leaves_and_structure_is_not():
     assert jax.tree.leaves(Point(1, y=3)) == [1, 3]
-    assert jax.tree.structure(Point(1)) == jax.tree.structure(Point(5)) != jax.tree.structure(Point(1, label="q"))
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(Point(1))[0]]
+    assert (
+        jax.tree.structure(Point(1))
+        == jax.tree.structure(Point(5))
+        != jax.tree.structure(Point(1, label="q"))
+    )
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(Point(1))[0]
+    ]
     assert paths == [".x", ".y"]
 
 
@@ -72,7 +80,9 @@ def test_what_is_no_real_number_is_a_type_error(value):
         Point(value)
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), np.float32(-1), jnp.array([1.0, np.nan])])
+@pytest.mark.parametrize(
+    "value", [-1, float("nan"), float("inf"), np.float32(-1), jnp.array([1.0, np.nan])]
+)
 def test_a_number_out_of_range_is_a_value_error(value):
     with pytest.raises(ValueError, match="Point: `x` must be a number >= 0, got"):
         Point(value)

@@ -18,7 +18,16 @@ from hypothesis import strategies as st
 
 from jax_lrreg import penalties, schedules, text
 from jax_lrreg.penalties import L1, L2, L2SP, ElasticNet
-from jax_lrreg.schedules import Constant, Cosine, Exponential, InverseSqrt, Linear, Polynomial, Step, join
+from jax_lrreg.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    Linear,
+    Polynomial,
+    Step,
+    join,
+)
 from jax_lrreg.text.names import names
 
 SCHEDULES = [
@@ -58,7 +67,9 @@ PENALTIES = [
     L1(0.1) * np.array([1.0, 2.0]),
     ElasticNet(l1=0.1, l2=0.2).on(r"re:a\d+'/b"),
 ]
-OBJECTS = SCHEDULES + PENALTIES + laws.SCHEDULES + [case.penalty for case in laws_penalties.PENALTIES]
+OBJECTS = (
+    SCHEDULES + PENALTIES + laws.SCHEDULES + [case.penalty for case in laws_penalties.PENALTIES]
+)
 
 
 @pytest.mark.parametrize("obj", OBJECTS, ids=repr)
@@ -69,12 +80,19 @@ def test_text_and_dictionary_read_back_as_an_equal_object(obj):
     assert pickle.loads(pickle.dumps(obj)) == obj
 
 
-numbers = st.floats(1e-6, 1.0) | st.integers(0, 5) | st.just(np.float32(0.1)) | st.just(np.array([0.1, 0.25]))
+numbers = (
+    st.floats(1e-6, 1.0)
+    | st.integers(0, 5)
+    | st.just(np.float32(0.1))
+    | st.just(np.array([0.1, 0.25]))
+)
 lengths = st.integers(1, 2**31 - 1) | st.floats(0.5, 1e6)
 shapes = st.one_of(
     st.builds(Constant, numbers),
     st.builds(lambda v, n: Linear(v, steps=n), numbers, lengths),
-    st.builds(lambda v, n, p: Polynomial(v, steps=n, power=p), numbers, lengths, st.floats(0.1, 3.0)),
+    st.builds(
+        lambda v, n, p: Polynomial(v, steps=n, power=p), numbers, lengths, st.floats(0.1, 3.0)
+    ),
     st.builds(lambda v, n, e: Cosine(v, steps=n, end_value=e), numbers, lengths, numbers),
 )
 compositions = st.recursive(
@@ -98,11 +116,15 @@ compositions = st.recursive(
 @given(compositions)
 def test_any_composition_reads_back(schedule):
     assert text.parse(repr(schedule)) == schedule
-    assert text.from_dict(json.loads(json.dumps(text.to_dict(schedule), allow_nan=False))) == schedule
+    assert (
+        text.from_dict(json.loads(json.dumps(text.to_dict(schedule), allow_nan=False))) == schedule
+    )
 
 
 def test_what_a_user_types_is_what_python_makes_of_it():
-    assert text.parse("0.5 * Cosine(1e-3, steps=10_000).warmup(500)") == 0.5 * Cosine(1e-3, steps=10_000).warmup(500)
+    assert text.parse("0.5 * Cosine(1e-3, steps=10_000).warmup(500)") == 0.5 * Cosine(
+        1e-3, steps=10_000
+    ).warmup(500)
     assert text.parse(" schedules.Linear(0.1,\n    steps=5)  # a comment") == Linear(0.1, steps=5)
     assert text.parse("penalties.L1(0.3) / 200") == L1(0.3) / 200
     assert text.parse("join([(Constant(0.1), 5), (Linear(1, steps=1/390), None)])") == join(
@@ -112,9 +134,9 @@ def test_what_a_user_types_is_what_python_makes_of_it():
         np.array([0.1, 0.2]), steps=np.array([[1], [2]])
     )
     assert text.parse("InverseSqrt.t5(warmup_steps=100)") == InverseSqrt.t5(warmup_steps=100)
-    assert text.parse("warmup_cosine(0.1, warmup_steps=5, total_steps=100)") == schedules.warmup_cosine(
-        0.1, warmup_steps=5, total_steps=100
-    )
+    assert text.parse(
+        "warmup_cosine(0.1, warmup_steps=5, total_steps=100)"
+    ) == schedules.warmup_cosine(0.1, warmup_steps=5, total_steps=100)
     assert text.parse("L2({'a': 1, 'b': [1, 2]})") == L2({"a": 1, "b": np.array([1, 2])})
     assert isinstance(text.parse("Constant([0.1, 0.2])").value, np.ndarray)
 
@@ -122,7 +144,12 @@ def test_what_a_user_types_is_what_python_makes_of_it():
 def test_every_class_of_the_namespaces_has_a_name():
     for namespace, base in ((schedules, schedules.Schedule), (penalties, penalties.Penalty)):
         for name, cls in vars(namespace).items():
-            if isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls) and cls is not schedules.Function:
+            if (
+                isinstance(cls, type)
+                and issubclass(cls, base)
+                and is_dataclass(cls)
+                and cls is not schedules.Function
+            ):
                 assert names()[f"{namespace.__name__.rpartition('.')[2]}.{name}"] is cls
 
 
@@ -139,12 +166,18 @@ def test_every_class_of_the_namespaces_has_a_name():
             "Cosine has no argument `step`; its arguments are init_value, steps, end_value, exponent, k_decay",
         ),
         ("Cosine(1e-3)", "Cosine needs `steps`"),
-        ("Cosine(1, 2, 3)", "Cosine got 3 arguments without a name; it takes init_value by position"),
+        (
+            "Cosine(1, 2, 3)",
+            "Cosine got 3 arguments without a name; it takes init_value by position",
+        ),
         ("Cosine(1, init_value=2, steps=3)", "Cosine got `init_value` twice"),
         ("Cosine(1, steps=2, steps=3)", "Cosine got `steps` twice"),
         ("Cosine(1, steps=-5)", "Cosine: `steps` must be a positive number, got -5"),
         ("Constant(nan)", "Constant: `value` must be a number >= 0, got nan"),
-        ("Constant(0.1).warmpu(5)", "unknown method of what is Constant, `warmpu`; did you mean `warmup`"),
+        (
+            "Constant(0.1).warmpu(5)",
+            "unknown method of what is Constant, `warmpu`; did you mean `warmup`",
+        ),
         (
             "Constant(0.1).warmup(step=5)",
             "warmup has no argument `step`; its arguments are steps, init_value, shape, power",
@@ -232,7 +265,10 @@ def test_hostile_text_is_refused_in_one_line(source):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(st.sampled_from("Constant(0.1)[]{},'\"+-*/=.:\\ \n\t_#lambdafor"), max_size=60) | st.text(max_size=30))
+@given(
+    st.text(st.sampled_from("Constant(0.1)[]{},'\"+-*/=.:\\ \n\t_#lambdafor"), max_size=60)
+    | st.text(max_size=30)
+)
 def test_arbitrary_text_is_read_or_refused(source):
     with contextlib.suppress(ValueError, TypeError):
         text.parse(source)
@@ -240,7 +276,9 @@ def test_arbitrary_text_is_read_or_refused(source):
 
 def test_reading_never_runs_python(monkeypatch):
     for name in ("eval", "exec", "compile"):
-        monkeypatch.setattr(f"builtins.{name}", lambda *_args, **_kwargs: pytest.fail("code was run"))
+        monkeypatch.setattr(
+            f"builtins.{name}", lambda *_args, **_kwargs: pytest.fail("code was run")
+        )
     monkeypatch.setattr(ast, "parse", lambda *_args, **_kwargs: ast.Expression(ast.Constant(1)))
     with pytest.raises(ValueError, match="not a schedule"):
         text.parse("anything")
@@ -255,7 +293,9 @@ def test_a_dictionary_is_complete_and_plain():
         "exponent": 1.0,
         "k_decay": 1.0,
     }
-    nested = text.to_dict(join([(Constant(np.float32(0.1)), 5), (Constant(jnp.array([0.5, 0.25])), None)]))
+    nested = text.to_dict(
+        join([(Constant(np.float32(0.1)), 5), (Constant(jnp.array([0.5, 0.25])), None)])
+    )
     assert nested["pieces"][0] == {"type": "Constant", "value": 0.10000000149011612}
     assert nested["pieces"][1] == {"type": "Constant", "value": [0.5, 0.25]}
     assert nested["lengths"] == [5]
@@ -264,7 +304,12 @@ def test_a_dictionary_is_complete_and_plain():
 
 def test_arrays_of_any_size_and_shape_keep_every_number():
     values = np.random.default_rng(0).random((3, 100)).astype(np.float32)
-    for value in (values, values.astype(np.float64), np.zeros((0, 3)), np.arange(2**33, 2**33 + 70)):
+    for value in (
+        values,
+        values.astype(np.float64),
+        np.zeros((0, 3)),
+        np.arange(2**33, 2**33 + 70),
+    ):
         back = text.from_dict(json.loads(json.dumps(text.to_dict(L1(value)))))
         assert back == L1(value)
         assert back.strength.shape == value.shape
@@ -283,7 +328,10 @@ def test_arrays_of_any_size_and_shape_keep_every_number():
         ({"type": "Constant", "valu": 1}, "Constant has no argument `valu`"),
         ({"type": "Constant"}, "Constant needs `value`"),
         ({"type": "Constant", "value": -1}, "`value` must be a number >= 0, got -1"),
-        ({"type": "Constant", "value": {"type": "float", "value": "x"}}, "the float cannot be read"),
+        (
+            {"type": "Constant", "value": {"type": "float", "value": "x"}},
+            "the float cannot be read",
+        ),
         ({"type": "Constant", "value": {"type": "array"}}, "the array cannot be read"),
         ({"type": "tuple", "items": [1]}, "unknown type `tuple`"),
         ({"type": "Rules", "rules": [["**", 1]]}, "not the type of a schedule or a penalty"),
@@ -306,7 +354,9 @@ def test_a_deep_dictionary_is_refused():
         text.from_dict(d)
 
 
-@pytest.mark.parametrize("obj", [schedules.Function(math.sqrt), L1(1).on(lambda path, w: True)], ids=["sqrt", "lambda"])
+@pytest.mark.parametrize(
+    "obj", [schedules.Function(math.sqrt), L1(1).on(lambda path, w: True)], ids=["sqrt", "lambda"]
+)
 def test_functions_have_no_text(obj):
     with pytest.raises(ValueError, match="has no text"):
         text.to_dict(obj)

@@ -31,11 +31,15 @@ def start(tx, **options):
 
 def equal(a, b):
     a, b = (
-        jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, t)
+        jax.tree.map(
+            lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x,
+            t,
+        )
         for t in (a, b)
     )
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        np.array_equal(x, y, equal_nan=True)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 
@@ -116,7 +120,9 @@ class TestStep:
     def test_accumulating_is_the_same_update_as_the_whole_batch(self):
         batch, _ = problem()
         reg = penalties.L2(0.3)
-        whole, _ = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg)(start(optax.sgd(0.1)), batch)
+        whole, _ = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg)(
+            start(optax.sgd(0.1)), batch
+        )
         for k in (2, 4):
             step = training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=reg, accumulate=k)
             state, _ = step(start(optax.sgd(0.1)), batch)
@@ -132,7 +138,9 @@ class TestStep:
             return jnp.sum(errors * batch["mask"]) / jnp.sum(batch["mask"])
 
         whole, _ = training.make_step(apply, masked, optax.sgd(0.1))(start(optax.sgd(0.1)), batch)
-        split, _ = training.make_step(apply, masked, optax.sgd(0.1), accumulate=2)(start(optax.sgd(0.1)), batch)
+        split, _ = training.make_step(apply, masked, optax.sgd(0.1), accumulate=2)(
+            start(optax.sgd(0.1)), batch
+        )
         np.testing.assert_allclose(split.params["w"], whole.params["w"], rtol=1e-6)
 
     @pytest.mark.parametrize("where", ["loss", "gradient", "micro-batch"])
@@ -166,7 +174,9 @@ class TestStep:
         batch["y"] = batch["y"].copy()
         batch["y"][0] = np.nan
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
-        with pytest.raises(FloatingPointError, match=r"the update at step 0 is not finite .loss=nan"):
+        with pytest.raises(
+            FloatingPointError, match=r"the update at step 0 is not finite .loss=nan"
+        ):
             step(start(optax.sgd(0.1)), batch)
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="keep")
         state, metrics = step(start(optax.sgd(0.1)), batch)
@@ -196,7 +206,11 @@ class TestStep:
             return optax.sgd(hyper["lr"])
 
         step = training.make_step(
-            apply, counting, tx, penalty=lambda hyper: hyper["reg"], learning_rate=lambda hyper: hyper["lr"]
+            apply,
+            counting,
+            tx,
+            penalty=lambda hyper: hyper["reg"],
+            learning_rate=lambda hyper: hyper["lr"],
         )
         hyper = {"lr": schedules.Linear(0.1, steps=10), "reg": penalties.L2(0.1)}
         state = start(tx, hyper=hyper)
@@ -204,7 +218,9 @@ class TestStep:
             state = state.replace(hyper={**state.hyper, "reg": penalties.L2(jnp.float32(strength))})
             weights = np.append(state.params["w"], state.params["b"])
             state, metrics = step(state, batch)
-            np.testing.assert_allclose(metrics["penalty"], strength / 2 * (weights**2).sum(), atol=1e-6)
+            np.testing.assert_allclose(
+                metrics["penalty"], strength / 2 * (weights**2).sum(), atol=1e-6
+            )
         assert len(traces) == 1
 
     def test_vmaps_over_states(self):
@@ -225,15 +241,23 @@ class TestStep:
 
     def test_extra_arguments_reach_the_optimizer(self):
         batch, _ = problem(8)
-        for tx in (optax.polyak_sgd(), optax.lbfgs(), optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())):
+        for tx in (
+            optax.polyak_sgd(),
+            optax.lbfgs(),
+            optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+        ):
             _, metrics = training.make_step(apply, loss_fn, tx)(start(tx), batch)
             assert metrics["skipped"] == 0
 
     def test_monitors(self):
         batch, _ = problem(8)
-        step = training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=("param_norm", "update_norm"))
+        step = training.make_step(
+            apply, loss_fn, optax.sgd(0.1), monitors=("param_norm", "update_norm")
+        )
         _, metrics = step(start(optax.sgd(0.1)), batch)
-        np.testing.assert_allclose(metrics["param_norm"], metrics["update_norm"], rtol=1e-6)  # it began at 0
+        np.testing.assert_allclose(
+            metrics["param_norm"], metrics["update_norm"], rtol=1e-6
+        )  # it began at 0
         assert metrics["update_norm"] > 0
         assert "grad_norm" not in metrics
 
@@ -248,11 +272,15 @@ class TestStep:
 class Dropping(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dropout(0.5, deterministic=False)(x) + nn.Dropout(0.5, deterministic=False)(x) * 100
+        return (
+            nn.Dropout(0.5, deterministic=False)(x) + nn.Dropout(0.5, deterministic=False)(x) * 100
+        )
 
 
 def test_every_step_and_layer_has_its_own_key():
-    step = training.make_step(Dropping(), lambda model, x: (jnp.zeros(()), {"sum": model(x).sum()}), optax.sgd(0.1))
+    step = training.make_step(
+        Dropping(), lambda model, x: (jnp.zeros(()), {"sum": model(x).sum()}), optax.sgd(0.1)
+    )
     state = training.init(Dropping(), optax.sgd(0.1), key=jax.random.key(0), example=jnp.ones(32))
     sums = []
     for _ in range(4):
@@ -299,7 +327,11 @@ class TestFit:
         tx = optax.adam(schedules.Cosine(0.1, steps=90))
         data = training.ArrayData(batch, 16, jax.random.key(5)) if data is None else data
         step = training.make_step(
-            apply, loss_fn, tx, penalty=penalties.L1(0.01), learning_rate=schedules.Cosine(0.1, steps=90)
+            apply,
+            loss_fn,
+            tx,
+            penalty=penalties.L1(0.01),
+            learning_rate=schedules.Cosine(0.1, steps=90),
         )
         return training.fit(step, start(tx), data, steps=steps, chunk=chunk, **options)
 
@@ -329,11 +361,17 @@ class TestFit:
         batch, _ = problem()
         tx = optax.adam(schedules.Cosine(0.1, steps=90))
         step = training.make_step(
-            apply, loss_fn, tx, penalty=penalties.L1(0.01), learning_rate=schedules.Cosine(0.1, steps=90)
+            apply,
+            loss_fn,
+            tx,
+            penalty=penalties.L1(0.01),
+            learning_rate=schedules.Cosine(0.1, steps=90),
         )
         state = start(tx)
         for steps in (31, 59):
-            state, _ = training.fit(step, state, training.ArrayData(batch, 16, jax.random.key(5)), steps=steps)
+            state, _ = training.fit(
+                step, state, training.ArrayData(batch, 16, jax.random.key(5)), steps=steps
+            )
         assert equal(whole, state)
 
     def test_traces_once(self):
@@ -379,7 +417,9 @@ class TestFit:
 
     def test_raises_by_name_when_an_update_is_not_finite(self):
         batch, _ = problem()
-        data = training.ArrayData({"x": batch["x"], "y": batch["y"] * np.nan}, 16, jax.random.key(5))
+        data = training.ArrayData(
+            {"x": batch["x"], "y": batch["y"] * np.nan}, 16, jax.random.key(5)
+        )
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="raise")
         with pytest.raises(FloatingPointError, match="updates at steps 0 to 9 were not finite"):
             training.fit(step, start(optax.sgd(0.1)), data, steps=10)
@@ -395,7 +435,11 @@ class TestFit:
 
     def test_loggers_get_every_entry(self):
         seen = []
-        self.run(steps=40, log_every=20, loggers=[lambda step, metrics: seen.append((step, metrics["loss"]))])
+        self.run(
+            steps=40,
+            log_every=20,
+            loggers=[lambda step, metrics: seen.append((step, metrics["loss"]))],
+        )
         assert [step for step, _ in seen] == [20, 40]
 
     @pytest.mark.parametrize("accumulate", [1, 4])
@@ -406,16 +450,25 @@ class TestFit:
                 return nn.Dense(1)(nn.Conv(2, (3, 3))(x).reshape(len(x), -1))[:, 0]
 
         rng = np.random.default_rng(0)
-        arrays = {"x": rng.normal(size=(32, 4, 4, 1)).astype(np.float32), "y": np.ones(32, np.float32)}
+        arrays = {
+            "x": rng.normal(size=(32, 4, 4, 1)).astype(np.float32),
+            "y": np.ones(32, np.float32),
+        }
         data = training.ArrayData(arrays, 8, jax.random.key(1))
         step = training.make_step(Cnn(), loss_fn, optax.sgd(0.01), accumulate=accumulate)
-        state = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        state = training.init(
+            Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1]
+        )
         loops = jax.default_backend() != "cpu"
-        assert (" while(" in step.body.lower(state, data(0)).compile().as_text()) == (loops and accumulate > 1)
+        assert (" while(" in step.body.lower(state, data(0)).compile().as_text()) == (
+            loops and accumulate > 1
+        )
         state, history = training.fit(step, state, data, steps=12, log_every=6)
         assert set(step.programs) == {"many" if loops else "one"}
         assert history["loss"][-1] < history["loss"][0]
-        again = training.init(Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1])
+        again = training.init(
+            Cnn(), optax.sgd(0.01), key=jax.random.key(0), example=arrays["x"][:1]
+        )
         again, _ = training.fit(step, again, data, steps=12, log_every=6, chunk=1)
         assert loops or (equal(state, again) and set(step.programs) == {"one"})
 
@@ -453,7 +506,13 @@ class TestErrors:
 
         with pytest.raises(RuntimeError, match="no evaluation") as caught:
             training.fit(
-                step, state, data, steps=30, log_every=10, eval_fn=ends, loggers=[lambda now, _: seen.append(now)]
+                step,
+                state,
+                data,
+                steps=30,
+                log_every=10,
+                eval_fn=ends,
+                loggers=[lambda now, _: seen.append(now)],
             )
         assert seen == caught.value.history["step"].tolist() == [10, 20, 30]
         step, state, data = self.parts()
@@ -493,7 +552,9 @@ class TestErrors:
         named = training.make_step(
             apply, lambda m, b: (loss_fn(m, b), {"accuracy": 1.0 * m(b["x"])[0]}), optax.sgd(0.1)
         )
-        with pytest.raises(ValueError, match=r"names differ from the training metrics'.*got 'accuracy'"):
+        with pytest.raises(
+            ValueError, match=r"names differ from the training metrics'.*got 'accuracy'"
+        ):
             training.fit(
                 named,
                 start(optax.sgd(0.1)),
@@ -505,24 +566,40 @@ class TestErrors:
             )
         values = iter([{"v": 1.0, "best": 1.0}, {"v": 1.0}])
         with pytest.raises(ValueError, match="the same names each time"):
-            training.fit(step, start(optax.sgd(0.1)), data, steps=20, eval_every=5, eval_fn=lambda _: next(values))
+            training.fit(
+                step,
+                start(optax.sgd(0.1)),
+                data,
+                steps=20,
+                eval_every=5,
+                eval_fn=lambda _: next(values),
+            )
         with pytest.raises(TypeError, match="`eval_fn`"):
             training.fit(step, start(optax.sgd(0.1)), data, steps=5, eval_fn=lambda _: {"v": "x"})
 
 
 def test_an_evaluation_counts_padded_batches_by_their_mask():
     values = np.arange(10.0, dtype=np.float32)
-    state = training.init(lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.zeros(1))
+    state = training.init(
+        lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.zeros(1)
+    )
     given = [{"x": values[:4]}, {"x": values[4:8]}, {"x": values[8:]}]
 
     def mean(model, batch):
         return {"v": jnp.sum(model(batch["x"]) * batch["mask"]) / jnp.sum(batch["mask"])}
 
-    evaluate = training.make_eval(lambda p, x: x, mean, list(training.Stream(given, remainder="pad")))
+    evaluate = training.make_eval(
+        lambda p, x: x, mean, list(training.Stream(given, remainder="pad"))
+    )
     assert evaluate(state) == {"v": pytest.approx(4.5)}
-    nothing = [{"x": values[:4], "mask": np.zeros(4, np.float32)}, {"x": values[:4], "mask": np.ones(4, np.float32)}]
+    nothing = [
+        {"x": values[:4], "mask": np.zeros(4, np.float32)},
+        {"x": values[:4], "mask": np.ones(4, np.float32)},
+    ]
     assert training.make_eval(lambda p, x: x, mean, nothing)(state) == {"v": pytest.approx(1.5)}
-    plain = training.make_eval(lambda p, x: x, lambda model, batch: {"v": model(batch["x"]).mean()}, given)
+    plain = training.make_eval(
+        lambda p, x: x, lambda model, batch: {"v": model(batch["x"]).mean()}, given
+    )
     assert plain(state) == {"v": pytest.approx(4.5)}
     for wrong in ({"x": values}, values):
         with pytest.raises(TypeError, match="make_eval: `data`"):
@@ -539,7 +616,9 @@ class TestArrayData:
 
     def test_an_epoch_holds_every_example_once_in_its_own_order(self):
         data = training.ArrayData({"i": np.arange(12)}, 3, jax.random.key(0))
-        epochs = [np.concatenate([data(4 * epoch + b)["i"] for b in range(4)]) for epoch in range(3)]
+        epochs = [
+            np.concatenate([data(4 * epoch + b)["i"] for b in range(4)]) for epoch in range(3)
+        ]
         for epoch in epochs:
             np.testing.assert_array_equal(np.sort(epoch), np.arange(12))
         assert not np.array_equal(epochs[0], epochs[1])
@@ -568,60 +647,144 @@ WRONG = [
     (TypeError, "`module`", lambda: training.init(3, optax.sgd(0.1), key=jax.random.key(0))),
     (ValueError, "`key`", lambda: training.init(apply, optax.sgd(0.1), key=0, params=1.0)),
     (TypeError, "`params`", lambda: training.init(apply, optax.sgd(0.1), key=jax.random.key(0))),
-    (TypeError, "`example`", lambda: training.init(nn.Dense(1), optax.sgd(0.1), key=jax.random.key(0))),
+    (
+        TypeError,
+        "`example`",
+        lambda: training.init(nn.Dense(1), optax.sgd(0.1), key=jax.random.key(0)),
+    ),
     (TypeError, "tx must be", lambda: training.init(apply, 0.1, key=jax.random.key(0), params=1.0)),
-    (ValueError, "`hyper`", lambda: training.init(apply, optax.sgd, key=jax.random.key(0), params=1.0)),
-    (ValueError, "`accumulate`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), accumulate=0)),
-    (ValueError, "`on_nonfinite`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="stop")),
+    (
+        ValueError,
+        "`hyper`",
+        lambda: training.init(apply, optax.sgd, key=jax.random.key(0), params=1.0),
+    ),
+    (
+        ValueError,
+        "`accumulate`",
+        lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), accumulate=0),
+    ),
+    (
+        ValueError,
+        "`on_nonfinite`",
+        lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), on_nonfinite="stop"),
+    ),
     (ValueError, "`ema`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), ema=1.0)),
-    (ValueError, "`monitors`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=("norm",))),
-    (TypeError, "`penalty`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=0.1)),
+    (
+        ValueError,
+        "`monitors`",
+        lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=("norm",)),
+    ),
+    (
+        TypeError,
+        "`penalty`",
+        lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), penalty=0.1),
+    ),
     (ValueError, "returns a real scalar", lambda: one_step(model_of(jnp.ones(2)))),
     (ValueError, "returns a real scalar", lambda: one_step(model_of(jnp.array(1)))),
     (ValueError, "other names", lambda: one_step(model_of((jnp.zeros(()), {"penalty": 1.0})))),
     (ValueError, "a scalar", lambda: one_step(model_of((jnp.zeros(()), {"all": jnp.ones(3)})))),
     (TypeError, "metric 'name'", lambda: one_step(model_of((jnp.zeros(()), {"name": "text"})))),
     (ValueError, "`accumulate`=3", lambda: one_step(loss_fn, accumulate=3)),
-    (TypeError, "`step`", lambda: training.fit(**{**_FIT, "step": loss_fn}, state=start(optax.sgd(0.1)))),
-    (ValueError, "`steps`", lambda: training.fit(**{**_FIT, "steps": 0}, state=start(optax.sgd(0.1)))),
-    (ValueError, "`steps`", lambda: training.fit(**{**_FIT, "steps": 2.5}, state=start(optax.sgd(0.1)))),
+    (
+        TypeError,
+        "`step`",
+        lambda: training.fit(**{**_FIT, "step": loss_fn}, state=start(optax.sgd(0.1))),
+    ),
+    (
+        ValueError,
+        "`steps`",
+        lambda: training.fit(**{**_FIT, "steps": 0}, state=start(optax.sgd(0.1))),
+    ),
+    (
+        ValueError,
+        "`steps`",
+        lambda: training.fit(**{**_FIT, "steps": 2.5}, state=start(optax.sgd(0.1))),
+    ),
     (ValueError, "`chunk`", lambda: training.fit(**_FIT, chunk="big", state=start(optax.sgd(0.1)))),
-    (ValueError, "`log_every`", lambda: training.fit(**_FIT, log_every=0, state=start(optax.sgd(0.1)))),
-    (ValueError, "`eval_every`", lambda: training.fit(**_FIT, eval_every=-1, state=start(optax.sgd(0.1)))),
-    (ValueError, "`eval_fn`", lambda: training.fit(**_FIT, eval_every=1, state=start(optax.sgd(0.1)))),
-    (ValueError, "`eval_fn`", lambda: training.fit(**_FIT, eval_fn=lambda s: {"loss": 1}, state=start(optax.sgd(0.1)))),
+    (
+        ValueError,
+        "`log_every`",
+        lambda: training.fit(**_FIT, log_every=0, state=start(optax.sgd(0.1))),
+    ),
+    (
+        ValueError,
+        "`eval_every`",
+        lambda: training.fit(**_FIT, eval_every=-1, state=start(optax.sgd(0.1))),
+    ),
+    (
+        ValueError,
+        "`eval_fn`",
+        lambda: training.fit(**_FIT, eval_every=1, state=start(optax.sgd(0.1))),
+    ),
+    (
+        ValueError,
+        "`eval_fn`",
+        lambda: training.fit(**_FIT, eval_fn=lambda s: {"loss": 1}, state=start(optax.sgd(0.1))),
+    ),
     (TypeError, "`data`", lambda: training.fit(**{**_FIT, "data": 3}, state=start(optax.sgd(0.1)))),
-    (ValueError, "ended after 1", lambda: training.fit(**{**_FIT, "data": iter([_DATA])}, state=start(optax.sgd(0.1)))),
+    (
+        ValueError,
+        "ended after 1",
+        lambda: training.fit(**{**_FIT, "data": iter([_DATA])}, state=start(optax.sgd(0.1))),
+    ),
     (
         ValueError,
         "`data` must be at least",
         lambda: training.fit(**{**_FIT, "data": [_DATA]}, state=start(optax.sgd(0.1))),
     ),
     (TypeError, "`state` must be a State", lambda: training.fit(**_FIT, state={"params": 1})),
-    (TypeError, "`monitors`", lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=3)),
+    (
+        TypeError,
+        "`monitors`",
+        lambda: training.make_step(apply, loss_fn, optax.sgd(0.1), monitors=3),
+    ),
     (
         ValueError,
         "`penalty` must be finite",
         lambda: training.make_step(
-            apply, loss_fn, optax.sgd(0.1), penalty=penalties.L2(0.1) + penalties.NonNegative().on("w")
+            apply,
+            loss_fn,
+            optax.sgd(0.1),
+            penalty=penalties.L2(0.1) + penalties.NonNegative().on("w"),
         ),
     ),
-    (ValueError, "`data`", lambda: training.fit(**{**_FIT, "data": []}, state=start(optax.sgd(0.1)))),
+    (
+        ValueError,
+        "`data`",
+        lambda: training.fit(**{**_FIT, "data": []}, state=start(optax.sgd(0.1))),
+    ),
     (
         ValueError,
         "batch 1 of `data`",
         lambda: training.fit(
-            **{**_FIT, "data": iter([_DATA, jax.tree.map(lambda x: x[:3], _DATA)])}, state=start(optax.sgd(0.1))
+            **{**_FIT, "data": iter([_DATA, jax.tree.map(lambda x: x[:3], _DATA)])},
+            state=start(optax.sgd(0.1)),
         ),
     ),
     (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 0, jax.random.key(0))),
     (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 65, jax.random.key(0))),
-    (ValueError, "`batch_size`", lambda: training.ArrayData(_DATA, 7, jax.random.key(0), remainder="error")),
-    (ValueError, "`remainder`", lambda: training.ArrayData(_DATA, 7, jax.random.key(0), remainder="wrap")),
+    (
+        ValueError,
+        "`batch_size`",
+        lambda: training.ArrayData(_DATA, 7, jax.random.key(0), remainder="error"),
+    ),
+    (
+        ValueError,
+        "`remainder`",
+        lambda: training.ArrayData(_DATA, 7, jax.random.key(0), remainder="wrap"),
+    ),
     (ValueError, "`key`", lambda: training.ArrayData(_DATA, 7)),
     (ValueError, "`arrays`", lambda: training.ArrayData({}, 7, jax.random.key(0))),
-    (ValueError, "`arrays`", lambda: training.ArrayData({"x": np.ones(3), "y": np.ones(4)}, 1, jax.random.key(0))),
-    (ValueError, "`arrays`", lambda: training.ArrayData(np.ones(3), 2, jax.random.key(0), remainder="pad")),
+    (
+        ValueError,
+        "`arrays`",
+        lambda: training.ArrayData({"x": np.ones(3), "y": np.ones(4)}, 1, jax.random.key(0)),
+    ),
+    (
+        ValueError,
+        "`arrays`",
+        lambda: training.ArrayData(np.ones(3), 2, jax.random.key(0), remainder="pad"),
+    ),
 ]
 
 
@@ -634,7 +797,9 @@ def one_step(loss, **options):
         assert not state.params["w"].is_deleted()
 
 
-@pytest.mark.parametrize(("error", "words", "call"), WRONG, ids=[f"{w}-{i}" for i, (_, w, _) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("error", "words", "call"), WRONG, ids=[f"{w}-{i}" for i, (_, w, _) in enumerate(WRONG)]
+)
 def test_a_wrong_call_is_refused_by_name(error, words, call):
     with pytest.raises(error, match=words):
         call()

@@ -22,7 +22,9 @@ def test_coupled_l2_is_optax_add_decayed_weights():
 
 def test_decoupled_l2_is_adamw():
     ours = optax.chain(
-        optax.scale_by_adam(), transforms.add_penalty(penalties.L2(0.1)), optax.scale_by_learning_rate(0.01)
+        optax.scale_by_adam(),
+        transforms.add_penalty(penalties.L2(0.1)),
+        optax.scale_by_learning_rate(0.01),
     )
     theirs = optax.adamw(0.01, weight_decay=0.1)
     ours_state, theirs_state = ours.init(PARAMS), theirs.init(PARAMS)
@@ -57,12 +59,16 @@ def test_complex_parameters_shrink_as_those_of_optax_do():
         np.testing.assert_allclose(decayed(tx, w), expected, rtol=1e-5)
     cautious, update = transforms.add_cautious_penalty(l2), jnp.array([0.5j, -3 + 3j])
     found, _ = cautious.update(update, cautious.init(w), w)
-    np.testing.assert_allclose(found, [0.6j, -3 + 3j], rtol=1e-6)  # uphill, and away from the update
+    np.testing.assert_allclose(
+        found, [0.6j, -3 + 3j], rtol=1e-6
+    )  # uphill, and away from the update
 
 
 def test_complex_updates_clip_by_the_modulus():
     w, tx = jnp.array([3 + 4j]), transforms.add_penalty_and_clip(penalties.L2(1.0), 2.5)
-    np.testing.assert_allclose(tx.update(jnp.zeros_like(w), tx.init(w), w)[0], [1.5 + 2j], rtol=1e-6)
+    np.testing.assert_allclose(
+        tx.update(jnp.zeros_like(w), tx.init(w), w)[0], [1.5 + 2j], rtol=1e-6
+    )
 
 
 def test_the_strength_may_be_a_schedule_and_the_state_is_the_same():
@@ -78,7 +84,9 @@ def test_the_strength_may_be_a_schedule_and_the_state_is_the_same():
 def test_updates_keep_their_dtype_and_other_leaves_are_left_alone():
     params = {"w": jnp.ones(2, jnp.bfloat16), "n": jnp.arange(2)}
     tx = transforms.add_penalty(penalties.L2(schedules.Linear(0.2, steps=2)))
-    updates, _ = tx.update({"w": jnp.zeros(2, jnp.bfloat16), "n": jnp.arange(2)}, tx.init(params), params)
+    updates, _ = tx.update(
+        {"w": jnp.zeros(2, jnp.bfloat16), "n": jnp.arange(2)}, tx.init(params), params
+    )
     assert updates["w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(updates["n"], [0, 1])
 
@@ -104,7 +112,9 @@ def test_the_rate_is_applied_in_float32_and_rounded_once():
     lr = schedules.Cosine(1e-3, steps=1000)
     rng = np.random.default_rng(0)
     rates = lr(jnp.arange(1000))
-    count = int(jnp.argmax(jnp.abs(rates.astype(jnp.bfloat16).astype(jnp.float32) / rates - 1)))  # no bfloat16 is near
+    count = int(
+        jnp.argmax(jnp.abs(rates.astype(jnp.bfloat16).astype(jnp.float32) / rates - 1))
+    )  # no bfloat16 is near
     for dtype in (jnp.bfloat16, jnp.float32):
         tx, theirs = transforms.scale_by_learning_rate(lr), optax.scale_by_learning_rate(lr)
         update = {"kernel": jnp.asarray(rng.normal(size=256) * 30, dtype), "none": None}
@@ -118,14 +128,17 @@ def test_the_rate_is_applied_in_float32_and_rounded_once():
         far = np.abs(np.asarray(got["kernel"]).astype(np.float64) - exact)
         assert np.all(far <= np.abs(nearest.astype(np.float64) - exact) * (1 + 1e-4) + 2**-24)
         if dtype != jnp.float32:
-            rounded = theirs.update(update, theirs.init(update)._replace(count=jnp.int32(count)))[0]["kernel"]
+            rounded = theirs.update(update, theirs.init(update)._replace(count=jnp.int32(count)))[
+                0
+            ]["kernel"]
             assert np.abs(np.asarray(rounded).astype(np.float64) - exact).mean() > 1.05 * far.mean()
 
 
 def test_a_constant_rate_and_a_scheduled_one_have_the_same_state():
     params = {"kernel": jnp.ones(3)}
     states = [
-        transforms.scale_by_learning_rate(lr).init(params) for lr in (0.1, schedules.Constant(0.1), lambda t: 0.1)
+        transforms.scale_by_learning_rate(lr).init(params)
+        for lr in (0.1, schedules.Constant(0.1), lambda t: 0.1)
     ]
     assert len({jax.tree.structure(state) for state in states}) == 1
     with pytest.raises(ValueError, match="`learning_rate` must be a number >= 0"):
@@ -152,7 +165,9 @@ def test_clipping_sums_in_float32_and_leaves_other_leaves_alone():
     tx = transforms.add_penalty_and_clip(penalties.L2(8.0), 1.0)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     assert updates["w"].dtype == jnp.bfloat16
-    np.testing.assert_allclose(updates["w"].astype(jnp.float32), 0.01, rtol=0.01)  # 1 / sqrt(10_000)
+    np.testing.assert_allclose(
+        updates["w"].astype(jnp.float32), 0.01, rtol=0.01
+    )  # 1 / sqrt(10_000)
     np.testing.assert_array_equal(updates["n"], [0, 0])
 
 
@@ -162,16 +177,26 @@ def test_the_clipped_sum_is_not_stored():
 
     def temporary(*transformations):
         tx = optax.chain(*transformations, optax.scale_by_adam())
-        update = jax.jit(lambda grads, state, params: tx.update(grads, state, params), donate_argnums=1)
-        return update.lower(params, jax.eval_shape(tx.init, params), params).compile().memory_analysis()
+        update = jax.jit(
+            lambda grads, state, params: tx.update(grads, state, params), donate_argnums=1
+        )
+        return (
+            update.lower(params, jax.eval_shape(tx.init, params), params)
+            .compile()
+            .memory_analysis()
+        )
 
     one = 4 * shape.size
     compiled = temporary(transforms.add_penalty_and_clip(penalties.L2(0.1), 1.0))
-    assert compiled.temp_size_in_bytes < 3 * one, "the sum of a leaf or two at a time, not of all eight"
+    assert compiled.temp_size_in_bytes < 3 * one, (
+        "the sum of a leaf or two at a time, not of all eight"
+    )
 
 
 def test_wrong_calls_of_clipping():
-    with pytest.raises(ValueError, match=r"add_penalty_and_clip: .*`?max_norm`?.* a positive number"):
+    with pytest.raises(
+        ValueError, match=r"add_penalty_and_clip: .*`?max_norm`?.* a positive number"
+    ):
         transforms.add_penalty_and_clip(penalties.L2(0.1), 0.0)
     with pytest.raises(TypeError, match="`penalty` must be a Penalty"):
         transforms.add_penalty_and_clip(0.1, 1.0)
@@ -185,11 +210,19 @@ def test_what_is_frozen_is_not_decayed():
         updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
         return jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates)
 
-    partition = optax.partition({"train": optax.chain(l2, optax.sgd(1.0)), "freeze": optax.set_to_zero()}, labels)
+    partition = optax.partition(
+        {"train": optax.chain(l2, optax.sgd(1.0)), "freeze": optax.set_to_zero()}, labels
+    )
     chosen = transforms.add_penalty(penalties.L2(0.1).on("kernel"))
-    for tx in (partition, optax.chain(l2, optax.sgd(1.0), freeze), optax.chain(freeze, chosen, optax.sgd(1.0))):
+    for tx in (
+        partition,
+        optax.chain(l2, optax.sgd(1.0), freeze),
+        optax.chain(freeze, chosen, optax.sgd(1.0)),
+    ):
         assert moved(tx) == {"kernel": True, "bias": False}
-    assert moved(optax.chain(freeze, l2, optax.sgd(1.0)))["bias"]  # set to zero too early, as in Optax
+    assert moved(optax.chain(freeze, l2, optax.sgd(1.0)))[
+        "bias"
+    ]  # set to zero too early, as in Optax
 
 
 @pytest.mark.parametrize(
@@ -213,7 +246,9 @@ def test_accumulating_transformations_count_it_once_where_they_average_and_each_
     w, l2, sgd = jnp.array([1.0]), transforms.add_penalty(penalties.L2(0.1)), optax.sgd(1.0)
     mean = optax.MultiSteps(optax.chain(l2, sgd), 4).gradient_transformation()
     np.testing.assert_allclose(decayed(mean, w, 4), 0.9, rtol=1e-6)
-    added = optax.chain(l2, sgd, optax.apply_every(4))  # its sum of four gradients has the penalty four times, too
+    added = optax.chain(
+        l2, sgd, optax.apply_every(4)
+    )  # its sum of four gradients has the penalty four times, too
     np.testing.assert_allclose(decayed(added, w, 4), 1 - 4 * 0.1, rtol=1e-6)
     after = optax.chain(optax.apply_every(4), l2, sgd)  # fires at every micro-step
     np.testing.assert_allclose(decayed(after, w, 4), 0.9**4, rtol=1e-6)
@@ -222,7 +257,9 @@ def test_accumulating_transformations_count_it_once_where_they_average_and_each_
 def stepped(tx, penalty=None, **options):
     """One step from `w = 2` with the gradient 3 of the data."""
     state = training.init(apply, tx, key=jax.random.key(0), params=jnp.array([2.0]))
-    step = training.make_step(apply, lambda model, batch: model(batch).sum(), tx, penalty=penalty, **options)
+    step = training.make_step(
+        apply, lambda model, batch: model(batch).sum(), tx, penalty=penalty, **options
+    )
     state, metrics = step(state, jnp.array([3.0]))
     return float(state.params[0]), metrics
 
@@ -235,7 +272,9 @@ def test_in_the_loss_it_is_clipped_too_and_in_the_optimizer_it_is_where_it_stand
     l2, clip, sgd = penalties.L2(0.5), optax.clip_by_global_norm(1.0), optax.sgd(1.0)
     assert stepped(optax.chain(clip, sgd), l2)[0] == pytest.approx(2 - 1)
     assert stepped(optax.chain(transforms.add_penalty(l2), clip, sgd))[0] == pytest.approx(2 - 1)
-    assert stepped(optax.chain(clip, transforms.add_penalty(l2), sgd))[0] == pytest.approx(2 - 1 - 0.5 * 2)
+    assert stepped(optax.chain(clip, transforms.add_penalty(l2), sgd))[0] == pytest.approx(
+        2 - 1 - 0.5 * 2
+    )
     assert stepped(optax.chain(clip, sgd), l2)[1]["grad_norm"] == pytest.approx(3 + 1)
 
 
@@ -250,7 +289,11 @@ def test_a_loss_scale_does_not_scale_the_penalty(where):
     penalty = l2 if where == "loss" else None
     scaled, metrics = stepped(tx, penalty, loss_scale=DynamicScale(scale=jnp.float32(1024.0)))
     expected = (2 - 0.3) / (1 + 0.05) if where == "proximal" else 2 - 0.1 * (3 + 1)
-    assert scaled == pytest.approx(expected, rel=1e-6) == pytest.approx(stepped(tx, penalty)[0], rel=1e-6)
+    assert (
+        scaled
+        == pytest.approx(expected, rel=1e-6)
+        == pytest.approx(stepped(tx, penalty)[0], rel=1e-6)
+    )
     assert metrics["penalty"] == (1 if where == "loss" else 0)
 
 

@@ -67,7 +67,11 @@ def parallel_test(
         ((3, 16), ['smallest', 'lowest'])
     """
     check("parallel_test", state, low, high, rates, 3, "rates")
-    for name, value, least in (("steps", steps, 4), ("seeds", seeds, 1), ("max_parallel", max_parallel or 1, 1)):
+    for name, value, least in (
+        ("steps", steps, 4),
+        ("seeds", seeds, 1),
+        ("max_parallel", max_parallel or 1, 1),
+    ):
         require(whole(value, least), "parallel_test", name, value, f"a whole number >= {least}")
     tried = np.geomspace(low, high, rates).astype(np.float32)
 
@@ -80,7 +84,12 @@ def parallel_test(
     def run(pair: tuple[jax.Array, jax.Array], start: State, arrays: Any, rows: Any) -> Any:
         rate, seed = pair
         step, start = prepared(
-            module, loss_fn, preconditioner, start, penalty, lambda: optax.scale_by_learning_rate(rate)
+            module,
+            loss_fn,
+            preconditioner,
+            start,
+            penalty,
+            lambda: optax.scale_by_learning_rate(rate),
         )
         start = start.replace(key=jax.random.fold_in(start.key, seed))
 

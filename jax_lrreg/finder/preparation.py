@@ -25,16 +25,27 @@ def _watch() -> optax.GradientTransformationExtraArgs:
         del params
         return _Watch(jnp.array(False), jnp.zeros((), jnp.float32))
 
-    def update(updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra: Any) -> tuple[Any, _Watch]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra: Any
+    ) -> tuple[Any, _Watch]:
         del params, extra
-        now = optax.tree.vdot(optax.tree.cast(grad, jnp.float32), optax.tree.cast(updates, jnp.float32))
-        return updates, _Watch(jnp.array(True), jnp.where(state.begun, state.agreement, jnp.real(now)))
+        now = optax.tree.vdot(
+            optax.tree.cast(grad, jnp.float32), optax.tree.cast(updates, jnp.float32)
+        )
+        return updates, _Watch(
+            jnp.array(True), jnp.where(state.begun, state.agreement, jnp.real(now))
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def prepared(
-    module: Any, loss_fn: Any, preconditioner: Any, state: State, penalty: Any, rate: Callable[[], Any]
+    module: Any,
+    loss_fn: Any,
+    preconditioner: Any,
+    state: State,
+    penalty: Any,
+    rate: Callable[[], Any],
 ) -> tuple[Any, State]:
     """The step with the learning rate that `rate` makes, and the state with an optimizer's state for it."""
 
@@ -44,7 +55,9 @@ def prepared(
     plain = isinstance(preconditioner, optax.GradientTransformation)
     transformation = resolve(preconditioner, state.hyper, "preconditioner")
     tx = chained(transformation) if plain else lambda hyper: chained(preconditioner(hyper))
-    step = make_step(module, loss_fn, tx, penalty=penalty, on_nonfinite="keep", donate=False, monitors=())
+    step = make_step(
+        module, loss_fn, tx, penalty=penalty, on_nonfinite="keep", donate=False, monitors=()
+    )
     return step, state.replace(opt_state=chained(transformation).init(state.params), ema=None)
 
 
@@ -62,7 +75,9 @@ def refuse_ascent(owner: str, agreement: float) -> None:
 def check(owner: str, state: Any, low: Any, high: Any, count: Any, least: int, name: str) -> None:
     """Refuses a wrong state, range or number of rates."""
     if not isinstance(state, State):
-        raise TypeError(f"{owner}: `state` must come from training.init, got {type(state).__name__}")
+        raise TypeError(
+            f"{owner}: `state` must come from training.init, got {type(state).__name__}"
+        )
     require_number(owner, "low", low, "a positive number", lambda x: x > 0)
     require_number(owner, "high", high, f"a number above low={low}", lambda x: x > low)
     require(whole(count, least), owner, name, count, f"a whole number >= {least}")
@@ -70,4 +85,6 @@ def check(owner: str, state: Any, low: Any, high: Any, count: Any, least: int, n
 
 def whole(value: Any, least: int) -> bool:
     """Whether `value` is a whole number and not below `least`."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+    return (
+        isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+    )

@@ -88,7 +88,12 @@ def range_test(
     rates = np.geomspace(low, high, steps).astype(np.float32)
     table = jnp.asarray(rates)
     step, start = prepared(
-        module, loss_fn, preconditioner, state, penalty, lambda: optax.scale_by_learning_rate(lambda i: table[i])
+        module,
+        loss_fn,
+        preconditioner,
+        state,
+        penalty,
+        lambda: optax.scale_by_learning_rate(lambda i: table[i]),
     )
     source = source_of(data)
     first = int(state.step)
@@ -119,28 +124,48 @@ def range_test(
             return ~sweep.stopped & (sweep.index < begin + count)
 
         def one(sweep: _Sweep) -> _Sweep:
-            return advance(sweep, source.gather(arrays, jax.tree.map(lambda x: x[sweep.index - begin], rows)))
+            return advance(
+                sweep, source.gather(arrays, jax.tree.map(lambda x: x[sweep.index - begin], rows))
+            )
 
         return jax.lax.while_loop(go_on, one, sweep)
 
     size = 1 if traced(step.body, start, example)[1] else min(steps, source.most(example))
     run = jax.jit(
-        many if size > 1 else lambda sweep, arrays, rows, _: advance(sweep, source.gather(arrays, _row(rows)))
+        many
+        if size > 1
+        else lambda sweep, arrays, rows, _: advance(sweep, source.gather(arrays, _row(rows)))
     )
     nothing = jnp.full(steps, jnp.nan, jnp.float32)
     sweep = _Sweep(
-        start, nothing, nothing, jnp.zeros((), jnp.float32), jnp.float32(jnp.inf), jnp.int32(0), jnp.array(False)
+        start,
+        nothing,
+        nothing,
+        jnp.zeros((), jnp.float32),
+        jnp.float32(jnp.inf),
+        jnp.int32(0),
+        jnp.array(False),
     )
     made = 0
     while made < steps and not (made and bool(sweep.stopped)):
         count = min(size, steps - made)
-        sweep = run(sweep, source.arrays, source.payload(first + made, count, size), np.int32(count))
+        sweep = run(
+            sweep, source.arrays, source.payload(first + made, count, size), np.int32(count)
+        )
         made += count
     refuse_ascent("range_test", float(sweep.state.opt_state[1].agreement))
-    return result(rates, np.asarray(sweep.losses), np.asarray(sweep.smoothed), int(sweep.index), bool(sweep.stopped))
+    return result(
+        rates,
+        np.asarray(sweep.losses),
+        np.asarray(sweep.smoothed),
+        int(sweep.index),
+        bool(sweep.stopped),
+    )
 
 
-def result(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, tried: int, stopped: bool) -> Found:
+def result(
+    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, tried: int, stopped: bool
+) -> Found:
     """The result of a range test of which `tried` steps were made."""
     rates, losses, smoothed = rates[:tried], losses[:tried], smoothed[:tried]
     skip = tried // 10  # the running mean of few losses is noise

@@ -31,9 +31,16 @@ def from_keras(obj: Any) -> Schedule | Penalty:
     name, module = type(obj).__qualname__, type(obj).__module__
     if "optimizers.schedules" in module and name in keras_schedules.CONVERTERS:
         return of_group(obj, None, 1, lambda _: keras_schedules.CONVERTERS[name](obj))
-    penalty = module.split(".")[0] in ("keras", "tf_keras") and {"regularizers", "constraints"} & set(module.split("."))
+    penalty = module.split(".")[0] in ("keras", "tf_keras") and {
+        "regularizers",
+        "constraints",
+    } & set(module.split("."))
     if penalty and name in keras_penalties.CONVERTERS:
         return keras_penalties.CONVERTERS[name](obj.get_config())
     known = ", ".join((*keras_schedules.CONVERTERS, *keras_penalties.CONVERTERS))
-    why = "; it penalises cosines between rows, which `Orthogonal` does not" if name == "OrthogonalRegularizer" else ""
+    why = (
+        "; it penalises cosines between rows, which `Orthogonal` does not"
+        if name == "OrthogonalRegularizer"
+        else ""
+    )
     raise refused(obj, f"from_keras knows {known} of Keras{why}")

@@ -12,7 +12,13 @@ def _min_max_norm(config: dict[str, Any]) -> Penalty:
     require(rate == 1, "from_keras", "rate", rate, "1: a constraint here holds after every step")
     if low == high == 1:
         return UnitNorm(axis=_axis(config["axis"]))
-    require(low == 0, "from_keras", "min_value", low, "0, or 1 like `max_value`: there is no norm from below here")
+    require(
+        low == 0,
+        "from_keras",
+        "min_value",
+        low,
+        "0, or 1 like `max_value`: there is no norm from below here",
+    )
     return MaxNorm(high, axis=_axis(config["axis"]))
 
 

@@ -21,7 +21,11 @@ from jax_lrreg.schedules import (
 
 
 def _exponential(s: Any) -> Schedule:
-    init_value, rate, steps = value_of(s.initial_learning_rate), value_of(s.decay_rate), number(s.decay_steps)
+    init_value, rate, steps = (
+        value_of(s.initial_learning_rate),
+        value_of(s.decay_rate),
+        number(s.decay_steps),
+    )
     if rate == 0:  # 0^0 is 1
         return sequence([(init_value, math.ceil(steps) if s.staircase else 1), (0.0, None)])
     return (Step if s.staircase else Exponential)(init_value, steps=steps, decay_rate=rate)
@@ -39,7 +43,9 @@ def _piecewise_constant(s: Any) -> Schedule:
         raise refused(s, f"its boundaries {s.boundaries} are not rising")
     if first == len(starts):
         return Constant(values[-1])
-    return PiecewiseConstant(values[first], boundaries=tuple(starts[first:]), values=tuple(values[first + 1 :]))
+    return PiecewiseConstant(
+        values[first], boundaries=tuple(starts[first:]), values=tuple(values[first + 1 :])
+    )
 
 
 def _polynomial(s: Any) -> Schedule:
@@ -53,7 +59,11 @@ def _polynomial(s: Any) -> Schedule:
 
 def _inverse_time(s: Any) -> Schedule:
     kind = InverseTimeStep if s.staircase else InverseTime
-    return kind(value_of(s.initial_learning_rate), steps=number(s.decay_steps), decay_rate=value_of(s.decay_rate))
+    return kind(
+        value_of(s.initial_learning_rate),
+        steps=number(s.decay_steps),
+        decay_rate=value_of(s.decay_rate),
+    )
 
 
 def _cosine(s: Any) -> Schedule:

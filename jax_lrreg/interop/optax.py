@@ -39,7 +39,10 @@ def from_optax(schedule: Callable[[Any], Any]) -> Schedule:
     convert = MAKERS.get(maker)
     code = getattr(schedule, "__code__", None)
     if convert is None or code is None or not schedule.__module__.startswith("optax."):
-        raise refused(schedule, f"from_optax knows what {', '.join(MAKERS)} make, and all that is made of these")
+        raise refused(
+            schedule,
+            f"from_optax knows what {', '.join(MAKERS)} make, and all that is made of these",
+        )
     enclosed = {}
     for name, cell in zip(code.co_freevars, schedule.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # a variable that was never set
@@ -50,7 +53,12 @@ def from_optax(schedule: Callable[[Any], Any]) -> Schedule:
 
 
 def _polynomial(
-    schedule: Any, init_value: Any, end_value: Any, power: Any, transition_steps: Any, transition_begin: Any
+    schedule: Any,
+    init_value: Any,
+    end_value: Any,
+    power: Any,
+    transition_steps: Any,
+    transition_begin: Any,
 ) -> Schedule:
     del schedule
     if _is(power, 0):
@@ -73,16 +81,24 @@ def _exponential(
     clip_fn: Any = None,
 ) -> Schedule:
     del schedule
-    decay: Schedule = (Step if staircase else Exponential)(init_value, steps=transition_steps, decay_rate=decay_rate)
+    decay: Schedule = (Step if staircase else Exponential)(
+        init_value, steps=transition_steps, decay_rate=decay_rate
+    )
     decay = decay if _is(transition_begin, 0) else decay.shift(transition_begin)
     if end_value is None:
         return decay
     return decay.clip(min=end_value) if clip_fn.__name__ == "maximum" else decay.clip(max=end_value)
 
 
-def _cosine(schedule: Any, init_value: Any, decay_steps: Any, alpha: Any, exponent: Any) -> Schedule:
+def _cosine(
+    schedule: Any, init_value: Any, decay_steps: Any, alpha: Any, exponent: Any
+) -> Schedule:
     del schedule
-    steps = int(decay_steps) if isinstance(decay_steps, float) and decay_steps.is_integer() else decay_steps
+    steps = (
+        int(decay_steps)
+        if isinstance(decay_steps, float) and decay_steps.is_integer()
+        else decay_steps
+    )
     return Cosine(init_value, steps=steps, end_value=init_value * alpha, exponent=exponent)
 
 
@@ -109,7 +125,10 @@ def _piecewise_interpolate(schedule: Any, interpolate_fn: Any, **variables: Any)
     if "bounds" in variables:  # Optax 0.2.6
         if 0 in variables["interval_sizes"]:
             raise refused(schedule, "it divides by 0 where two boundaries are the same")
-        knots = [(int(at), float(value)) for at, value in zip(variables["bounds"], variables["values"], strict=True)]
+        knots = [
+            (int(at), float(value))
+            for at, value in zip(variables["bounds"], variables["values"], strict=True)
+        ]
     else:
         values = [variables["init_value"]]
         for scale in variables["scales"]:
@@ -132,7 +151,9 @@ def _join(schedule: Any, schedules: Any, boundaries: Any) -> Schedule:
         begin = max(boundary, 0)
         if end is None or begin < end:
             own = from_optax(piece)
-            pieces.append((own.shift(boundary) if boundary < 0 else own, None if end is None else end - begin))
+            pieces.append(
+                (own.shift(boundary) if boundary < 0 else own, None if end is None else end - begin)
+            )
             end = begin
     return sequence(pieces[::-1])
 

@@ -22,7 +22,11 @@ def refused(obj: Any, why: str) -> ValueError:
 def number(value: Any) -> Any:
     """A Python number out of a number, a NumPy scalar or a tensor with one element."""
     value = value.item() if hasattr(value, "item") else value
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+    return (
+        int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+        else value
+    )
 
 
 def value_of(value: Any) -> float:
@@ -37,7 +41,9 @@ def is_whole(value: Any) -> bool:
 
 def sequence(pieces: Sequence[tuple[Schedule | float, Any]]) -> Schedule:
     """`join`, but pieces without a duration are left out, and a single one stands for itself."""
-    kept = [(piece, length) for piece, length in pieces[:-1] if length > 0] + [(pieces[-1][0], None)]
+    kept = [(piece, length) for piece, length in pieces[:-1] if length > 0] + [
+        (pieces[-1][0], None)
+    ]
     if len(kept) > 1:
         return join(kept)
     last = kept[0][0]
@@ -75,7 +81,9 @@ def power_decay(init_value: float, steps: Any, end_value: float, power: float) -
     return Polynomial(init_value, steps=steps, end_value=end_value, k_decay=power)
 
 
-def of_group(obj: Any, group: int | None, count: int, convert: Callable[[int], Schedule]) -> Schedule:
+def of_group(
+    obj: Any, group: int | None, count: int, convert: Callable[[int], Schedule]
+) -> Schedule:
     """The schedule of one parameter group, or of all where they agree."""
     if group is not None:
         if isinstance(group, bool) or not isinstance(group, int) or not 0 <= group < count:
@@ -95,14 +103,18 @@ def _converted(obj: Any, convert: Callable[[int], Schedule], group: int) -> Sche
     try:
         return convert(group)
     except (TypeError, AttributeError, KeyError, IndexError) as error:
-        raise refused(obj, f"it is not as its library makes it ({type(error).__name__}: {error})") from error
+        raise refused(
+            obj, f"it is not as its library makes it ({type(error).__name__}: {error})"
+        ) from error
     except ValueError as error:
         if "cannot be converted" in str(error):
             raise
         raise refused(obj, str(error)) from error
 
 
-def require_agreement(obj: Any, schedule: Schedule, step: int, value: float, scale: float) -> Schedule:
+def require_agreement(
+    obj: Any, schedule: Schedule, step: int, value: float, scale: float
+) -> Schedule:
     """Refuses an object whose present value is not the one that its own definition gives."""
     own = float(schedule(step))
     if not math.isclose(own, value, rel_tol=1e-3, abs_tol=1e-6 * scale):

@@ -28,11 +28,15 @@ def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
     """
     kind = type(estimator)
     if "sklearn.linear_model" not in kind.__module__:
-        raise TypeError(f"from_sklearn: `estimator` must be an object from sklearn.linear_model, got {estimator!r}")
+        raise TypeError(
+            f"from_sklearn: `estimator` must be an object from sklearn.linear_model, got {estimator!r}"
+        )
     name = kind.__name__
     given = estimator.get_params()
     if given.get("positive") and name != "Lasso":
-        raise ValueError(f"from_sklearn: {name} with positive=True has no equal here; Lasso's is NonNegativeL1")
+        raise ValueError(
+            f"from_sklearn: {name} with positive=True has no equal here; Lasso's is NonNegativeL1"
+        )
     if name == "Lasso":
         return NonNegativeL1(given["alpha"]) if given["positive"] else L1(given["alpha"])
     if name == "ElasticNet":
@@ -75,7 +79,9 @@ def from_weight_decay(weight_decay: Any) -> L2:
 
     Not that of AdamW and its kin, which is no term of the loss: see `transforms.add_penalty` behind the preconditioner.
     """
-    require_number("from_weight_decay", "weight_decay", weight_decay, "a number >= 0", lambda x: x >= 0)
+    require_number(
+        "from_weight_decay", "weight_decay", weight_decay, "a number >= 0", lambda x: x >= 0
+    )
     return L2(weight_decay)
 
 
@@ -88,7 +94,9 @@ def to_weight_decay(penalty: Penalty) -> float:
     """
     plain, factor = _plain("to_weight_decay", penalty)
     if not isinstance(plain, L2):
-        raise ValueError(f"to_weight_decay: `penalty` must be an L2 or a multiple of one, got {penalty!r}")
+        raise ValueError(
+            f"to_weight_decay: `penalty` must be an L2 or a multiple of one, got {penalty!r}"
+        )
     return factor * _number("to_weight_decay", plain, "strength")
 
 
@@ -111,13 +119,21 @@ def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
 
 
 def _tasks(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
-    rows = isinstance(penalty, GroupLasso) and penalty.axis in (-1, 1, (-1,), (1,)) and penalty.stacked == 0
+    rows = (
+        isinstance(penalty, GroupLasso)
+        and penalty.axis in (-1, 1, (-1,), (1,))
+        and penalty.stacked == 0
+    )
     return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if rows else None
 
 
 def _ridge(penalty: Penalty, factor: float, num_examples: int) -> dict[str, float] | None:
     strength = factor * num_examples
-    return {"alpha": strength * _number("to_sklearn", penalty, "strength")} if isinstance(penalty, L2) else None
+    return (
+        {"alpha": strength * _number("to_sklearn", penalty, "strength")}
+        if isinstance(penalty, L2)
+        else None
+    )
 
 
 def _net(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
@@ -132,7 +148,10 @@ def _regression(penalty: Penalty, factor: float, num_examples: int) -> dict[str,
     net = _net(penalty, factor, num_examples)
     if net is None:
         return None
-    return {"C": 1 / (net["alpha"] * num_examples) if net["alpha"] else float("inf"), "l1_ratio": net["l1_ratio"]}
+    return {
+        "C": 1 / (net["alpha"] * num_examples) if net["alpha"] else float("inf"),
+        "l1_ratio": net["l1_ratio"],
+    }
 
 
 _TO_SKLEARN: dict[str, Callable[[Penalty, float, int], dict[str, float] | None]] = {

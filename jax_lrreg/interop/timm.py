@@ -3,7 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_lrreg.interop.peer import begun, number, of_group, power_decay, ramped, refused, sequence, value_of
+from jax_lrreg.interop.peer import (
+    begun,
+    number,
+    of_group,
+    power_decay,
+    ramped,
+    refused,
+    sequence,
+    value_of,
+)
 from jax_lrreg.schedules import (
     Constant,
     Cosine,
@@ -98,15 +107,21 @@ def _cosine(s: Any, base: float) -> Schedule:
     same = k_decay == 1 and growth >= 1 and (decay == 1 or (end_value == 0 and 0 < decay < 1))
     if limit > 1 and same:
         steps = number(s.t_initial)
-        schedule = CosineRestarts(base, steps=steps, end_value=end_value, multiplier=growth, decay=decay, limit=limit)
+        schedule = CosineRestarts(
+            base, steps=steps, end_value=end_value, multiplier=growth, decay=decay, limit=limit
+        )
     else:
-        schedule = _cycles(s, base, lambda peak, n: Cosine(peak, steps=n, end_value=end_value, k_decay=k_decay))
+        schedule = _cycles(
+            s, base, lambda peak, n: Cosine(peak, steps=n, end_value=end_value, k_decay=k_decay)
+        )
     return _warmed(s, base, schedule)
 
 
 def _tanh(s: Any, base: float) -> Schedule:
     end_value, lower, upper = value_of(s.lr_min), value_of(s.lb), value_of(s.ub)
-    schedule = _cycles(s, base, lambda peak, n: Tanh(peak, steps=n, end_value=end_value, lower=lower, upper=upper))
+    schedule = _cycles(
+        s, base, lambda peak, n: Tanh(peak, steps=n, end_value=end_value, lower=lower, upper=upper)
+    )
     target = base if s.warmup_prefix else float(schedule(number(s.warmup_t)))
     return _warmed(s, base, schedule, target)
 
@@ -126,7 +141,9 @@ def _step(s: Any, base: float) -> Schedule:
     steps, rate = number(s.decay_t), value_of(s.decay_rate)
     if rate == 0:
         return _warmed(s, base, sequence([(base, steps), (0.0, None)]))
-    return _warmed(s, base, Constant(base) if rate == 1 else Step(base, steps=steps, decay_rate=rate))
+    return _warmed(
+        s, base, Constant(base) if rate == 1 else Step(base, steps=steps, decay_rate=rate)
+    )
 
 
 def _multi_step(s: Any, base: float) -> Schedule:
@@ -137,8 +154,12 @@ def _multi_step(s: Any, base: float) -> Schedule:
     boundaries = sorted({boundary for boundary in passed if boundary > 0})
     if not boundaries:
         return _warmed(s, base, Constant(init_value))
-    values = tuple(base * rate ** sum(other <= boundary for other in passed) for boundary in boundaries)
-    return _warmed(s, base, PiecewiseConstant(init_value, boundaries=tuple(boundaries), values=values))
+    values = tuple(
+        base * rate ** sum(other <= boundary for other in passed) for boundary in boundaries
+    )
+    return _warmed(
+        s, base, PiecewiseConstant(init_value, boundaries=tuple(boundaries), values=values)
+    )
 
 
 def _wsd(s: Any, base: float) -> Schedule:
@@ -150,9 +171,16 @@ def _wsd(s: Any, base: float) -> Schedule:
 
     def cooled(value: float, end_value: float) -> Schedule:
         if shape == "power":
-            return sequence([(value, begin), (power_decay(value, length, end_value, value_of(s.decay_power)), None)])
+            return sequence(
+                [
+                    (value, begin),
+                    (power_decay(value, length, end_value, value_of(s.decay_power)), None),
+                ]
+            )
         options = {"rate": value_of(s.decay_ratio)} if shape == "exponential" else {}
-        return Constant(value).cooldown(length, at=begin, end_value=end_value, shape=shape, **options)
+        return Constant(value).cooldown(
+            length, at=begin, end_value=end_value, shape=shape, **options
+        )
 
     if s.stable_fn == "constant":
         schedule = cooled(max(base, floor), floor)

@@ -43,7 +43,9 @@ def from_torch(scheduler: Any, group: int | None = None) -> Schedule:
         if now.last_epoch < 0 or not hasattr(scheduler, "_last_lr"):
             return schedule
         scale = max([abs(start), *(abs(value_of(lr)) for lr in leaf.base_lrs)])
-        return require_agreement(scheduler, schedule, now.last_epoch, value_of(scheduler._last_lr[index]), scale)
+        return require_agreement(
+            scheduler, schedule, now.last_epoch, value_of(scheduler._last_lr[index]), scale
+        )
 
     return of_group(scheduler, group, count, of)
 

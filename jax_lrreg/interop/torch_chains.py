@@ -32,7 +32,10 @@ def convert(s: Any, group: int, start: float) -> Schedule:
 
 def _members(s: Any) -> list[Any]:
     """What a ChainedScheduler steps through, in order."""
-    parts = ((_members(part) if name_in_torch(part) == "ChainedScheduler" else [part]) for part in s._schedulers)
+    parts = (
+        (_members(part) if name_in_torch(part) == "ChainedScheduler" else [part])
+        for part in s._schedulers
+    )
     return [leaf for part in parts for leaf in part]
 
 
@@ -47,14 +50,17 @@ def _sequential(s: Any, group: int, start: float) -> Schedule:
         part = s._schedulers[index]
         if hasattr(part, "_schedulers"):
             raise refused(
-                s, f"it holds a {type(part).__qualname__}, which PyTorch itself shifts in time or cannot restart"
+                s,
+                f"it holds a {type(part).__qualname__}, which PyTorch itself shifts in time or cannot restart",
             )
         restarted = index > first
         begin = milestones[index - 1] if restarted else 0
         length = milestones[index] - begin if index < len(milestones) else None
         if length == 0:
             continue
-        own = convert_one(part, group, value_of(part.base_lrs[group]) if restarted else start, restarted, before)
+        own = convert_one(
+            part, group, value_of(part.base_lrs[group]) if restarted else start, restarted, before
+        )
         pieces.append((own, length))
         before = None if length is None else float(own(length - 1))
     return sequence(pieces)
@@ -69,10 +75,13 @@ def _chained(s: Any, parts: Sequence[Any], group: int, start: float) -> Schedule
     if anew:
         name = names[anew[-1]]
         raise refused(
-            s, f"{name} computes the learning rate anew, and {names[-1]} after it changes that by a single step"
+            s,
+            f"{name} computes the learning rate anew, and {names[-1]} after it changes that by a single step",
         )
     if "SequentialLR" in names:
-        raise refused(s, "a SequentialLR in it computes the learning rate anew at its milestones only")
+        raise refused(
+            s, "a SequentialLR in it computes the learning rate anew at its milestones only"
+        )
     cosines = [index for index, name in enumerate(names) if name == "CosineAnnealingLR"]
     if not cosines:
         return _product(parts, group, start)
@@ -83,7 +92,9 @@ def _chained(s: Any, parts: Sequence[Any], group: int, start: float) -> Schedule
 
 
 def _product(parts: Sequence[Any], group: int, start: float) -> Schedule:
-    schedules = [convert_one(part, group, start if index == 0 else 1.0) for index, part in enumerate(parts)]
+    schedules = [
+        convert_one(part, group, start if index == 0 else 1.0) for index, part in enumerate(parts)
+    ]
     if not schedules:
         return Constant(start)
     result = schedules[0]
@@ -92,13 +103,17 @@ def _product(parts: Sequence[Any], group: int, start: float) -> Schedule:
     return result
 
 
-def _with_cosine(s: Any, cosine: Any, earlier: list[Any], later: list[Any], group: int, start: float) -> Schedule:
+def _with_cosine(
+    s: Any, cosine: Any, earlier: list[Any], later: list[Any], group: int, start: float
+) -> Schedule:
     half, low = number(cosine.T_max), value_of(cosine.eta_min)
     others = [*earlier, *later]
     if low == 0 and not is_whole(half):  # it never meets the foot of its wave
         return wave(start, half, 0.0) * _product(others, group, 1.0)
     if not is_whole(half):
-        raise refused(s, "it holds a CosineAnnealingLR with `eta_min`, and a `T_max` that is not whole")
+        raise refused(
+            s, "it holds a CosineAnnealingLR with `eta_min`, and a `T_max` that is not whole"
+        )
     settled = max(_settled(part) for part in others)
     if low == 0:
         falling = Cosine(start, steps=half) * _product(others, group, 1.0)
@@ -113,7 +128,9 @@ def _with_cosine(s: Any, cosine: Any, earlier: list[Any], later: list[Any], grou
             return join([(falling, half), (rising.repeat(2 * half), None)])
     if settled > MOST_STEPS:
         slow = next(type(part).__qualname__ for part in others if _settled(part) > MOST_STEPS)
-        raise refused(s, f"CosineAnnealingLR and {slow} together are a recursion without a closed form")
+        raise refused(
+            s, f"CosineAnnealingLR and {slow} together are a recursion without a closed form"
+        )
     return _tabulated(cosine, earlier, later, group, start, int(settled))
 
 
@@ -134,13 +151,18 @@ def _settled(part: Any) -> float:
     return 0 if _rate(part) == 1 or (name == "StepLR" and part.gamma == 1) else math.inf
 
 
-def _tabulated(cosine: Any, earlier: list[Any], later: list[Any], group: int, start: float, settled: int) -> Schedule:
+def _tabulated(
+    cosine: Any, earlier: list[Any], later: list[Any], group: int, start: float, settled: int
+) -> Schedule:
     """The recursion step by step until only the cosine still changes, and its closed form from there."""
     half, low = int(number(cosine.T_max)), value_of(cosine.eta_min)
     if (settled - half) % (2 * half) == 0:
         settled += 1  # what is left at the foot goes into the next wave
     steps = np.arange(settled + 1)
-    before, after = ([np.asarray(convert_one(part, group, 1.0)(steps), float) for part in p] for p in (earlier, later))
+    before, after = (
+        [np.asarray(convert_one(part, group, 1.0)(steps), float) for part in p]
+        for p in (earlier, later)
+    )
 
     def ratio(factors: list[np.ndarray], step: int) -> float:
         return math.prod(factor[step] / factor[step - 1] for factor in factors if factor[step - 1])
@@ -156,13 +178,17 @@ def _tabulated(cosine: Any, earlier: list[Any], later: list[Any], group: int, st
         else:
             value = (value - low) * height(step) / height(step - 1) + low
         values.append(float(value * ratio(after, step)))
-    foot = half + 2 * half * max(0, math.ceil((settled - half) / (2 * half)))  # of the wave that is under way
+    foot = half + 2 * half * max(
+        0, math.ceil((settled - half) / (2 * half))
+    )  # of the wave that is under way
     pieces: list[tuple[Schedule, Any]] = [(wave(low, half, start), None)]
     if settled < foot:
         peak = low + (values[-1] - low) * 2 / height(settled)
         under_way = begun(wave(peak, half, low), settled % (2 * half))
         pieces.insert(0, (under_way, foot - settled))
     if settled > 0:
-        table = PiecewiseLinear(values[0], boundaries=tuple(range(1, settled + 1)), values=tuple(values[1:]))
+        table = PiecewiseLinear(
+            values[0], boundaries=tuple(range(1, settled + 1)), values=tuple(values[1:])
+        )
         pieces.insert(0, (table, settled))
     return sequence(pieces)

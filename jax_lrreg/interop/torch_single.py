@@ -30,7 +30,9 @@ def name_in_torch(s: Any) -> str | None:
     return type(s).__qualname__ if type(s).__module__ == MODULE else None
 
 
-def convert_one(s: Any, group: int, start: float, restarted: bool = False, before: float | None = None) -> Schedule:
+def convert_one(
+    s: Any, group: int, start: float, restarted: bool = False, before: float | None = None
+) -> Schedule:
     """One scheduler, no sequence or chain, that begins at the value `start`.
 
     `restarted` by SequentialLR at a milestone, it takes the closed form at 0 first, or where there is none goes
@@ -40,13 +42,19 @@ def convert_one(s: Any, group: int, start: float, restarted: bool = False, befor
     if name == "MultiplicativeLR":
         factor = constant_of(s.lr_lambdas[group])
         if factor is None:
-            raise refused(s, "its `lr_lambda` is a function of the user's, which returns no constant")
+            raise refused(
+                s, "its `lr_lambda` is a function of the user's, which returns no constant"
+            )
         first = start if before is None else before * factor
         return _exponential_by(first, factor)
     if name == "LambdaLR":
         base = value_of(s.base_lrs[group])
         factor = constant_of(s.lr_lambdas[group])
-        known = Constant(base * factor) if factor is not None else transformers.from_lambda(s.lr_lambdas[group], base)
+        known = (
+            Constant(base * factor)
+            if factor is not None
+            else transformers.from_lambda(s.lr_lambdas[group], base)
+        )
         if known is None:
             raise refused(s, "its `lr_lambda` is a function of the user's")
         return known
@@ -63,7 +71,9 @@ def constant_of(function: Any) -> float | None:
     """The number that a function like `lambda epoch: 0.95` returns, or None."""
     if not hasattr(function, "__code__"):
         return None
-    steps = [step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP")]
+    steps = [
+        step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP")
+    ]
     loads = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
     constant = steps[0].argval if steps[0].opname in loads else None
     short = len(steps) <= 2 and all(step.opname in (*loads, "RETURN_VALUE") for step in steps)
@@ -135,7 +145,11 @@ def _polynomial(s: Any, start: float, restarted: bool) -> Schedule:
     if steps < 1 or power == 0:
         return Constant(start)
     decay = Polynomial(start, steps=steps, power=power)
-    return decay if is_whole(steps) else decay.clip(min=start * (1 - math.floor(steps) / steps) ** power)
+    return (
+        decay
+        if is_whole(steps)
+        else decay.clip(min=start * (1 - math.floor(steps) / steps) ** power)
+    )
 
 
 def _cosine(s: Any, start: float, restarted: bool) -> Schedule:
@@ -145,7 +159,9 @@ def _cosine(s: Any, start: float, restarted: bool) -> Schedule:
 
 def _warm_restarts(s: Any, base: float, group: int) -> Schedule:
     del group
-    return CosineRestarts(base, steps=number(s.T_0), multiplier=number(s.T_mult), end_value=value_of(s.eta_min))
+    return CosineRestarts(
+        base, steps=number(s.T_0), multiplier=number(s.T_mult), end_value=value_of(s.eta_min)
+    )
 
 
 def _cyclic(s: Any, base: float, group: int) -> Schedule:
@@ -158,7 +174,10 @@ def _cyclic(s: Any, base: float, group: int) -> Schedule:
         if s.mode != "triangular":
             raise refused(s, f"`step_size_down` is 0 with mode={s.mode!r}")
         return Linear(base, steps=up_steps, end_value=peak_value).repeat(up_steps)
-    decay = {"triangular2": {"cycle_decay": 0.5}, "exp_range": {"step_decay": value_of(s.gamma)}}.get(s.mode, {})
+    decay = {
+        "triangular2": {"cycle_decay": 0.5},
+        "exp_range": {"step_decay": value_of(s.gamma)},
+    }.get(s.mode, {})
     return Cyclic(base, peak_value=peak_value, up_steps=up_steps, down_steps=down_steps, **decay)
 
 
@@ -170,11 +189,19 @@ def _one_cycle(s: Any, base: float, group: int) -> Schedule:
     for phase in s._schedule_phases:
         end, last = number(phase["end_step"]), phase is s._schedule_phases[-1]
         if end > begin and (last or end > now):
-            first, final, steps = value_of(values[phase["start_lr"]]), value_of(values[phase["end_lr"]]), end - begin
-            if not last or (linear and first * steps < (first - final) * (steps + 1)):  # that would be below zero
+            first, final, steps = (
+                value_of(values[phase["start_lr"]]),
+                value_of(values[phase["end_lr"]]),
+                end - begin,
+            )
+            if not last or (
+                linear and first * steps < (first - final) * (steps + 1)
+            ):  # that would be below zero
                 shape = (Linear if linear else Cosine)(first, steps=steps, end_value=final)
             elif linear:  # one step further than its end, as PyTorch goes
-                shape = Linear(first, steps=steps + 1, end_value=first + (final - first) * (steps + 1) / steps)
+                shape = Linear(
+                    first, steps=steps + 1, end_value=first + (final - first) * (steps + 1) / steps
+                )
             else:
                 shape = wave(first, steps, final)
             pieces.append((begun(shape, now - begin), end - now))

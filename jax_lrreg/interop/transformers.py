@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_lrreg.interop.peer import begun, number, power_decay, ramped, sequence, value_of, wave
-from jax_lrreg.schedules import Constant, Cosine, CosineRestarts, InverseSqrt, Linear, Polynomial, Schedule
+from jax_lrreg.schedules import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    InverseSqrt,
+    Linear,
+    Polynomial,
+    Schedule,
+)
 
 
 def from_lambda(function: Any, base: float) -> Schedule | None:
@@ -18,7 +26,8 @@ def from_lambda(function: Any, base: float) -> Schedule | None:
     if convert is None or not str(function.__module__).startswith("transformers."):
         return None
     keywords = {
-        name: number(value) if name.startswith(("num_", "timescale")) else value for name, value in keywords.items()
+        name: number(value) if name.startswith(("num_", "timescale")) else value
+        for name, value in keywords.items()
     }
     return convert(base, **keywords)
 
@@ -34,10 +43,17 @@ def _linear(base: float, num_warmup_steps: Any, num_training_steps: Any) -> Sche
 
 
 def _cosine(
-    base: float, num_warmup_steps: Any, num_training_steps: Any, num_cycles: float, min_lr_rate: float = 0.0
+    base: float,
+    num_warmup_steps: Any,
+    num_training_steps: Any,
+    num_cycles: float,
+    min_lr_rate: float = 0.0,
 ) -> Schedule:
     return ramped(
-        _waves(base, num_training_steps - num_warmup_steps, num_cycles, min_lr_rate), num_warmup_steps, 0.0, base
+        _waves(base, num_training_steps - num_warmup_steps, num_cycles, min_lr_rate),
+        num_warmup_steps,
+        0.0,
+        base,
     )
 
 
@@ -48,7 +64,9 @@ def _waves(base: float, steps: Any, num_cycles: float, min_lr_rate: Any) -> Sche
     return wave(base, number(max(1, steps) / (2 * abs(num_cycles))), base * value_of(min_lr_rate))
 
 
-def _cosine_with_restarts(base: float, num_warmup_steps: Any, num_training_steps: Any, num_cycles: Any) -> Schedule:
+def _cosine_with_restarts(
+    base: float, num_warmup_steps: Any, num_training_steps: Any, num_cycles: Any
+) -> Schedule:
     steps = max(1, num_training_steps - num_warmup_steps)
     if num_cycles == 0:
         decay = sequence([(base, steps), (0.0, None)])
@@ -57,16 +75,28 @@ def _cosine_with_restarts(base: float, num_warmup_steps: Any, num_training_steps
     elif isinstance(num_cycles, int):
         decay = CosineRestarts(base, steps=number(steps / num_cycles), limit=num_cycles)
     else:
-        decay = sequence([(CosineRestarts(base, steps=number(steps / num_cycles)), steps), (0.0, None)])
+        decay = sequence(
+            [(CosineRestarts(base, steps=number(steps / num_cycles)), steps), (0.0, None)]
+        )
     return ramped(decay, num_warmup_steps, 0.0, base)
 
 
 def _polynomial(
-    base: float, num_warmup_steps: Any, num_training_steps: Any, lr_end: float, power: float, lr_init: float
+    base: float,
+    num_warmup_steps: Any,
+    num_training_steps: Any,
+    lr_end: float,
+    power: float,
+    lr_init: float,
 ) -> Schedule:
-    end_value, steps = base * value_of(lr_end) / value_of(lr_init), num_training_steps - num_warmup_steps
+    end_value, steps = (
+        base * value_of(lr_end) / value_of(lr_init),
+        num_training_steps - num_warmup_steps,
+    )
     if steps == 0:
-        raise ValueError("with as many warmup steps as steps in all it divides by zero after the warmup")
+        raise ValueError(
+            "with as many warmup steps as steps in all it divides by zero after the warmup"
+        )
     if steps < 0:
         decay: Schedule = Constant(end_value)
     elif power == 0:  # 0^0 is 1: the end comes one step late
@@ -97,7 +127,12 @@ def _cosine_with_early_warmup(
     first = 1 / max(1, num_warmup_steps) if warmup_lr_rate is None else value_of(warmup_lr_rate)
     if steps == 1:
         return sequence([(base * first, 1), (waves, None)])
-    return sequence([(Linear(base * first, steps=number(num_warmup_steps - 1), end_value=base), steps), (waves, None)])
+    return sequence(
+        [
+            (Linear(base * first, steps=number(num_warmup_steps - 1), end_value=base), steps),
+            (waves, None),
+        ]
+    )
 
 
 def _warmup_stable_decay(

@@ -63,7 +63,13 @@ def activity_penalty(
         for value in sown:
             several = value if isinstance(value, tuple) else (value,)
             number = f"{calls} sown value(s) each, the number of `calls`; `init` and earlier steps leave theirs behind"
-            require(len(several) == calls, "activity_penalty", "collection", f"one with {len(several)}", number)
+            require(
+                len(several) == calls,
+                "activity_penalty",
+                "collection",
+                f"one with {len(several)}",
+                number,
+            )
             values.append(several[call])
         activations = jax.tree.unflatten(structure, values)
         for path, array in leaves(activations):
@@ -74,7 +80,9 @@ def activity_penalty(
     return total / (batch_size * calls)
 
 
-def gradient_penalty(f: Callable[[Any], jax.Array], x: jax.Array, *, target: Any = 1.0) -> jax.Array:
+def gradient_penalty(
+    f: Callable[[Any], jax.Array], x: jax.Array, *, target: Any = 1.0
+) -> jax.Array:
     """How far the gradient of `f` by its input is from a given length, averaged over examples.
 
         gradient_penalty = mean over examples of (||gradient of f at x_i|| - target)^2
@@ -101,7 +109,9 @@ def gradient_penalty(f: Callable[[Any], jax.Array], x: jax.Array, *, target: Any
     return jnp.mean((norm(gradients, tuple(range(1, gradients.ndim))) - target) ** 2)
 
 
-def jacobian_penalty(f: Callable[[Any], jax.Array], x: jax.Array, key: jax.Array, *, projections: int = 1) -> jax.Array:
+def jacobian_penalty(
+    f: Callable[[Any], jax.Array], x: jax.Array, key: jax.Array, *, projections: int = 1
+) -> jax.Array:
     """Half the squared Frobenius norm of the Jacobian of `f` by its input, averaged over examples.
 
         jacobian_penalty = mean over examples of 1/2 ||J(x_i)||^2
@@ -145,11 +155,23 @@ def interpolate(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
     """
     _require_examples("interpolate", "real", real)
     allowed = f"of the shape of `real`, {jnp.shape(real)}"
-    require(jnp.shape(fake) == jnp.shape(real), "interpolate", "fake", f"shape {jnp.shape(fake)}", allowed)
+    require(
+        jnp.shape(fake) == jnp.shape(real),
+        "interpolate",
+        "fake",
+        f"shape {jnp.shape(fake)}",
+        allowed,
+    )
     u = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1), real.dtype)
     return u * real + (1 - u) * fake
 
 
 def _require_examples(owner: str, name: str, x: Any) -> None:
     fits = jnp.ndim(x) >= 1 and jnp.shape(x)[0] > 0
-    require(fits, owner, name, f"shape {jnp.shape(x)}", "an array with at least one example along its first axis")
+    require(
+        fits,
+        owner,
+        name,
+        f"shape {jnp.shape(x)}",
+        "an array with at least one example along its first axis",
+    )

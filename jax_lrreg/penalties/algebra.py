@@ -40,7 +40,9 @@ class Scaled(Penalty):
         return self.penalty.reason(path, value)
 
     def __repr__(self):
-        inner = f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
+        inner = (
+            f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
+        )
         return f"{number_text(self.factor)} * {inner}"
 
 
@@ -64,7 +66,9 @@ class Sum(Penalty):
         return [[term for terms in of_one for term in terms] for of_one in zip(*every, strict=True)]
 
     def advanced(self, items):
-        return replaced(self, penalties=tuple(penalty.advanced(items) for penalty in self.penalties))
+        return replaced(
+            self, penalties=tuple(penalty.advanced(items) for penalty in self.penalties)
+        )
 
     def reason(self, path, value):
         return "; ".join(penalty.reason(path, value) for penalty in self.penalties)
@@ -117,5 +121,7 @@ class Selected(Penalty):
         return f"left out by {self.selection!r}" if number == 0 else f"chosen by {self.selection!r}"
 
     def __repr__(self):
-        inner = f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
+        inner = (
+            f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
+        )
         return f"{inner}.on({self.selection!r})"

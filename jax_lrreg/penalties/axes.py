@@ -16,7 +16,13 @@ def require_axes(penalty: Any) -> None:
     each = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
     whole = all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in each)
     require(whole, penalty, "axis", axis, "a whole number, a tuple of them, or None for all axes")
-    require(axis is None or len(set(each)) == len(each) > 0, penalty, "axis", axis, "one or more different axes")
+    require(
+        axis is None or len(set(each)) == len(each) > 0,
+        penalty,
+        "axis",
+        axis,
+        "one or more different axes",
+    )
     count = isinstance(stacked, int) and not isinstance(stacked, bool) and stacked >= 0
     require(count, penalty, "stacked", stacked, "a whole number >= 0")
 
@@ -24,7 +30,13 @@ def require_axes(penalty: Any) -> None:
 def group_axes(penalty: Any, ndim: int) -> tuple[int, ...]:
     """The axes of an array of `ndim` axes that the groups of a penalty run over, counted from 0."""
     own = ndim - penalty.stacked
-    axis = range(own) if penalty.axis is None else penalty.axis if isinstance(penalty.axis, tuple) else (penalty.axis,)
+    axis = (
+        range(own)
+        if penalty.axis is None
+        else penalty.axis
+        if isinstance(penalty.axis, tuple)
+        else (penalty.axis,)
+    )
     return tuple(penalty.stacked + a % own for a in axis) if own > 0 else ()
 
 
@@ -34,7 +46,13 @@ def group_shape(penalty: Any, leaf: Any) -> tuple[int, ...]:
     own = len(shape) - penalty.stacked
     at = f"{leaf.path!r}, which has shape {shape}"
     require(own >= 0, penalty, "stacked", penalty.stacked, f"at most the number of axes of {at}")
-    axis = () if penalty.axis is None else penalty.axis if isinstance(penalty.axis, tuple) else (penalty.axis,)
+    axis = (
+        ()
+        if penalty.axis is None
+        else penalty.axis
+        if isinstance(penalty.axis, tuple)
+        else (penalty.axis,)
+    )
     require(all(-own <= a < own for a in axis), penalty, "axis", penalty.axis, f"axes of {at}")
     axes = group_axes(penalty, len(shape))
     require(len(set(axes)) == len(axes), penalty, "axis", penalty.axis, f"different axes of {at}")

@@ -201,14 +201,20 @@ class L1Ball(Constraint):
     def shrink(self, w, step_size):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
         inside = jnp.sum(size, axis=axes, keepdims=True) <= self.radius
-        return jnp.where(inside, w, direction(w) * _poured(size, _relative(step_size, w, axes), self.radius, axes))
+        return jnp.where(
+            inside,
+            w,
+            direction(w) * _poured(size, _relative(step_size, w, axes), self.radius, axes),
+        )
 
     def distance(self, w, gradient):
         axes, used = group_axes(self, w.ndim), w != 0
         along = jnp.where(used, -jnp.real(gradient * jnp.conj(direction(w))), jnp.abs(gradient))
         first, rest = water_level(along, 1, 0, axes, always=used)
         level = jnp.where(self.excess(w) < -rounding(w), 0, jnp.maximum(first + rest, 0))
-        left = jnp.where(used, jnp.abs(gradient + level * direction(w)), jnp.abs(soft_threshold(gradient, level)))
+        left = jnp.where(
+            used, jnp.abs(gradient + level * direction(w)), jnp.abs(soft_threshold(gradient, level))
+        )
         return norm(left)
 
 
@@ -224,7 +230,9 @@ def _poured(size: jax.Array, steps: jax.Array, total: Any, axes: tuple[int, ...]
     height = size / steps
     first, rest = water_level(height, steps, total, axes)
     left = steps * jnp.maximum((height - first) - rest, 0)
-    found = jnp.sum(left, axis=axes, keepdims=True)  # off by rounding, where sizes are large against the total
+    found = jnp.sum(
+        left, axis=axes, keepdims=True
+    )  # off by rounding, where sizes are large against the total
     return left * jnp.where(found > 0, total / jnp.where(found > 0, found, 1), 1)
 
 

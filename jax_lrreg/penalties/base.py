@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import number_text, require, require_number
-from jax_lrreg.penalties.lift import aligned, is_key, parameters, precision, resolved, wide, with_new
+from jax_lrreg.penalties.lift import (
+    aligned,
+    is_key,
+    parameters,
+    precision,
+    resolved,
+    wide,
+    with_new,
+)
 from jax_lrreg.penalties.norms import norm
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.select import Leaf, Report, leaves, selection
@@ -57,14 +65,18 @@ class Penalty:
 
     def shrink(self, w: jax.Array, step_size: Any) -> jax.Array:
         """The prox of one array."""
-        raise NotImplementedError(f"{type(self).__name__} has no prox in closed form; use it as a loss term")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no prox in closed form; use it as a loss term"
+        )
 
     def distance(self, w: jax.Array, gradient: jax.Array) -> jax.Array:
         """The norm of the difference between `-gradient` and the nearest subgradient at `w`.
 
         `gradient` is that of the rest of the loss and points uphill; for a complex `w` it is the conjugate of JAX's.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no certificate: its subdifferential has no simple form")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no certificate: its subdifferential has no simple form"
+        )
 
     def zeros(self, w: jax.Array) -> jax.Array:
         """Which units of one array are exactly zero, a boolean for each entry or group."""
@@ -72,7 +84,9 @@ class Penalty:
 
     def threshold(self, gradient: jax.Array) -> jax.Array:
         """The smallest strength for which a zero array solves, given the gradient there."""
-        raise NotImplementedError(f"{type(self).__name__} has no strength from which on all parameters are zero")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no strength from which on all parameters are zero"
+        )
 
     def cost(self, w: Any, multiplier: Any) -> jax.Array:
         """`multiplier * value` of an array of any precision. Only what may be infinite overrides this."""
@@ -133,12 +147,18 @@ class Penalty:
         values, structure = jax.tree.flatten(params)
         where, items = parameters(params)
         scalar = jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0
-        sizes = [step_size] * len(items) if scalar else aligned("prox", "step_size", step_size, items, scalars=True)
+        sizes = (
+            [step_size] * len(items)
+            if scalar
+            else aligned("prox", "step_size", step_size, items, scalars=True)
+        )
         results = []
         for (item, terms), size in zip(self._applied(items, step), sizes, strict=True):
             result = wide(item.value)
             for penalty, multiplier in _at_most_one("prox", "prox", item, terms):
-                result = penalty.shrink(result, multiplier * jnp.asarray(size, jnp.real(result).dtype))
+                result = penalty.shrink(
+                    result, multiplier * jnp.asarray(size, jnp.real(result).dtype)
+                )
             results.append(result.astype(jnp.result_type(item.value)))
         return jax.tree.unflatten(structure, with_new(values, where, results))
 
@@ -158,9 +178,13 @@ class Penalty:
             for penalty, multiplier in _at_most_one("certificate", "subdifferential", item, terms):
                 applies = jnp.asarray(multiplier, rest.dtype) > 0
                 divisor = jnp.where(applies, multiplier, 1)
-                rest = jnp.where(applies, divisor * penalty.residual(item.value, slope / divisor), rest)
+                rest = jnp.where(
+                    applies, divisor * penalty.residual(item.value, slope / divisor), rest
+                )
             results.append(rest)
-        return jax.tree.unflatten(structure, with_new([jnp.zeros((), jnp.float32)] * len(values), where, results))
+        return jax.tree.unflatten(
+            structure, with_new([jnp.zeros((), jnp.float32)] * len(values), where, results)
+        )
 
     def sparsity(self, params: Any) -> Sparsity:
         """The fraction of exact zeros among the parameters, or groups of them, that this penalty is on."""
@@ -185,7 +209,9 @@ class Penalty:
             for penalty, multiplier in _at_most_one("max_strength", "subdifferential", item, terms):
                 applies = jnp.asarray(multiplier) > 0
                 needed = penalty.threshold(wide(item.value) / jnp.where(applies, multiplier, 1))
-                alone = jnp.where(jnp.any(item.value != 0), jnp.inf, 0)  # no strength of 0 times the penalty is enough
+                alone = jnp.where(
+                    jnp.any(item.value != 0), jnp.inf, 0
+                )  # no strength of 0 times the penalty is enough
                 largest = jnp.maximum(largest, jnp.where(applies, needed, alone))
         return largest
 
@@ -243,11 +269,15 @@ class Penalty:
         require_number(self, "/", divisor, "a positive number", lambda x: x > 0)
         return self * (1 / divisor)
 
-    def _applied(self, items: Sequence[Leaf], step: Any, scheduled: bool = True) -> list[tuple[Leaf, list[Term]]]:
+    def _applied(
+        self, items: Sequence[Leaf], step: Any, scheduled: bool = True
+    ) -> list[tuple[Leaf, list[Term]]]:
         """What applies to each array, with all that depends on the step or on the path filled in."""
         kind = getattr(step, "dtype", type(step))
         number = (
-            kind in (type(None), int, float) or jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)
+            kind in (type(None), int, float)
+            or jnp.issubdtype(kind, jnp.integer)
+            or jnp.issubdtype(kind, jnp.floating)
         )
         require(number, self, "step", step, "a number, or None", error=TypeError)
         found: dict[Any, Any] = {}
@@ -255,8 +285,17 @@ class Penalty:
         for item, terms in zip(items, self.terms(items), strict=True):
             known = []
             for penalty, number in terms:
-                require(jnp.ndim(number) == 0, "Penalty", "*", number, "one number; several are swept with `vmap`")
-                if type(number) not in (int, float):  # NumPy's and JAX's would raise the precision of the value
+                require(
+                    jnp.ndim(number) == 0,
+                    "Penalty",
+                    "*",
+                    number,
+                    "one number; several are swept with `vmap`",
+                )
+                if type(number) not in (
+                    int,
+                    float,
+                ):  # NumPy's and JAX's would raise the precision of the value
                     number = jnp.asarray(number, precision(item.value, number))
                 known.append(Term(resolved(penalty, item, step, found, scheduled), number))
             result.append((item, known if np.size(item.value) else []))
@@ -270,14 +309,26 @@ def require_strength(penalty: Any, *names: str) -> None:
         if isinstance(value, Schedule):
             continue
         for number in [None] if value is None else jax.tree.leaves(value, is_leaf=is_object):
-            require_number(penalty, name, number, "a number >= 0, a tree of them, or a schedule", lambda x: x >= 0)
+            require_number(
+                penalty,
+                name,
+                number,
+                "a number >= 0, a tree of them, or a schedule",
+                lambda x: x >= 0,
+            )
 
 
 def require_broadcast(penalty: Any, leaf: Leaf, shape: Sequence[int], *names: str) -> None:
     """Checks that the named fields are numbers, or arrays that broadcast to `shape`."""
     for name in names:
-        own = jnp.shape(getattr(penalty, name)) if isinstance(getattr(penalty, name), jax.Array | np.ndarray) else ()
-        fits = len(own) <= len(shape) and all(a in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False))
+        own = (
+            jnp.shape(getattr(penalty, name))
+            if isinstance(getattr(penalty, name), jax.Array | np.ndarray)
+            else ()
+        )
+        fits = len(own) <= len(shape) and all(
+            a in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False)
+        )
         allowed = f"a number or of a shape that broadcasts to {tuple(shape)} at {leaf.path!r}; see `vmap` for sweeps"
         require(fits, penalty, name, f"shape {own}", allowed)
 

@@ -43,7 +43,9 @@ class Constraint(Penalty):
 
     def __mul__(self, factor):
         name = type(self).__name__
-        raise TypeError(f"{name}: a constraint has no strength, so it cannot be multiplied by {factor!r}")
+        raise TypeError(
+            f"{name}: a constraint has no strength, so it cannot be multiplied by {factor!r}"
+        )
 
     __rmul__ = __mul__
 
@@ -113,7 +115,9 @@ class Box(Constraint):
         return jnp.maximum(lower - w, w - upper) / jnp.maximum(jnp.abs(w), jnp.finfo(w.dtype).tiny)
 
     def shrink(self, w, step_size):  # noqa: ARG002 - the same for every step size
-        lower, upper = (jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape) for bound in self._bounds())
+        lower, upper = (
+            jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape) for bound in self._bounds()
+        )
         return projections.projection_box(w, lower, upper)
 
     def distance(self, w, gradient):
@@ -123,7 +127,9 @@ class Box(Constraint):
         return norm(rest)
 
     def _bounds(self) -> tuple[Any, Any]:
-        return (-np.inf if self.min is None else self.min), (np.inf if self.max is None else self.max)
+        return (-np.inf if self.min is None else self.min), (
+            np.inf if self.max is None else self.max
+        )
 
 
 def rounding(w: Any) -> float:

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.axes import Axis, group_axes, group_shape, group_size, require_axes
 from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength
-from jax_lrreg.penalties.norms import direction, modulus, norm, secular_root, soft_threshold, water_level
+from jax_lrreg.penalties.norms import (
+    direction,
+    modulus,
+    norm,
+    secular_root,
+    soft_threshold,
+    water_level,
+)
 from jax_lrreg.penalties.separable import require_one
 
 
@@ -59,7 +66,9 @@ class GroupLasso(Penalty):
     def distance(self, w, gradient):
         axes = group_axes(self, w.ndim)
         size = norm(w, axes, keepdims=True)
-        elsewhere = norm(gradient + self.strength * w / jnp.where(size > 0, size, 1), axes, keepdims=True)
+        elsewhere = norm(
+            gradient + self.strength * w / jnp.where(size > 0, size, 1), axes, keepdims=True
+        )
         at_zero = jnp.maximum(norm(gradient, axes, keepdims=True) - self.strength, 0)
         return norm(jnp.where(size > 0, elsewhere, at_zero))
 
@@ -218,7 +227,9 @@ class LInf(Penalty):
         require_broadcast(self, leaf, group_shape(self, leaf), "strength")
 
     def value(self, w):
-        return jnp.sum(self.strength * jnp.max(modulus(w), axis=group_axes(self, w.ndim), keepdims=True))
+        return jnp.sum(
+            self.strength * jnp.max(modulus(w), axis=group_axes(self, w.ndim), keepdims=True)
+        )
 
     def shrink(self, w, step_size):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
@@ -227,9 +238,13 @@ class LInf(Penalty):
         least = jnp.where(jnp.isfinite(least), least, 1)
         share = jnp.where(steps > 0, least / jnp.where(steps > 0, steps, 1), 0)
         first, rest = water_level(size, share, least * self.strength, axes)
-        fixed = jnp.max(jnp.where(steps > 0, 0, size), axis=axes, keepdims=True)  # what may not move holds the level up
+        fixed = jnp.max(
+            jnp.where(steps > 0, 0, size), axis=axes, keepdims=True
+        )  # what may not move holds the level up
         level = jnp.maximum(first + rest, fixed)
-        return direction(w) * jnp.where(size < level, size, level)  # `minimum` would share a tie's derivative
+        return direction(w) * jnp.where(
+            size < level, size, level
+        )  # `minimum` would share a tie's derivative
 
     def distance(self, w, gradient):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
@@ -237,7 +252,9 @@ class LInf(Penalty):
         strength = jnp.broadcast_to(self.strength, top.shape)
         # At 0 the subgradients are the L1 ball; elsewhere they lie on the largest entries only, of one sign.
         inward = jnp.where(top > 0, -jnp.real(gradient * jnp.conj(direction(w))), jnp.abs(gradient))
-        among = size >= top * (1 - 8 * jnp.finfo(size.dtype).eps)  # the rounding of a complex modulus
+        among = size >= top * (
+            1 - 8 * jnp.finfo(size.dtype).eps
+        )  # the rounding of a complex modulus
         first, rest = water_level(inward, among.astype(size.dtype), strength, axes)
         level = jnp.where(top > 0, first + rest, jnp.maximum(first + rest, 0))
         nearest = jnp.where(among, jnp.maximum(inward - level, 0), 0)

@@ -15,7 +15,9 @@ from jax_lrreg.select import Leaf, is_parameter, leaves
 
 def parameters(params: Any) -> tuple[list[int], list[Leaf]]:
     """The leaves of a tree that hold real or complex numbers, and where they stand among all leaves."""
-    chosen = [(index, leaf) for index, leaf in enumerate(leaves(params)) if is_parameter(leaf.value)]
+    chosen = [
+        (index, leaf) for index, leaf in enumerate(leaves(params)) if is_parameter(leaf.value)
+    ]
     return [index for index, _ in chosen], [leaf for _, leaf in chosen]
 
 
@@ -32,7 +34,9 @@ def replaced(penalty: Any, /, **changes: Any) -> Any:
     return copy
 
 
-def resolved(penalty: Any, leaf: Leaf, step: Any, found: dict[Any, Any], scheduled: bool = True) -> Any:
+def resolved(
+    penalty: Any, leaf: Leaf, step: Any, found: dict[Any, Any], scheduled: bool = True
+) -> Any:
     """The penalty as it is for one array: schedules at `step`, trees at the path, numbers in the array's precision.
 
     What is worked out on the way is kept in `found` for the next array. Without `scheduled`, for a report, schedules
@@ -45,9 +49,15 @@ def resolved(penalty: Any, leaf: Leaf, step: Any, found: dict[Any, Any], schedul
             if not scheduled:
                 continue
             if step is None:
-                raise ValueError(f"{type(penalty).__name__}: `{field.name}` is a schedule, so `step` must be given")
+                raise ValueError(
+                    f"{type(penalty).__name__}: `{field.name}` is a schedule, so `step` must be given"
+                )
             value = found[name] if name in found else found.setdefault(name, value(step))
-        elif value is not None and not field.metadata.get("static") and not jax.tree_util.all_leaves([value]):
+        elif (
+            value is not None
+            and not field.metadata.get("static")
+            and not jax.tree_util.all_leaves([value])
+        ):
             if name not in found:
                 found[name] = {entry.path: entry.value for entry in leaves(value)}
             allowed = f"a tree like the parameters, but it has nothing at {leaf.path!r}"
@@ -61,7 +71,9 @@ def resolved(penalty: Any, leaf: Leaf, step: Any, found: dict[Any, Any], schedul
     return penalty
 
 
-def aligned(owner: str, argument: str, tree: Any, items: Sequence[Leaf], scalars: bool = False) -> list[Any]:
+def aligned(
+    owner: str, argument: str, tree: Any, items: Sequence[Leaf], scalars: bool = False
+) -> list[Any]:
     """The arrays of `tree`, an argument of `owner`, that stand at the paths of `items`."""
     given = leaves(tree)
     by_path = {leaf.path: leaf.value for leaf in given}
@@ -69,7 +81,11 @@ def aligned(owner: str, argument: str, tree: Any, items: Sequence[Leaf], scalars
     for index, item in enumerate(items):
         same = len(given) == len(items) and given[index].path == item.path
         require(
-            same or item.path in by_path, owner, argument, sorted(by_path), f"a tree like `params`, with {item.path!r}"
+            same or item.path in by_path,
+            owner,
+            argument,
+            sorted(by_path),
+            f"a tree like `params`, with {item.path!r}",
         )
         value = given[index].value if same else by_path[item.path]
         allowed = f"of shape {jnp.shape(item.value)} at {item.path!r}"
@@ -95,4 +111,8 @@ def is_key(value: Any) -> bool:
 def precision(w: Any, value: Any) -> Any:
     """The dtype in which `value` meets `w`: that of `wide(w)`, or of its real part where `value` is real."""
     dtype = wide(w).dtype
-    return jnp.promote_types(dtype, jnp.complex64) if jnp.iscomplexobj(value) else jnp.finfo(dtype).dtype
+    return (
+        jnp.promote_types(dtype, jnp.complex64)
+        if jnp.iscomplexobj(value)
+        else jnp.finfo(dtype).dtype
+    )

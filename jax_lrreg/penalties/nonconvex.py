@@ -76,7 +76,13 @@ class Lq(Penalty):
         require_strength(self, "strength")
         require_number(self, "q", self.q, "1/2 or 2/3", lambda _: True)
         closed = any(math.isclose(self.q, known, rel_tol=1e-6) for known in (1 / 2, 2 / 3))
-        require(closed, self, "q", self.q, "1/2 or 2/3, the powers whose prox has a closed form; L1 has q = 1")
+        require(
+            closed,
+            self,
+            "q",
+            self.q,
+            "1/2 or 2/3, the powers whose prox has a closed form; L1 has q = 1",
+        )
 
     def value(self, w):
         zero = w == 0
@@ -84,13 +90,17 @@ class Lq(Penalty):
 
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
-        power = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1) ** (1 / (2 - self.q))  # its slope at 0 is infinite
+        power = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1) ** (
+            1 / (2 - self.q)
+        )  # its slope at 0 is infinite
         limit = jnp.where(pull > 0, (2 - self.q) / (2 * (1 - self.q)) * power, 0)
         kept = (size > limit) & (size > 0)
         safe = jnp.where(kept, size, 1)
         # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q - 1), which
         # is a contraction: that takes off the rounding, and gives |w| itself where u is 0.
-        ratio = jnp.clip(jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4), 1, 1e4)
+        ratio = jnp.clip(
+            jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4), 1, 1e4
+        )
         larger = _half(ratio) if self.q < 0.6 else _two_thirds(ratio)
         shrunk = safe - self.q * pull * (larger * safe) ** (self.q - 1)
         return direction(w) * jnp.where(kept, shrunk, 0)
@@ -140,7 +150,9 @@ class MCP(Penalty):
         stretch = 1 - jnp.where(convex, step_size, 0) / self.gamma
         near = soft_threshold(w, step_size * self.strength) / stretch
         firm = jnp.where(jnp.abs(w) <= self.gamma * self.strength, near, w)
-        return jnp.where(convex, firm, hard_threshold(w, self.strength * jnp.sqrt(self.gamma * step_size)))
+        return jnp.where(
+            convex, firm, hard_threshold(w, self.strength * jnp.sqrt(self.gamma * step_size))
+        )
 
     def distance(self, w, gradient):
         return kinked_distance(self, w, gradient, self.strength)
@@ -180,7 +192,9 @@ class SCAD(Penalty):
         return jnp.sum(self._rate(modulus(w), square(w)))
 
     def _rate(self, size: jax.Array, squared: jax.Array) -> jax.Array:
-        middle = (2 * self.a * self.strength * size - squared - self.strength**2) / (2 * (self.a - 1))
+        middle = (2 * self.a * self.strength * size - squared - self.strength**2) / (
+            2 * (self.a - 1)
+        )
         beyond = self.strength**2 * (self.a + 1) / 2
         flat = jnp.where(size <= self.a * self.strength, middle, beyond)
         return jnp.where(size <= self.strength, self.strength * size, flat)

@@ -47,7 +47,9 @@ def soft_threshold(w: jax.Array, threshold: Any) -> jax.Array:
     return jnp.where(jnp.abs(w) <= threshold, 0, w - jnp.sign(w) * threshold)
 
 
-def secular_root(w: jax.Array, offset: Any, slope: Any, start: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def secular_root(
+    w: jax.Array, offset: Any, slope: Any, start: jax.Array, axes: tuple[int, ...]
+) -> jax.Array:
     """The s with `sum |w|^2 / (offset + s slope)^2 = 1` over `axes`, found from a `start` to its left.
 
     `start` must lie so far right already that no single term exceeds 1. As a function of s, one over the
@@ -89,7 +91,9 @@ def water_level(
     rank = jnp.where(fixed, jnp.inf, jnp.where(counts, height, -jnp.inf))
     order = jnp.argsort(_last(rank, axes), axis=-1, descending=True)
     columns = (jnp.where(counts, width * height, 0), width, fixed)
-    contents, widths, fixeds = (jnp.take_along_axis(_last(column, axes), order, -1) for column in columns)
+    contents, widths, fixeds = (
+        jnp.take_along_axis(_last(column, axes), order, -1) for column in columns
+    )
     held = jnp.cumsum(widths, -1)
     complete = jnp.cumsum(fixeds, -1) == jnp.sum(fixeds, -1, keepdims=True)
     shape = jnp.max(rank, axis=axes, keepdims=True).shape
@@ -132,7 +136,11 @@ def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
     smallest = max(matrix.shape[-2:]) * jnp.finfo(s.dtype).eps * s[..., :1]
     keeps = s > smallest
-    return jnp.where(keeps[..., None, :], u, 0), jnp.where(keeps, s, 0), jnp.where(keeps[..., None], vh, 0)
+    return (
+        jnp.where(keeps[..., None, :], u, 0),
+        jnp.where(keeps, s, 0),
+        jnp.where(keeps[..., None], vh, 0),
+    )
 
 
 @jax.custom_jvp

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jax_lrreg._struct import pytree, require, require_number
-from jax_lrreg.penalties.base import Penalty, is_object, require_broadcast, require_strength, smooth_distance
+from jax_lrreg.penalties.base import (
+    Penalty,
+    is_object,
+    require_broadcast,
+    require_strength,
+    smooth_distance,
+)
 from jax_lrreg.penalties.lift import is_key, parameters, with_new
 from jax_lrreg.penalties.norms import modulus, norm, square
 
@@ -101,7 +107,9 @@ class L1SP(Penalty):
 
     def distance(self, w, gradient):
         elsewhere = jnp.abs(gradient + jnp.conj(jax.grad(self.value)(w)))
-        return norm(jnp.where(self.zeros(w), jnp.maximum(jnp.abs(gradient) - self.strength, 0), elsewhere))
+        return norm(
+            jnp.where(self.zeros(w), jnp.maximum(jnp.abs(gradient) - self.strength, 0), elsewhere)
+        )
 
     def zeros(self, w):
         return w == self.reference
@@ -154,7 +162,9 @@ class EWC(Penalty):
         return smooth_distance(self, w, gradient)
 
 
-def fisher(loss: Callable[[Any, Any], jax.Array], params: Any, examples: Any, *, batch_size: int = 32) -> Any:
+def fisher(
+    loss: Callable[[Any, Any], jax.Array], params: Any, examples: Any, *, batch_size: int = 32
+) -> Any:
     """The diagonal of the empirical Fisher information: the mean of the squared gradients of single examples.
 
         fisher = 1/n sum over examples of |gradient of loss(params, example)|^2
@@ -180,7 +190,11 @@ def fisher(loss: Callable[[Any, Any], jax.Array], params: Any, examples: Any, *,
     """
     lengths = {jnp.shape(array)[:1] for array in jax.tree.leaves(examples)}
     require(
-        len(lengths) == 1 and lengths != {()} and lengths != {(0,)}, "fisher", "examples", sorted(lengths), ONE_AXIS
+        len(lengths) == 1 and lengths != {()} and lengths != {(0,)},
+        "fisher",
+        "examples",
+        sorted(lengths),
+        ONE_AXIS,
     )
     whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
     require(whole, "fisher", "batch_size", batch_size, "a positive whole number")
@@ -191,19 +205,28 @@ def fisher(loss: Callable[[Any, Any], jax.Array], params: Any, examples: Any, *,
         def of(given: list[Any]) -> jax.Array:
             return loss(jax.tree.unflatten(structure, with_new(values, where, given)), example)
 
-        return [square(g.astype(jnp.promote_types(g.dtype, jnp.float32))) for g in jax.grad(of)(arrays)]
+        return [
+            square(g.astype(jnp.promote_types(g.dtype, jnp.float32))) for g in jax.grad(of)(arrays)
+        ]
 
     def add(total: list[jax.Array], batch: Any) -> tuple[list[jax.Array], None]:
-        return [t + jnp.sum(s, axis=0) for t, s in zip(total, jax.vmap(squares)(batch), strict=True)], None
+        return [
+            t + jnp.sum(s, axis=0) for t, s in zip(total, jax.vmap(squares)(batch), strict=True)
+        ], None
 
     arrays = [jnp.asarray(item.value) for item in items]
     (length,) = lengths.pop()
     rest = length % batch_size
-    total = [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(squares, jax.tree.map(lambda x: x[0], examples))]
+    total = [
+        jnp.zeros(s.shape, s.dtype)
+        for s in jax.eval_shape(squares, jax.tree.map(lambda x: x[0], examples))
+    ]
     if rest:
         total, _ = add(total, jax.tree.map(lambda x: x[:rest], examples))
     if length > rest:
-        batches = jax.tree.map(lambda x: jnp.reshape(x[rest:], (-1, batch_size, *jnp.shape(x)[1:])), examples)
+        batches = jax.tree.map(
+            lambda x: jnp.reshape(x[rest:], (-1, batch_size, *jnp.shape(x)[1:])), examples
+        )
         total, _ = jax.lax.scan(add, total, batches)
     zeros = [jnp.zeros(jnp.shape(value), jnp.float32) for value in values]
     return jax.tree.unflatten(structure, with_new(zeros, where, [t / length for t in total]))
@@ -227,6 +250,18 @@ def _require_same(penalty: Penalty, leaf: Any, *names: str) -> None:
     for name in names:
         value = getattr(penalty, name)
         allowed = f"of shape {jnp.shape(leaf.value)} at {leaf.path!r}"
-        require(jnp.shape(value) == jnp.shape(leaf.value), penalty, name, f"shape {jnp.shape(value)}", allowed)
+        require(
+            jnp.shape(value) == jnp.shape(leaf.value),
+            penalty,
+            name,
+            f"shape {jnp.shape(value)}",
+            allowed,
+        )
         real = jnp.iscomplexobj(leaf.value) or not jnp.iscomplexobj(value)
-        require(real, penalty, name, jnp.result_type(value).name, f"real at {leaf.path!r}, as the parameter is")
+        require(
+            real,
+            penalty,
+            name,
+            jnp.result_type(value).name,
+            f"real at {leaf.path!r}, as the parameter is",
+        )

@@ -115,7 +115,13 @@ class ElasticNet(Penalty):
     def from_alpha_ratio(cls, alpha: Any, *, l1_ratio: Any) -> "ElasticNet":
         """scikit-learn's parametrisation: `l1 = alpha l1_ratio` and `l2 = alpha (1 - l1_ratio)`."""
         require_number("ElasticNet", "alpha", alpha, "a number >= 0", lambda x: x >= 0)
-        require_number("ElasticNet", "l1_ratio", l1_ratio, "a number from 0 to 1", lambda x: (x >= 0) & (x <= 1))
+        require_number(
+            "ElasticNet",
+            "l1_ratio",
+            l1_ratio,
+            "a number from 0 to 1",
+            lambda x: (x >= 0) & (x <= 1),
+        )
         return cls(alpha * l1_ratio, l2=alpha * (1 - l1_ratio))
 
     def value(self, w):
@@ -161,7 +167,8 @@ class Huber(Penalty):
     def value(self, w):
         size = modulus(w)
         return jnp.sum(
-            self.strength * jnp.where(size <= self.delta, square(w) / 2, self.delta * (size - self.delta / 2))
+            self.strength
+            * jnp.where(size <= self.delta, square(w) / 2, self.delta * (size - self.delta / 2))
         )
 
     def shrink(self, w, step_size):
@@ -212,7 +219,9 @@ class NonNegativeL1(Penalty):
         return jnp.where(w <= pull, 0, w - pull)
 
     def distance(self, w, gradient):
-        beyond = jnp.where(w > 0, gradient + self.strength, jnp.maximum(-gradient - self.strength, 0))
+        beyond = jnp.where(
+            w > 0, gradient + self.strength, jnp.maximum(-gradient - self.strength, 0)
+        )
         return norm(beyond) + jnp.where(jnp.any(w < 0), jnp.inf, 0)
 
     def threshold(self, gradient):
@@ -240,4 +249,6 @@ def require_one(penalty: Penalty, name: str) -> None:
 def require_real(penalty: Penalty, leaf: Any) -> None:
     """Refuses a complex array by its path."""
     allowed = f"real: {type(penalty).__name__} has no meaning for complex numbers"
-    require(not jnp.iscomplexobj(leaf.value), "on", leaf.path, jnp.result_type(leaf.value).name, allowed)
+    require(
+        not jnp.iscomplexobj(leaf.value), "on", leaf.path, jnp.result_type(leaf.value).name, allowed
+    )

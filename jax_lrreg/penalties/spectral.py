@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import pytree, require, static
-from jax_lrreg.penalties.axes import Axis, group_axes, group_shape, matrices, require_axes, require_matrix
+from jax_lrreg.penalties.axes import (
+    Axis,
+    group_axes,
+    group_shape,
+    matrices,
+    require_axes,
+    require_matrix,
+)
 from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength, smooth_distance
 from jax_lrreg.penalties.lift import replaced, wide
 from jax_lrreg.penalties.norms import adjoint, last_max, modulus, norm, nuclear_norm, ranked, square
@@ -158,7 +165,13 @@ class SpectralNorm(Penalty):
         require_strength(self, "strength")
         _require_stacked(self)
         whole = isinstance(self.iterations, int) and not isinstance(self.iterations, bool)
-        require(whole and self.iterations >= 1, self, "iterations", self.iterations, "a whole number >= 1")
+        require(
+            whole and self.iterations >= 1,
+            self,
+            "iterations",
+            self.iterations,
+            "a whole number >= 1",
+        )
 
     def fits(self, leaf):
         _require_matrices(self, leaf)
@@ -188,20 +201,28 @@ class SpectralNorm(Penalty):
         )
 
     def advanced(self, items):
-        carried = {} if self.vectors is None else {leaf.path: leaf.value for leaf in leaves(self.vectors)}
+        carried = (
+            {} if self.vectors is None else {leaf.path: leaf.value for leaf in leaves(self.vectors)}
+        )
         vectors = {}
         for item in items:
             known = carried.get(item.path)
             one = replaced(self, vectors=known)
             one.fits(item)
-            vectors[item.path] = one._iterated(jax.lax.stop_gradient(matrices(self, wide(item.value))))
+            vectors[item.path] = one._iterated(
+                jax.lax.stop_gradient(matrices(self, wide(item.value)))
+            )
         return replaced(self, vectors=vectors)
 
     def _iterated(self, matrix: jax.Array) -> jax.Array:
         if self.vectors is None:
             # Irregular, so that it is orthogonal to no singular vector that anyone would construct.
-            start = jnp.cos(1.0 + 1.7 * jnp.arange(matrix.shape[-1], dtype=jnp.real(matrix).dtype) ** 1.1)
-            v = jnp.broadcast_to(start[:, None], (*matrix.shape[:-2], matrix.shape[-1], 1)).astype(matrix.dtype)
+            start = jnp.cos(
+                1.0 + 1.7 * jnp.arange(matrix.shape[-1], dtype=jnp.real(matrix).dtype) ** 1.1
+            )
+            v = jnp.broadcast_to(start[:, None], (*matrix.shape[:-2], matrix.shape[-1], 1)).astype(
+                matrix.dtype
+            )
         else:
             v = jax.lax.stop_gradient(jnp.asarray(self.vectors)).astype(matrix.dtype)
 
@@ -251,7 +272,9 @@ class TotalVariation(Penalty):
 
     def value(self, w):
         steps = [jnp.diff(w, axis=axis) for axis in group_axes(self, w.ndim)]
-        return self.strength * sum((jnp.sum(modulus(step)) for step in steps), jnp.zeros((), jnp.real(w).dtype))
+        return self.strength * sum(
+            (jnp.sum(modulus(step)) for step in steps), jnp.zeros((), jnp.real(w).dtype)
+        )
 
 
 def require_scalar_step(penalty: Penalty, step_size: Any) -> None:
@@ -265,7 +288,11 @@ def require_scalar_step(penalty: Penalty, step_size: Any) -> None:
 
 
 def _require_stacked(penalty: Any) -> None:
-    count = isinstance(penalty.stacked, int) and not isinstance(penalty.stacked, bool) and penalty.stacked >= 0
+    count = (
+        isinstance(penalty.stacked, int)
+        and not isinstance(penalty.stacked, bool)
+        and penalty.stacked >= 0
+    )
     require(count, penalty, "stacked", penalty.stacked, "a whole number >= 0")
 
 
@@ -279,7 +306,9 @@ def _lowered(penalty: Any, w: jax.Array, step_size: Any, lower: Callable) -> jax
     require_scalar_step(penalty, step_size)
     matrix = matrices(penalty, w)
     u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
-    pull = jnp.broadcast_to(step_size * jnp.asarray(penalty.strength, s.dtype), s.shape[:-1])[..., None]
+    pull = jnp.broadcast_to(step_size * jnp.asarray(penalty.strength, s.dtype), s.shape[:-1])[
+        ..., None
+    ]
     product = (u * lower(s, pull)[..., None, :]) @ vh
     # Where nothing pulls, the product is `w` but for rounding, and has the derivatives.
     exact = jax.lax.stop_gradient(matrix) + (product - jax.lax.stop_gradient(product))

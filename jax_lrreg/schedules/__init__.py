@@ -100,4 +100,6 @@ from jax_lrreg.schedules.trapezoids import cosine_then_linear as cosine_then_lin
 from jax_lrreg.schedules.trapezoids import flat_cosine as flat_cosine
 from jax_lrreg.schedules.trapezoids import tri_stage as tri_stage
 from jax_lrreg.schedules.trapezoids import warmup_stable_decay as warmup_stable_decay
-from jax_lrreg.schedules.trapezoids import warmup_stable_decay_periods as warmup_stable_decay_periods
+from jax_lrreg.schedules.trapezoids import (
+    warmup_stable_decay_periods as warmup_stable_decay_periods,
+)

@@ -83,10 +83,14 @@ class Clip(Schedule):
         require_schedules(self, "schedule")
         for name in ("min", "max"):
             if getattr(self, name) is not None:
-                require_number("clip", name, getattr(self, name), "a number >= 0 or None", lambda x: x >= 0)
+                require_number(
+                    "clip", name, getattr(self, name), "a number >= 0 or None", lambda x: x >= 0
+                )
         if self.min is not None and self.max is not None and known(self.min):
             lowest = np.asarray(self.min, np.float64)
-            require_number("clip", "max", self.max, f"at least min={self.min}", lambda x: x >= lowest)
+            require_number(
+                "clip", "max", self.max, f"at least min={self.min}", lambda x: x >= lowest
+            )
 
     @property
     def horizon(self):
@@ -118,5 +122,8 @@ def method_text(obj: Any, method: str, **renamed: str) -> str:
     otherwise than the argument it comes from.
     """
     arguments = [text.partition("=") for text in arguments_text(obj)[1:]]
-    texts = [value if name == "steps" else f"{renamed.get(name, name)}={value}" for name, _, value in arguments]
+    texts = [
+        value if name == "steps" else f"{renamed.get(name, name)}={value}"
+        for name, _, value in arguments
+    ]
     return f"{_operand(obj.schedule, Sum | Product)}.{method}({', '.join(texts)})"

@@ -74,13 +74,17 @@ class Schedule:
 
         return Sum(as_schedule(other, "+"), self)
 
-    def warmup(self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0) -> "Schedule":
+    def warmup(
+        self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0
+    ) -> "Schedule":
         """A ramp of `steps` before this schedule, which moves back by as much; see `Warmup`."""
         from jax_lrreg.schedules.ramps import Warmup
 
         return Warmup(self, steps=steps, init_value=init_value, shape=shape, power=power)
 
-    def overlay_warmup(self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0) -> "Schedule":
+    def overlay_warmup(
+        self, steps: Any, init_value: Any = 0.0, shape: str = "linear", power: Any = 2.0
+    ) -> "Schedule":
         """This schedule, which runs from step 0, times a ramp from `init_value`, a factor, to 1.
 
         >>> (2 * Constant(0.1)).overlay_warmup(10)
@@ -89,15 +93,29 @@ class Schedule:
         return self * Constant(1.0).warmup(steps, init_value=init_value, shape=shape, power=power)
 
     def cooldown(
-        self, steps: Any, at: Any, end_value: Any = 0.0, shape: str = "linear", power: Any = 2.0, rate: Any = 0.1
+        self,
+        steps: Any,
+        at: Any,
+        end_value: Any = 0.0,
+        shape: str = "linear",
+        power: Any = 2.0,
+        rate: Any = 0.1,
     ) -> "Schedule":
         """This schedule until `at`, and from there down to `end_value` within `steps`; see `Cooldown`."""
         from jax_lrreg.schedules.ramps import Cooldown
 
-        return Cooldown(self, steps=steps, start=at, end_value=end_value, shape=shape, power=power, rate=rate)
+        return Cooldown(
+            self, steps=steps, start=at, end_value=end_value, shape=shape, power=power, rate=rate
+        )
 
     def branch_cooldown(
-        self, steps: Any, at: Any, end_value: Any = 0.0, shape: str = "linear", power: Any = 2.0, rate: Any = 0.1
+        self,
+        steps: Any,
+        at: Any,
+        end_value: Any = 0.0,
+        shape: str = "linear",
+        power: Any = 2.0,
+        rate: Any = 0.1,
     ) -> "Schedule":
         """The schedule of a run that leaves this one at `at` to cool down; a cooldown planned for later is dropped.
 
@@ -107,7 +125,9 @@ class Schedule:
         """
         from jax_lrreg.schedules.ramps import branch
 
-        return branch(self, at).cooldown(steps, at, end_value=end_value, shape=shape, power=power, rate=rate)
+        return branch(self, at).cooldown(
+            steps, at, end_value=end_value, shape=shape, power=power, rate=rate
+        )
 
     def extend(self, at: Any, total_steps: Any) -> "Schedule":
         """This schedule until `at`, its rest stretched or shrunk to end at `total_steps`; see `Extended`."""
@@ -160,9 +180,17 @@ def as_schedule(value: Any, argument: str) -> Schedule:
     """A schedule as it is, a number as `Constant`, any other callable `step -> value` as `Function`."""
     if isinstance(value, Schedule):
         return value
-    if callable(value) and not isinstance(value, type) and not hasattr(value, "__mul__"):  # a penalty is no function
+    if (
+        callable(value) and not isinstance(value, type) and not hasattr(value, "__mul__")
+    ):  # a penalty is no function
         return Function(value)
-    require_number("Schedule", argument, value, "a number >= 0, a schedule or a function of the step", lambda x: x >= 0)
+    require_number(
+        "Schedule",
+        argument,
+        value,
+        "a number >= 0, a schedule or a function of the step",
+        lambda x: x >= 0,
+    )
     return Constant(value)
 
 
@@ -240,7 +268,9 @@ class Function(Schedule):
 
     def __post_init__(self):
         if not callable(self.function):
-            raise TypeError(f"Function: `function` must be a function of the step, got {self.function!r}")
+            raise TypeError(
+                f"Function: `function` must be a function of the step, got {self.function!r}"
+            )
 
     def at(self, clock):
         def one(step):

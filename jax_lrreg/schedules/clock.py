@@ -46,13 +46,19 @@ class Clock(NamedTuple):
     @classmethod
     def of(cls, step: Any) -> "Clock":
         """The clock that shows `step`: a Python number, or an array of any integer or float dtype."""
-        if isinstance(step, int | float) and not isinstance(step, bool) and step == step:  # a NaN stays one
+        if (
+            isinstance(step, int | float) and not isinstance(step, bool) and step == step
+        ):  # a NaN stays one
             whole = math.floor(min(max(step, -1), LAST_STEP))
             part = 0 if isinstance(step, int) or not -1 <= step < LAST_STEP else step - whole
-            return cls(jnp.int32(whole), part if part else 0, dtype=jnp.result_type(jnp.float32, step))
+            return cls(
+                jnp.int32(whole), part if part else 0, dtype=jnp.result_type(jnp.float32, step)
+            )
         step = _as_array(step)
         if jnp.issubdtype(step.dtype, jnp.integer):
-            if step.dtype.itemsize >= 4 and step.dtype != jnp.int32:  # uint32 and 64 bits do not fit
+            if (
+                step.dtype.itemsize >= 4 and step.dtype != jnp.int32
+            ):  # uint32 and 64 bits do not fit
                 step = jnp.minimum(step, LAST_STEP)
             return cls(jnp.maximum(step.astype(jnp.int32), -1))
         dtype = jnp.promote_types(step.dtype, jnp.float32)
@@ -68,7 +74,9 @@ class Clock(NamedTuple):
             return self.split(duration if self._plain else duration / self.unit)
         steps = np.asarray(duration, np.float64) / np.float64(self.unit)
         nearest = np.rint(steps)
-        steps = np.where(np.abs(steps - nearest) <= 4e-16 * np.abs(nearest), nearest, steps)  # 5 / (1/390)
+        steps = np.where(
+            np.abs(steps - nearest) <= 4e-16 * np.abs(nearest), nearest, steps
+        )  # 5 / (1/390)
         if np.any(steps >= LAST_STEP + 1):
             raise ValueError(
                 f"a duration of {duration} is {float(np.max(steps)):.6g} steps, beyond 2^31 - 1; write a longer "
@@ -102,7 +110,11 @@ class Clock(NamedTuple):
         """The fraction of `duration` that has passed: 0 up to the beginning, exactly 1 from the end on."""
         _, part, total, late = self._span(duration)
         elapsed = self._added(self.number(jnp.clip(self.step, 0, late)), self._started_part())
-        return jnp.where(elapsed >= total - self._slack(part), self.number(1), elapsed / jnp.where(total > 0, total, 1))
+        return jnp.where(
+            elapsed >= total - self._slack(part),
+            self.number(1),
+            elapsed / jnp.where(total > 0, total, 1),
+        )
 
     def reached(self, duration: Any) -> jax.Array:
         """Whether `duration` has passed."""
@@ -110,7 +122,11 @@ class Clock(NamedTuple):
         if isinstance(part, int) and isinstance(self.part, int):
             return self.step >= whole
         ahead = self.part - part + self._slack(part)
-        return (self.step > whole) | ((self.step == whole) & (ahead >= 0)) | ((self.step == whole - 1) & (ahead >= 1))
+        return (
+            (self.step > whole)
+            | ((self.step == whole) & (ahead >= 0))
+            | ((self.step == whole - 1) & (ahead >= 1))
+        )
 
     def after(self, duration: Any) -> "Clock":
         """The clock of a piece that begins when `duration` has passed; it began earlier if that is negative."""
@@ -134,10 +150,18 @@ class Clock(NamedTuple):
         """
         pairs = [Steps(0, 0), *(self.steps_of(boundary) for boundary in boundaries)]
         whole = stack([pair.whole for pair in pairs])
-        part = 0 if all(isinstance(pair.part, int) for pair in pairs) else stack([pair.part for pair in pairs])
+        part = (
+            0
+            if all(isinstance(pair.part, int) for pair in pairs)
+            else stack([pair.part for pair in pairs])
+        )
         rank = max(jnp.ndim(self.step) + 1, np.ndim(whole))
-        step, rest = (x if isinstance(x, int) else _align(x[..., None], rank) for x in (self.step, self.part))
-        inner = Steps(*(x if isinstance(x, int) else _align(x[..., 1:-1], rank) for x in (whole, part)))
+        step, rest = (
+            x if isinstance(x, int) else _align(x[..., None], rank) for x in (self.step, self.part)
+        )
+        inner = Steps(
+            *(x if isinstance(x, int) else _align(x[..., 1:-1], rank) for x in (whole, part))
+        )
         now = self._replace(step=step, part=rest)
         index = jnp.sum(now.reached(inner), axis=-1, dtype=jnp.int32)
         longer, more = whole[..., 1:] - whole[..., :-1], 0
@@ -169,7 +193,9 @@ class Clock(NamedTuple):
             return step // whole, self._replace(step=step % whole, part=rest)
         total = self.number(whole + part)
         count = jnp.int32(self._added(self.number(step), rest) / total)
-        for _ in range(3):  # the quotient was rounded, and is many periods wrong where there are very many
+        for _ in range(
+            3
+        ):  # the quotient was rounded, and is many periods wrong where there are very many
             more, fraction = self._times(count, part)
             within, fraction = step - count * whole - more, rest - fraction
             wrong = jnp.floor(jax.lax.stop_gradient(self.number(within) + fraction) / total)
@@ -178,7 +204,9 @@ class Clock(NamedTuple):
             wrong = jnp.where(ended, jnp.maximum(wrong, 1), jnp.where(started, 0, wrong))
             count = count + wrong.astype(jnp.int32)
         more, fraction = self._times(count, part)
-        within, fraction = self._settled(step - count * whole - more, rest - fraction, self._slack(part))
+        within, fraction = self._settled(
+            step - count * whole - more, rest - fraction, self._slack(part)
+        )
         return count, self._replace(step=jnp.maximum(within, 0), part=fraction)
 
     def _times(self, count: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
@@ -186,7 +214,10 @@ class Clock(NamedTuple):
         if self.dtype != jnp.float32:
             digits, pieces = [part], [count.astype(self.dtype)]
         else:
-            digits, pieces = digits_of(part, 4), [((count >> shift) & 2047) * 2.0**shift for shift in (22, 11, 0)]
+            digits, pieces = (
+                digits_of(part, 4),
+                [((count >> shift) & 2047) * 2.0**shift for shift in (22, 11, 0)],
+            )
         whole, rest = jnp.int32(0), self.number(0)
         for digit in digits:
             for piece in pieces:
@@ -202,7 +233,11 @@ class Clock(NamedTuple):
 
     def moment(self) -> Any:
         """The position as other functions take it: a whole number of steps where it is one."""
-        return jnp.maximum(self.step, 0) if isinstance(self.part, int) and self._plain else self.position()
+        return (
+            jnp.maximum(self.step, 0)
+            if isinstance(self.part, int) and self._plain
+            else self.position()
+        )
 
     @property
     def begun(self) -> jax.Array:
@@ -220,7 +255,11 @@ class Clock(NamedTuple):
 
     def number(self, value: Any) -> Any:
         """A number in the floating-point type of this clock; a known one as a constant."""
-        return jnp.asarray(value, self.dtype) if isinstance(value, jax.Array) else np.asarray(value, self.dtype)
+        return (
+            jnp.asarray(value, self.dtype)
+            if isinstance(value, jax.Array)
+            else np.asarray(value, self.dtype)
+        )
 
     def in_units(self, per_step: Any) -> "Clock":
         """The same moment for a piece written in units of which one step covers `per_step`."""
@@ -242,14 +281,22 @@ class Clock(NamedTuple):
     def _settled(self, step: jax.Array, rest: jax.Array, slack: Any) -> tuple[jax.Array, jax.Array]:
         """A step and any rest as a step and a rest in [0, 1), where what is nearly a whole step is one."""
         nearest = jax.lax.stop_gradient(jnp.round(rest))
-        rest = jnp.where(jnp.abs(rest - nearest) <= slack, rest - jax.lax.stop_gradient(rest - nearest), rest)
+        rest = jnp.where(
+            jnp.abs(rest - nearest) <= slack, rest - jax.lax.stop_gradient(rest - nearest), rest
+        )
         carry = jnp.clip(jnp.floor(jax.lax.stop_gradient(rest)), -64, 1)
-        step = jnp.where(carry > 0, jnp.minimum(step, LAST_STEP - 1), step) + carry.astype(jnp.int32)
+        step = jnp.where(carry > 0, jnp.minimum(step, LAST_STEP - 1), step) + carry.astype(
+            jnp.int32
+        )
         return step, rest - carry
 
     def _slack(self, part: Any) -> Any:
         """How late a time may be in steps and count as on time: what the rounding of a few fractions adds up to."""
-        return 0 if isinstance(part, int) and isinstance(self.part, int) else 4 * jnp.finfo(self.dtype).eps
+        return (
+            0
+            if isinstance(part, int) and isinstance(self.part, int)
+            else 4 * jnp.finfo(self.dtype).eps
+        )
 
     def _started_part(self) -> Any:
         return self.part if isinstance(self.part, int) else jnp.where(self.begun, self.part, 0)
@@ -257,14 +304,24 @@ class Clock(NamedTuple):
 
 def _as_array(step: Any) -> jax.Array:
     """`step` as an array of integers or of floats; nothing else is one."""
-    if isinstance(step, np.ndarray | np.generic) and step.dtype in (np.int64, np.uint64):  # JAX would cut off 32 bits
+    if isinstance(step, np.ndarray | np.generic) and step.dtype in (
+        np.int64,
+        np.uint64,
+    ):  # JAX would cut off 32 bits
         step = np.maximum(np.minimum(step, LAST_STEP).astype(np.int64), -1).astype(np.int32)
     try:
         array = jnp.asarray(step)
     except (TypeError, ValueError, OverflowError):
         array = jnp.asarray(False)
     real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
-    require(real and step is not None, "Schedule", "step", step, "a real number or an array of them", error=TypeError)
+    require(
+        real and step is not None,
+        "Schedule",
+        "step",
+        step,
+        "a real number or an array of them",
+        error=TypeError,
+    )
     return array
 
 

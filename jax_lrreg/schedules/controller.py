@@ -102,13 +102,19 @@ def require_counts(owner: Any, least: int, *names: str) -> None:
     for name in names:
         allowed = f"a whole number >= {least}"
         require_number(
-            owner, name, getattr(owner, name), allowed, lambda x: (x >= least) & (x <= LAST_STEP) & (x == np.rint(x))
+            owner,
+            name,
+            getattr(owner, name),
+            allowed,
+            lambda x: (x >= least) & (x <= LAST_STEP) & (x == np.rint(x)),
         )
 
 
 def require_margin(owner: Any) -> None:
     """Refuses thresholds that are negative, or so large that nothing could ever be better."""
-    require_number(owner, "threshold", owner.threshold, "a number in [0, 1)", lambda x: (x >= 0) & (x < 1))
+    require_number(
+        owner, "threshold", owner.threshold, "a number in [0, 1)", lambda x: (x >= 0) & (x < 1)
+    )
     require_number(owner, "min_delta", owner.min_delta, "a number >= 0", lambda x: x >= 0)
 
 
@@ -119,7 +125,9 @@ def require_factor(owner: Any) -> None:
 
 def require_bounds(owner: Any) -> None:
     """Refuses bounds between which the scale cannot start at 1."""
-    require_number(owner, "min_scale", owner.min_scale, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    require_number(
+        owner, "min_scale", owner.min_scale, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1)
+    )
     if hasattr(owner, "max_scale"):
         require_number(owner, "max_scale", owner.max_scale, "a number >= 1", lambda x: x >= 1)
 
@@ -226,7 +234,13 @@ class Smoothed(Controller):
 
     def __post_init__(self):
         require_controller(self, self.controller)
-        require(isinstance(self.window, int) and known(self.window), self, "window", self.window, "a whole number >= 1")
+        require(
+            isinstance(self.window, int) and known(self.window),
+            self,
+            "window",
+            self.window,
+            "a whole number >= 1",
+        )
         require_counts(self, 1, "window")
 
     def init(self):
@@ -241,7 +255,9 @@ class Smoothed(Controller):
         seen = state.seen + good
         seen = jnp.where(seen >= 2 * self.window, seen - self.window, seen).astype(jnp.int32)
         mean = jnp.sum(ring) / jnp.clip(seen, 1, self.window)
-        return SmoothedState(self.controller.update(state.inner, jnp.where(good, mean, metric)), ring, seen)
+        return SmoothedState(
+            self.controller.update(state.inner, jnp.where(good, mean, metric)), ring, seen
+        )
 
     def scale(self, state):
         return self.controller.scale(state.inner)

@@ -51,7 +51,9 @@ def bend(x: jax.Array, rest: jax.Array, rate: Any) -> tuple[jax.Array, jax.Array
     """(rate^(1 - x) - rate) / (1 - rate), an exponential that hits both ends, and one minus it."""
     log = jnp.log if not known(rate) else np.log
     bent = -log(exact(rate))
-    bent = jnp.where(jnp.abs(bent) < 1e-6, 1e-6, bent)  # a straight line, where the formula is 0 / 0
+    bent = jnp.where(
+        jnp.abs(bent) < 1e-6, 1e-6, bent
+    )  # a straight line, where the formula is 0 / 0
     return jnp.expm1(x * bent) / jnp.expm1(bent), jnp.expm1(-rest * bent) / jnp.expm1(-bent)
 
 
@@ -63,7 +65,9 @@ def geometric(begin: Any, end: Any, left: jax.Array, done: jax.Array) -> jax.Arr
     return jnp.where(safe & (done > 0) & (left > 0), value, jnp.where(left > 0, begin, end))
 
 
-def curve(shape: str, x: jax.Array, rest: jax.Array, parameter: Any = None) -> tuple[jax.Array, jax.Array]:
+def curve(
+    shape: str, x: jax.Array, rest: jax.Array, parameter: Any = None
+) -> tuple[jax.Array, jax.Array]:
     """The rising curve named `shape` at `x`, and one minus it, given `rest = 1 - x`.
 
     A cooldown falls along the same curve: it asks with `x` and `rest` exchanged. `parameter` is the exponent
@@ -84,13 +88,23 @@ def curve(shape: str, x: jax.Array, rest: jax.Array, parameter: Any = None) -> t
         return x / (1 + root), root
     if shape == "log":  # log(1 + step) / log(1 + steps)
         whole = jnp.log1p(parameter)
-        return jnp.log1p(x * parameter) / whole, -jnp.log1p(-rest * parameter / (1 + parameter)) / whole
+        return jnp.log1p(x * parameter) / whole, -jnp.log1p(
+            -rest * parameter / (1 + parameter)
+        ) / whole
     return jnp.where(x >= 1, 1.0, 0.0), jnp.where(x >= 1, 0.0, 1.0)  # constant
 
 
-def require_curve(owner: str, shape: Any, allowed: tuple[str, ...], **parameters: tuple[Any, str, Any]) -> None:
+def require_curve(
+    owner: str, shape: Any, allowed: tuple[str, ...], **parameters: tuple[Any, str, Any]
+) -> None:
     """Refuses an unknown shape, and a parameter (value, its shape, default) that the shape does not have."""
-    require(isinstance(shape, str) and shape in allowed, owner, "shape", shape, f"one of {', '.join(allowed)}")
+    require(
+        isinstance(shape, str) and shape in allowed,
+        owner,
+        "shape",
+        shape,
+        f"one of {', '.join(allowed)}",
+    )
     for name, (value, only, default) in parameters.items():
         require_number(owner, name, value, "a positive number", lambda x: x > 0)
         idle = shape != only and known(value) and np.any(np.not_equal(value, default))

@@ -53,7 +53,9 @@ class Cyclic(Schedule):
         require_values(self, init_value=self.init_value, peak_value=self.peak_value)
         require_positive(self, up_steps=self.up_steps, down_steps=self.down_steps)
         for name in ("cycle_decay", "step_decay"):
-            require_number(self, name, getattr(self, name), "a number in (0, 1]", lambda x: (x > 0) & (x <= 1))
+            require_number(
+                self, name, getattr(self, name), "a number in (0, 1]", lambda x: (x > 0) & (x <= 1)
+            )
 
     def at(self, clock):
         cycle, up = clock.cycle(self.up_steps + self.down_steps)
@@ -69,21 +71,37 @@ class Cyclic(Schedule):
         return (1 - height) * self.init_value + height * triangle
 
     @classmethod
-    def triangular(cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any) -> "Cyclic":
+    def triangular(
+        cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any
+    ) -> "Cyclic":
         """All triangles of the same height."""
         return cls(init_value, peak_value=peak_value, up_steps=up_steps, down_steps=down_steps)
 
     @classmethod
-    def triangular2(cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any) -> "Cyclic":
+    def triangular2(
+        cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any
+    ) -> "Cyclic":
         """Each triangle half as high as the one before."""
-        return cls(init_value, peak_value=peak_value, up_steps=up_steps, down_steps=down_steps, cycle_decay=0.5)
+        return cls(
+            init_value,
+            peak_value=peak_value,
+            up_steps=up_steps,
+            down_steps=down_steps,
+            cycle_decay=0.5,
+        )
 
     @classmethod
     def exp_range(
         cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any, step_decay: Any
     ) -> "Cyclic":
         """The height decays with every step, counted from the start."""
-        return cls(init_value, peak_value=peak_value, up_steps=up_steps, down_steps=down_steps, step_decay=step_decay)
+        return cls(
+            init_value,
+            peak_value=peak_value,
+            up_steps=up_steps,
+            down_steps=down_steps,
+            step_decay=step_decay,
+        )
 
 
 @pytree
@@ -124,7 +142,9 @@ class CosineRestarts(Schedule):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
         require_positive(self, steps=self.steps)
         require_number(self, "multiplier", self.multiplier, "a number >= 1", lambda x: x >= 1)
-        require_number(self, "decay", self.decay, "a number in (0, 1]", lambda x: (x > 0) & (x <= 1))
+        require_number(
+            self, "decay", self.decay, "a number in (0, 1]", lambda x: (x > 0) & (x <= 1)
+        )
         if self.limit is not None:
             whole = "a whole number >= 1 or None"
             require_number(self, "limit", self.limit, whole, lambda x: (x >= 1) & (x == np.rint(x)))
@@ -137,7 +157,9 @@ class CosineRestarts(Schedule):
         if isinstance(self.multiplier, int | float) and self.multiplier == 1:
             return total
         grows = self.multiplier > 1
-        longer = jnp.where(grows, self.multiplier, 2) if not known(self.multiplier) else self.multiplier
+        longer = (
+            jnp.where(grows, self.multiplier, 2) if not known(self.multiplier) else self.multiplier
+        )
         grown = self.steps * (longer**limit - 1) / (longer - 1)
         return grown if known(self.multiplier) else jnp.where(grows, grown, total)
 
@@ -147,7 +169,11 @@ class CosineRestarts(Schedule):
         fall, rise = half_wave(left, done)
         top = self.end_value + (self.init_value - self.end_value) * height
         value = interpolate(top, self.end_value, fall, rise)
-        return value if self.limit is None else jnp.where(cycle + 0.5 > self.limit, self.end_value, value)
+        return (
+            value
+            if self.limit is None
+            else jnp.where(cycle + 0.5 > self.limit, self.end_value, value)
+        )
 
     def _cycle(self, clock: Clock) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Which cycle it is, and the fractions of it that are left and done."""
@@ -165,7 +191,9 @@ class CosineRestarts(Schedule):
         return cycle, own.left(duration), own.done(duration)
 
 
-def _count_cycles(clock: Clock, steps: Any, multiplier: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _count_cycles(
+    clock: Clock, steps: Any, multiplier: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same in closed form, for traced numbers and for too many cycles: a guess, then a look at those around it."""
     first, growth = clock.number(steps), clock.number(multiplier)
     slow, rise = jnp.abs(growth - 1) < 1e-5, growth - 1
@@ -174,8 +202,12 @@ def _count_cycles(clock: Clock, steps: Any, multiplier: Any) -> tuple[jax.Array,
     guess = jnp.where(slow, passed, jnp.log1p(passed * (ratio - 1)) / jnp.log(ratio))
     count = jnp.maximum(jnp.floor(jax.lax.stop_gradient(guess)) - 1, 0)
     power = exact_power(ratio, count)
-    whole = jnp.round(jax.lax.stop_gradient(power))  # what it is for a whole ratio, if that is not too large
-    power = jnp.where(ratio == jnp.round(ratio), power + jax.lax.stop_gradient(whole - power), power)
+    whole = jnp.round(
+        jax.lax.stop_gradient(power)
+    )  # what it is for a whole ratio, if that is not too large
+    power = jnp.where(
+        ratio == jnp.round(ratio), power + jax.lax.stop_gradient(whole - power), power
+    )
     begin = jnp.where(slow, count * (1 + (count - 1) / 2 * rise), (power - 1) / (ratio - 1))
     length = first * jnp.where(slow, 1 + count * rise, power)
     own = clock.after(clock.split(first * begin / clock.unit))

@@ -42,7 +42,9 @@ class Linear(Schedule):
         return self.steps
 
     def at(self, clock):
-        return interpolate(self.init_value, self.end_value, clock.left(self.steps), clock.done(self.steps))
+        return interpolate(
+            self.init_value, self.end_value, clock.left(self.steps), clock.done(self.steps)
+        )
 
 
 @pytree
@@ -169,7 +171,9 @@ class Rex(Schedule):
 
     def at(self, clock):
         left, done = clock.left(self.steps), clock.done(self.steps)
-        return interpolate(self.init_value, self.end_value, 2 * left / (1 + left), done / (1 + left))
+        return interpolate(
+            self.init_value, self.end_value, 2 * left / (1 + left), done / (1 + left)
+        )
 
 
 @pytree
@@ -219,7 +223,9 @@ class Tanh(Schedule):
     def at(self, clock):
         # e^(2 x) for the argument x of the tangent, whose exponent has too many digits for a float32
         lower, upper = exact(self.lower), exact(self.upper)
-        growth = exp2_product(clock.upto(self.steps), 2 * LOG2_E * (upper - lower) * clock.unit / exact(self.steps))
+        growth = exp2_product(
+            clock.upto(self.steps), 2 * LOG2_E * (upper - lower) * clock.unit / exact(self.steps)
+        )
         odds = clock.number(jnp.exp(2 * lower)) * growth
         ended = clock.reached(self.steps)
         fall, rise = jnp.where(ended, 0, 1 / (1 + odds)), jnp.where(ended, 1, odds / (1 + odds))

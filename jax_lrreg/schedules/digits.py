@@ -44,7 +44,9 @@ def exp2_sum(terms: Sequence[jax.Array], rest: jax.Array) -> jax.Array:
         nearest = jax.lax.stop_gradient(jnp.round(term))
         whole, rest = whole + nearest, rest + (term - nearest)
     nearest = jax.lax.stop_gradient(jnp.round(rest))
-    exponent = jnp.clip(whole + nearest, -127, 127).astype(jnp.int32)  # 2^-127 is flushed to 0 below
+    exponent = jnp.clip(whole + nearest, -127, 127).astype(
+        jnp.int32
+    )  # 2^-127 is flushed to 0 below
     power = jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
     return jnp.exp2(jnp.clip(rest - nearest, -1, 1)) * power
 

@@ -106,7 +106,9 @@ class Greedy(Controller):
         require_counts(self, 1, "reset_start")
 
     def init(self):
-        return GreedyState(jnp.ones((), jnp.float32), worst(self.mode), zero(), zero(), zero(), zero(), zero())
+        return GreedyState(
+            jnp.ones((), jnp.float32), worst(self.mode), zero(), zero(), zero(), zero(), zero()
+        )
 
     def update(self, state, metric):
         metric = as_metric(metric)
@@ -122,7 +124,9 @@ class Greedy(Controller):
         scale = jnp.where(cut & (state.scale - lower > self.eps), lower, scale).astype(jnp.float32)
         floored = jnp.where(rise, 0, count(state.floored, cut & (scale <= self.min_scale)))
         afresh = cut & (scale <= self.min_scale) & (floored >= self.reset_start)
-        pause = jnp.where(cut, whole(self.cooldown), jnp.where(rise, whole(self.warmup), state.pause - ~heard))
+        pause = jnp.where(
+            cut, whole(self.cooldown), jnp.where(rise, whole(self.warmup), state.pause - ~heard)
+        )
         return GreedyState(
             scale=jnp.where(afresh, 1.0, scale),
             best=jnp.where(afresh, worst(self.mode), jnp.where(heard, found.value, state.best)),
@@ -160,7 +164,13 @@ class Greedy(Controller):
         >>> Greedy.like_transformers(0.9, patience=3, learning_rate=0.1)
         Greedy(0.9, patience=3, eps=1e-07)
         """
-        require(threshold_mode in ("rel", "abs"), cls.__name__, "threshold_mode", threshold_mode, "'rel' or 'abs'")
+        require(
+            threshold_mode in ("rel", "abs"),
+            cls.__name__,
+            "threshold_mode",
+            threshold_mode,
+            "'rel' or 'abs'",
+        )
         relative = threshold_mode == "rel"
         greedy = cls(
             factor,

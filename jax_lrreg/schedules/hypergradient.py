@@ -67,12 +67,20 @@ class Hypergradient(Controller):
         if self.rule == "additive":
             require_number(self, "rate", self.rate, "a positive number", lambda x: x > 0)
         else:
-            require_number(self, "rate", self.rate, "a number in (0, 1)", lambda x: (x > 0) & (x < 1))
+            require_number(
+                self, "rate", self.rate, "a number in (0, 1)", lambda x: (x > 0) & (x < 1)
+            )
         require_bounds(self)
         allowed = f"a positive number from min_scale={self.min_scale} to max_scale={self.max_scale}"
         low = np.asarray(self.min_scale, np.float64) if known(self.min_scale) else 0.0
         high = np.asarray(self.max_scale, np.float64) if known(self.max_scale) else np.inf
-        require_number(self, "init_scale", self.init_scale, allowed, lambda x: (x > 0) & (x >= low) & (x <= high))
+        require_number(
+            self,
+            "init_scale",
+            self.init_scale,
+            allowed,
+            lambda x: (x > 0) & (x >= low) & (x <= high),
+        )
 
     def init(self):
         return HypergradientState(jnp.asarray(self.init_scale, jnp.float32), zero())
@@ -86,7 +94,9 @@ class Hypergradient(Controller):
         scale = jnp.clip(state.scale + change, self.min_scale, self.max_scale).astype(jnp.float32)
         return HypergradientState(scale, count(state.nonfinite, ~good))
 
-    def agreement(self, products: jax.Array, gradient_squares: jax.Array, update_squares: jax.Array) -> jax.Array:
+    def agreement(
+        self, products: jax.Array, gradient_squares: jax.Array, update_squares: jax.Array
+    ) -> jax.Array:
         """The metric, from <gradient, u>, |gradient|^2 and |u|^2; 0 where a cosine has no direction."""
         if self.rule == "additive":
             return -products

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jax_lrreg._struct import pytree, require_number, static
-from jax_lrreg.schedules.controller import Controller, as_metric, count, require_bounds, require_mode, worst, zero
+from jax_lrreg.schedules.controller import (
+    Controller,
+    as_metric,
+    count,
+    require_bounds,
+    require_mode,
+    worst,
+    zero,
+)
 
 
 class LossDecayState(NamedTuple):
@@ -83,7 +91,9 @@ class LossDecay(Controller):
 
     def _left(self, first: jax.Array, best: jax.Array) -> jax.Array:
         """(1 - progress)^power."""
-        sign = 0.5 if self.mode == "min" else -0.5  # halves: the difference of two float32 may be none
+        sign = (
+            0.5 if self.mode == "min" else -0.5
+        )  # halves: the difference of two float32 may be none
         goal = jnp.asarray(self.target, jnp.float32)
         gap, rest = sign * first - sign * goal, sign * best - sign * goal
         part = jnp.clip(rest / jnp.where(gap > 0, gap, 1.0), 0.0, 1.0)

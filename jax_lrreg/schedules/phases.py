@@ -14,7 +14,10 @@ def phases(schedule: Any, per_step: float = 1.0) -> list[tuple[float, str]]:
     """Where the phases of a schedule begin, in steps, and what they are called."""
     if isinstance(schedule, Warmup):
         length = float(np.asarray(schedule.steps)) / per_step
-        return [(0.0, "warmup"), *((length + at, name) for at, name in phases(schedule.schedule, per_step))]
+        return [
+            (0.0, "warmup"),
+            *((length + at, name) for at, name in phases(schedule.schedule, per_step)),
+        ]
     if isinstance(schedule, Joined):
         found, begin = [], 0.0
         for piece, length in zip(schedule.pieces, (*schedule.lengths, 0), strict=True):
@@ -24,7 +27,10 @@ def phases(schedule: Any, per_step: float = 1.0) -> list[tuple[float, str]]:
     if isinstance(schedule, Cooldown | Extended):
         start = float(np.asarray(schedule.start)) / per_step
         label = "cooldown" if isinstance(schedule, Cooldown) else "extended"
-        return [*((at, name) for at, name in phases(schedule.schedule, per_step) if at < start), (start, label)]
+        return [
+            *((at, name) for at, name in phases(schedule.schedule, per_step) if at < start),
+            (start, label),
+        ]
     if isinstance(schedule, Shifted):
         moved = float(np.asarray(schedule.steps)) / per_step
         return [(max(at + moved, 0.0), name) for at, name in phases(schedule.schedule, per_step)]

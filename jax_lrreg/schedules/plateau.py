@@ -103,7 +103,9 @@ class ReduceOnPlateau(Controller):
         cut = bad > self.patience
         lower = jnp.maximum(state.scale * self.factor, self.min_scale)
         return PlateauState(
-            scale=jnp.where(cut & (state.scale - lower > self.eps), lower, state.scale).astype(jnp.float32),
+            scale=jnp.where(cut & (state.scale - lower > self.eps), lower, state.scale).astype(
+                jnp.float32
+            ),
             best=best,
             bad=jnp.where(cut, 0, bad),
             cooldown=jnp.where(cut, whole(self.cooldown), state.cooldown - cooling),
@@ -132,7 +134,13 @@ class ReduceOnPlateau(Controller):
         >>> ReduceOnPlateau.like_torch(0.5, patience=3, min_lr=1e-4, learning_rate=0.1)
         ReduceOnPlateau(0.5, patience=3, min_scale=0.001, eps=1e-07)
         """
-        require(threshold_mode in ("rel", "abs"), cls.__name__, "threshold_mode", threshold_mode, "'rel' or 'abs'")
+        require(
+            threshold_mode in ("rel", "abs"),
+            cls.__name__,
+            "threshold_mode",
+            threshold_mode,
+            "'rel' or 'abs'",
+        )
         relative = threshold_mode == "rel"
         return cls(
             factor,

@@ -69,7 +69,9 @@ class Warmup(Schedule):
         if self.shape == "exponential":
             ramp = geometric(self.init_value, first, left, done)
         else:
-            rise, fall = curve(self.shape, done, left, self.steps if self.shape == "log" else self.power)
+            rise, fall = curve(
+                self.shape, done, left, self.steps if self.shape == "log" else self.power
+            )
             ramp = interpolate(self.init_value, first, fall, rise)
         rest = clock.after(self.steps)
         return jnp.where(rest.begun, self.schedule.at(rest), ramp)
@@ -148,6 +150,10 @@ class Cooldown(Schedule):
 def branch(schedule: Schedule, at: Any) -> Schedule:
     """What a run that leaves `schedule` at `at` has followed until then: a cooldown planned for later is dropped."""
     require_values("branch_cooldown", at=at)
-    if isinstance(schedule, Cooldown) and known(at, schedule.start) and np.all(np.less_equal(at, schedule.start)):
+    if (
+        isinstance(schedule, Cooldown)
+        and known(at, schedule.start)
+        and np.all(np.less_equal(at, schedule.start))
+    ):
         return schedule.schedule
     return schedule

@@ -40,12 +40,19 @@ def warmup_cosine(
         Cosine(0.001, steps=9500).warmup(500)
     """
     require_parts("warmup_cosine", total_steps, warmup_steps=warmup_steps)
-    decay = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=end_value, exponent=exponent)
+    decay = Cosine(
+        peak_value, steps=total_steps - warmup_steps, end_value=end_value, exponent=exponent
+    )
     return after_warmup(decay, warmup_steps, init_value)
 
 
 def warmup_linear(
-    peak_value: Any, *, warmup_steps: Any, total_steps: Any, init_value: Any = 0.0, end_value: Any = 0.0
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
 ) -> Schedule:
     """A straight line up, then a straight line down.
 
@@ -65,7 +72,9 @@ def warmup_linear(
     return after_warmup(decay, warmup_steps, init_value)
 
 
-def slanted_triangular(peak_value: Any, *, warmup_steps: Any, total_steps: Any, ratio: Any = 32.0) -> Schedule:
+def slanted_triangular(
+    peak_value: Any, *, warmup_steps: Any, total_steps: Any, ratio: Any = 32.0
+) -> Schedule:
     """A short straight line up from `peak_value / ratio`, and a long one back down to it.
 
     Args:
@@ -86,7 +95,11 @@ def slanted_triangular(peak_value: Any, *, warmup_steps: Any, total_steps: Any, 
     foot = peak_value / ratio
     require_parts("slanted_triangular", total_steps, warmup_steps=warmup_steps)
     return warmup_linear(
-        peak_value, warmup_steps=warmup_steps, total_steps=total_steps, init_value=foot, end_value=foot
+        peak_value,
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+        init_value=foot,
+        end_value=foot,
     )
 
 
@@ -155,7 +168,9 @@ def one_cycle_three_phases(
     require_positive(owner, warmup_steps=warmup_steps, down_steps=down_steps)
     require_parts(owner, total_steps, warmup_steps=warmup_steps, down_steps=down_steps)
     boundaries = (warmup_steps, warmup_steps + down_steps, total_steps)
-    return _through(owner, shape)(init_value, boundaries=boundaries, values=(peak_value, init_value, end_value))
+    return _through(owner, shape)(
+        init_value, boundaries=boundaries, values=(peak_value, init_value, end_value)
+    )
 
 
 def noam(factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
@@ -168,13 +183,18 @@ def noam(factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
     return InverseSqrt.noam(factor, model_dim=model_dim, warmup_steps=warmup_steps)
 
 
-def require_parts(owner: str, total: Any, name: str = "total_steps", fits: bool = False, **parts: Any) -> None:
+def require_parts(
+    owner: str, total: Any, name: str = "total_steps", fits: bool = False, **parts: Any
+) -> None:
     """Refuses parts that are not durations, or that leave nothing of the whole; with `fits` they may fill it."""
     require_positive(owner, **{name: total})
     for argument, part in parts.items():
         require_number(owner, argument, part, "a number of steps >= 0", lambda x: x >= 0)
     if known(total, *parts.values()):
-        whole, used = np.asarray(total, np.float64), sum(np.asarray(part, np.float64) for part in parts.values())
+        whole, used = (
+            np.asarray(total, np.float64),
+            sum(np.asarray(part, np.float64) for part in parts.values()),
+        )
         ok = np.all(used <= whole) if fits else np.all(used < whole)
         longest = max(parts, key=lambda argument: np.max(parts[argument]))
         allowed = f"{'at most' if fits else 'below'} {name}={total}"

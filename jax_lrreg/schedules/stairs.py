@@ -175,5 +175,7 @@ def as_values(owner: Schedule, values: Sequence[Any], count: int) -> tuple[Any, 
 
 def _as_tuple(owner: Schedule, argument: str, items: Any) -> tuple[Any, ...]:
     if not isinstance(items, list | tuple):
-        raise TypeError(f"{type(owner).__name__}: `{argument}` must be a tuple of numbers, got {number_text(items)}")
+        raise TypeError(
+            f"{type(owner).__name__}: `{argument}` must be a tuple of numbers, got {number_text(items)}"
+        )
     return tuple(items)

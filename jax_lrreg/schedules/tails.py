@@ -40,7 +40,9 @@ class Exponential(Schedule):
         require_positive(self, steps=self.steps, decay_rate=self.decay_rate)
 
     def at(self, clock):
-        return self.init_value * exp2_product(clock, log2(self.decay_rate) * clock.unit / exact(self.steps))
+        return self.init_value * exp2_product(
+            clock, log2(self.decay_rate) * clock.unit / exact(self.steps)
+        )
 
 
 @pytree
@@ -99,7 +101,9 @@ class InverseTime(Schedule):
         require_positive(self, steps=self.steps)
 
     def at(self, clock):
-        return self.init_value / (1 + clock.position() * clock.number(exact(self.decay_rate) / exact(self.steps)))
+        return self.init_value / (
+            1 + clock.position() * clock.number(exact(self.decay_rate) / exact(self.steps))
+        )
 
 
 @pytree
@@ -129,7 +133,9 @@ class InverseSqrt(Schedule):
         require_positive(self, timescale=self.timescale)
 
     def at(self, clock):
-        return self.peak_value * jnp.sqrt(1 / (1 + clock.position() * clock.number(1 / exact(self.timescale))))
+        return self.peak_value * jnp.sqrt(
+            1 / (1 + clock.position() * clock.number(1 / exact(self.timescale)))
+        )
 
     @classmethod
     def noam(cls, factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
@@ -186,7 +192,13 @@ class InverseSqrt(Schedule):
 
     @classmethod
     def shifted(
-        cls, peak_value: Any, *, warmup_steps: Any, timescale: Any, shift: Any = 0, init_value: Any = 0.0
+        cls,
+        peak_value: Any,
+        *,
+        warmup_steps: Any,
+        timescale: Any,
+        shift: Any = 0,
+        init_value: Any = 0.0,
     ) -> Schedule:
         """A straight line up, then an inverse square root with a time scale of its own.
 
@@ -206,7 +218,9 @@ class InverseSqrt(Schedule):
         if known(shift) and np.all(np.asarray(shift) == 0):
             tail = cls(peak_value, timescale=timescale)
         else:
-            tail = cls(peak_value * inverse_root(1 + shift / timescale), timescale=timescale + shift)
+            tail = cls(
+                peak_value * inverse_root(1 + shift / timescale), timescale=timescale + shift
+            )
         return tail.warmup(warmup_steps, init_value=init_value)
 
 

@@ -45,7 +45,11 @@ class Joined(Schedule):
         count = len(self.pieces) - 1
         require(count >= 1, "join", "pieces", len(self.pieces), "at least two")
         require(
-            len(self.lengths) == count, "join", "lengths", len(self.lengths), f"one per piece but the last, {count}"
+            len(self.lengths) == count,
+            "join",
+            "lengths",
+            len(self.lengths),
+            f"one per piece but the last, {count}",
         )
         for piece, length in zip(self.pieces, (*self.lengths, 1), strict=True):
             require(isinstance(piece, Schedule), "join", "pieces", piece, "schedules")
@@ -57,7 +61,9 @@ class Joined(Schedule):
 
     def at(self, clock):
         value = self.pieces[0].at(clock.upto(self.lengths[0]))
-        for piece, length, end in zip(self.pieces[1:], self.lengths, (*self.lengths[1:], None), strict=True):
+        for piece, length, end in zip(
+            self.pieces[1:], self.lengths, (*self.lengths[1:], None), strict=True
+        ):
             clock = clock.after(length)
             own = piece.at(clock if end is None else clock.upto(end))
             value = jnp.where(clock.begun, own, value)
@@ -65,7 +71,9 @@ class Joined(Schedule):
 
     def __repr__(self):
         pairs = zip(self.pieces, (*self.lengths, None), strict=True)
-        return f"join([{', '.join(f'({piece!r}, {number_text(length)})' for piece, length in pairs)}])"
+        return (
+            f"join([{', '.join(f'({piece!r}, {number_text(length)})' for piece, length in pairs)}])"
+        )
 
 
 def join(pieces: Sequence[tuple[Schedule | Callable | float, Any]]) -> Joined:
@@ -75,10 +83,23 @@ def join(pieces: Sequence[tuple[Schedule | Callable | float, Any]]) -> Joined:
     pairs = list(pieces)
     require(len(pairs) >= 2, "join", "pieces", len(pairs), "at least two pairs (piece, length)")
     for pair in pairs:
-        require(isinstance(pair, tuple | list) and len(pair) == 2, "join", "pieces", pair, "pairs (piece, length)")
-    require(pairs[-1][1] is None, "join", "length", pairs[-1][1], "None for the last piece, which has no end")
+        require(
+            isinstance(pair, tuple | list) and len(pair) == 2,
+            "join",
+            "pieces",
+            pair,
+            "pairs (piece, length)",
+        )
+    require(
+        pairs[-1][1] is None,
+        "join",
+        "length",
+        pairs[-1][1],
+        "None for the last piece, which has no end",
+    )
     return Joined(
-        tuple(as_schedule(piece, "piece") for piece, _ in pairs), lengths=tuple(length for _, length in pairs[:-1])
+        tuple(as_schedule(piece, "piece") for piece, _ in pairs),
+        lengths=tuple(length for _, length in pairs[:-1]),
     )
 
 
@@ -114,13 +135,25 @@ class Extended(Schedule):
         require_values("extend", at=self.start)
         require_positive("extend", total_steps=self.total_steps)
         horizon = self.schedule.horizon
-        require(horizon is not None, "extend", "schedule", self.schedule, "one with an end of its own")
+        require(
+            horizon is not None, "extend", "schedule", self.schedule, "one with an end of its own"
+        )
         if known(horizon, self.start):
             lowest, highest = np.asarray(self.start, np.float64), np.asarray(horizon, np.float64)
             require_number(
-                "extend", "at", self.start, f"before the end of the schedule, {horizon}", lambda x: x < highest
+                "extend",
+                "at",
+                self.start,
+                f"before the end of the schedule, {horizon}",
+                lambda x: x < highest,
             )
-            require_number("extend", "total_steps", self.total_steps, f"above at={self.start}", lambda x: x > lowest)
+            require_number(
+                "extend",
+                "total_steps",
+                self.total_steps,
+                f"above at={self.start}",
+                lambda x: x > lowest,
+            )
 
     @property
     def horizon(self):

@@ -47,7 +47,12 @@ def warmup_stable_decay(
     require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
     stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
     return stable.cooldown(
-        decay_steps, total_steps - decay_steps, end_value=end_value, shape=shape, power=power, rate=rate
+        decay_steps,
+        total_steps - decay_steps,
+        end_value=end_value,
+        shape=shape,
+        power=power,
+        rate=rate,
     )
 
 
@@ -84,20 +89,37 @@ def warmup_stable_decay_periods(
     """
     owner = "warmup_stable_decay_periods"
     if not isinstance(period_steps, list | tuple):
-        raise TypeError(f"{owner}: `period_steps` must be a list of durations, got {period_steps!r}")
+        raise TypeError(
+            f"{owner}: `period_steps` must be a list of durations, got {period_steps!r}"
+        )
     require(len(period_steps) >= 2, owner, "period_steps", period_steps, "at least two durations")
     require_positive(owner, decay_steps=decay_steps)
-    require_parts(owner, period_steps[0], "period_steps", True, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    require_parts(
+        owner,
+        period_steps[0],
+        "period_steps",
+        True,
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+    )
     pieces = []
     for index, period in enumerate(period_steps):
         require_parts(owner, period, "period_steps", True, decay_steps=decay_steps)
         stable = after_warmup(Constant(peak_value), 0 if index else warmup_steps, init_value)
-        pieces.append(stable.cooldown(decay_steps, period - decay_steps, end_value=end_value, shape=shape))
+        pieces.append(
+            stable.cooldown(decay_steps, period - decay_steps, end_value=end_value, shape=shape)
+        )
     return join(list(zip(pieces, (*period_steps[:-1], None), strict=True)))
 
 
 def tri_stage(
-    peak_value: Any, *, warmup_steps: Any, hold_steps: Any, total_steps: Any, init_value: Any = 0.0, end_value: Any
+    peak_value: Any,
+    *,
+    warmup_steps: Any,
+    hold_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any,
 ) -> Schedule:
     """A straight line up, a plateau, and a geometric decay to `end_value`.
 
@@ -122,10 +144,14 @@ def tri_stage(
     begin = warmup_steps + hold_steps
     stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
     rate = end_value / peak_value
-    return stable.cooldown(total_steps - begin, begin, end_value=end_value, shape="exponential", rate=rate)
+    return stable.cooldown(
+        total_steps - begin, begin, end_value=end_value, shape="exponential", rate=rate
+    )
 
 
-def flat_cosine(peak_value: Any, *, decay_steps: Any, total_steps: Any, end_value: Any = 0.0) -> Schedule:
+def flat_cosine(
+    peak_value: Any, *, decay_steps: Any, total_steps: Any, end_value: Any = 0.0
+) -> Schedule:
     """A plateau, then half a cosine wave down.
 
     Args:
@@ -140,7 +166,9 @@ def flat_cosine(peak_value: Any, *, decay_steps: Any, total_steps: Any, end_valu
     """
     require_positive("flat_cosine", decay_steps=decay_steps)
     require_parts("flat_cosine", total_steps, decay_steps=decay_steps)
-    return Constant(peak_value).cooldown(decay_steps, total_steps - decay_steps, end_value=end_value, shape="cosine")
+    return Constant(peak_value).cooldown(
+        decay_steps, total_steps - decay_steps, end_value=end_value, shape="cosine"
+    )
 
 
 def cosine_then_linear(

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._struct import Tracer
-from jax_lrreg.text.names import arrays, call, check_arguments, is_ours, is_whole_object, name_of, names, place, unknown
+from jax_lrreg.text.names import (
+    arrays,
+    call,
+    check_arguments,
+    is_ours,
+    is_whole_object,
+    name_of,
+    names,
+    place,
+    unknown,
+)
 
 
 def to_dict(obj: Any) -> dict[str, Any]:
@@ -41,7 +51,9 @@ def from_dict(d: Mapping[str, Any]) -> Any:
     if not isinstance(d, Mapping):
         raise TypeError(f"from_dict: `d` must be a dictionary, got {type(d).__name__}")
     if "type" not in d:
-        raise ValueError(f"from_dict: there is no `type` among the keys {', '.join(map(repr, d)) or '(none)'}")
+        raise ValueError(
+            f"from_dict: there is no `type` among the keys {', '.join(map(repr, d)) or '(none)'}"
+        )
     try:
         obj = _object(d)
     except RecursionError:
@@ -58,7 +70,11 @@ def _object(d: Mapping[str, Any]) -> Any:
         raise unknown("type", str(name), classes)
     given = {key: value for key, value in d.items() if key != "type"}
     check_arguments(name, classes[name], given)
-    return call(name, classes[name], {key: _read(value, place(classes[name], key)) for key, value in given.items()})
+    return call(
+        name,
+        classes[name],
+        {key: _read(value, place(classes[name], key)) for key, value in given.items()},
+    )
 
 
 def _plain(value: Any, where: str, owner: str) -> Any:
@@ -91,16 +107,24 @@ def _plain(value: Any, where: str, owner: str) -> Any:
 
 
 def _plain_array(value: Any, where: str, owner: str) -> Any:
-    if not any(jnp.issubdtype(value.dtype, numbers) for numbers in (jnp.integer, jnp.floating, jnp.bool_)):
+    if not any(
+        jnp.issubdtype(value.dtype, numbers) for numbers in (jnp.integer, jnp.floating, jnp.bool_)
+    ):
         raise ValueError(f"{owner} is an array of {value.dtype}, which has no text")
     array = np.asarray(value)
-    array = array if array.dtype.kind in "biuf" else array.astype(np.float32)  # bfloat16 and its like
+    array = (
+        array if array.dtype.kind in "biuf" else array.astype(np.float32)
+    )  # bfloat16 and its like
     if array.ndim == 0:
         return _plain(array.item(), where, owner)
     numbers = array.tolist()
     if not np.all(np.isfinite(array)):
         numbers = np.vectorize(repr, otypes=[object])(array.astype(float)).tolist()
-    same = where == "array" and np.shape(arrays(numbers)) == array.shape and isinstance(arrays(numbers), np.ndarray)
+    same = (
+        where == "array"
+        and np.shape(arrays(numbers)) == array.shape
+        and isinstance(arrays(numbers), np.ndarray)
+    )
     return numbers if same else {"type": "array", "shape": list(array.shape), "items": numbers}
 
 
@@ -108,7 +132,11 @@ def _read(value: Any, where: str) -> Any:
     """The inverse of `_plain`."""
     if isinstance(value, list | tuple):
         array = arrays(list(value)) if where == "array" else None
-        return array if isinstance(array, np.ndarray) else tuple(_read(item, _inside(where)) for item in value)
+        return (
+            array
+            if isinstance(array, np.ndarray)
+            else tuple(_read(item, _inside(where)) for item in value)
+        )
     if not isinstance(value, Mapping):
         return value
     kind = value.get("type")
@@ -119,13 +147,17 @@ def _read(value: Any, where: str) -> Any:
             return float(value["value"])
         if kind == "array":
             items = np.asarray(value["items"])
-            return (items.astype(float) if items.dtype.kind == "U" else items).reshape(value["shape"])
+            return (items.astype(float) if items.dtype.kind == "U" else items).reshape(
+                value["shape"]
+            )
         if kind == "tuple":
             return tuple(_read(item, "array") for item in value["items"])
         if kind == "dict":
             return {key: _read(item, where) for key, item in value["items"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"from_dict: the {kind} cannot be read ({type(error).__name__}: {error})") from None
+        raise ValueError(
+            f"from_dict: the {kind} cannot be read ({type(error).__name__}: {error})"
+        ) from None
     return _object(value)
 
 

@@ -31,7 +31,11 @@ MAX_CHARACTERS = 10_000
 MAX_DEPTH = 150
 MAX_DIGITS = 40
 
-_OPERATORS = {ast.Add: ("+", operator.add), ast.Mult: ("*", operator.mul), ast.Div: ("/", operator.truediv)}
+_OPERATORS = {
+    ast.Add: ("+", operator.add),
+    ast.Mult: ("*", operator.mul),
+    ast.Div: ("/", operator.truediv),
+}
 _WITHOUT_TEXT = re.compile(r"<[a-zA-Z]")  # <function ...>, <float32[100]>
 _ALLOWED = "only calls, methods, numbers, strings, lists, tuples, + * / and unary minus may be used"
 
@@ -51,7 +55,9 @@ def parse(text: str) -> Any:
     if not isinstance(text, str):
         raise TypeError(f"parse: `text` must be a string, got {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"the text has {len(text)} characters, more than the {MAX_CHARACTERS} allowed")
+        raise ValueError(
+            f"the text has {len(text)} characters, more than the {MAX_CHARACTERS} allowed"
+        )
     text = text.strip()
     try:
         with warnings.catch_warnings():
@@ -96,7 +102,11 @@ class _Reader:
         value = node.value
         if isinstance(value, bytes | complex) or value is Ellipsis:
             raise self.error(node, "is not a number or a string")
-        if value == 0 and isinstance(value, float) and re.search(r"^[^eE]*[1-9]", self.source(node)):
+        if (
+            value == 0
+            and isinstance(value, float)
+            and re.search(r"^[^eE]*[1-9]", self.source(node))
+        ):
             raise self.error(node, "does not fit a floating-point number")
         return self.number(node, value)
 
@@ -131,7 +141,9 @@ class _Reader:
             raise self.error(node, "only the operators + * / may be used")
         left, right = arrays(self.value(node.left)), arrays(self.value(node.right))
         others = [side for side in (left, right) if not is_ours(side)]
-        if all(is_number(side) or (len(others) < 2 and isinstance(side, np.ndarray)) for side in others):
+        if all(
+            is_number(side) or (len(others) < 2 and isinstance(side, np.ndarray)) for side in others
+        ):
             try:
                 return self.number(node, operation(left, right))
             except ZeroDivisionError:
@@ -141,13 +153,17 @@ class _Reader:
             except TypeError as error:
                 if "unsupported operand" not in str(error):
                     raise
-        raise self.error(node, f"`{sign}` is not defined between what is {kind(left)} and what is {kind(right)}")
+        raise self.error(
+            node, f"`{sign}` is not defined between what is {kind(left)} and what is {kind(right)}"
+        )
 
     def read_Call(self, node: ast.Call) -> Any:
         name, function = self.function(node.func)
         parameters = signature(function).parameters.values()
         positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        if any(isinstance(item, ast.Starred) for item in node.args) or any(k.arg is None for k in node.keywords):
+        if any(isinstance(item, ast.Starred) for item in node.args) or any(
+            k.arg is None for k in node.keywords
+        ):
             raise self.error(node, "arguments must be written out, without `*` or `**`")
         if len(node.args) > len(positional):
             takes = f"it takes {', '.join(positional) or 'none'} by position"
@@ -158,7 +174,11 @@ class _Reader:
                 raise ValueError(f"{name} got `{keyword.arg}` twice")
             given[str(keyword.arg)] = keyword.value
         check_arguments(name, function, given)
-        return call(name, function, {key: _fill(self.value(item), place(function, key)) for key, item in given.items()})
+        return call(
+            name,
+            function,
+            {key: _fill(self.value(item), place(function, key)) for key, item in given.items()},
+        )
 
     def function(self, node: ast.AST) -> tuple[str, Callable]:
         """What is called: a name, a method of an object or a named constructor of a class."""
@@ -201,7 +221,9 @@ class _Reader:
         return ast.get_source_segment(self.text, node) or ""
 
     def error(self, node: ast.AST, message: str) -> ValueError:
-        return ValueError(f"{_snippet(self.source(node))}, column {getattr(node, 'col_offset', 0) + 1}: {message}")
+        return ValueError(
+            f"{_snippet(self.source(node))}, column {getattr(node, 'col_offset', 0) + 1}: {message}"
+        )
 
 
 def _fill(value: Any, where: str) -> Any:

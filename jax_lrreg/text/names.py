@@ -25,7 +25,9 @@ def names() -> dict[str, Callable]:
         for name, thing in vars(namespace).items():
             if name.startswith("_") or name in HOLD_FUNCTIONS:
                 continue
-            if is_class_of_ours(thing) or (isinstance(thing, types.FunctionType) and _returns_ours(thing)):
+            if is_class_of_ours(thing) or (
+                isinstance(thing, types.FunctionType) and _returns_ours(thing)
+            ):
                 found.setdefault(name, thing)
                 found[f"{namespace.__name__.rpartition('.')[2]}.{name}"] = thing
     return found
@@ -37,13 +39,19 @@ def name_of(cls: type) -> str:
     if names().get(name) is not cls:
         name = f"{cls.__module__.split('.')[1]}.{name}"
     if names().get(name) is not cls:
-        raise ValueError(f"{cls.__name__} has no text: it holds a function, or is not one of the library's own classes")
+        raise ValueError(
+            f"{cls.__name__} has no text: it holds a function, or is not one of the library's own classes"
+        )
     return name
 
 
 def is_class_of_ours(thing: Any) -> bool:
     """Whether `thing` is a class whose objects are data: a schedule, a penalty, or a part of one."""
-    return isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__module__.startswith("jax_lrreg.")
+    return (
+        isinstance(thing, type)
+        and dataclasses.is_dataclass(thing)
+        and thing.__module__.startswith("jax_lrreg.")
+    )
 
 
 def is_ours(value: Any) -> bool:
@@ -58,8 +66,12 @@ def is_whole_object(value: Any) -> bool:
 
 def methods(value: Any) -> list[str]:
     """The public methods of an object of ours that make another one."""
-    found = {name: thing for base in reversed(type(value).__mro__) for name, thing in vars(base).items()}
-    made = [name for name, thing in found.items() if inspect.isfunction(thing) and _returns_ours(thing)]
+    found = {
+        name: thing for base in reversed(type(value).__mro__) for name, thing in vars(base).items()
+    }
+    made = [
+        name for name, thing in found.items() if inspect.isfunction(thing) and _returns_ours(thing)
+    ]
     return [name for name in made if not name.startswith("_")] if is_ours(value) else []
 
 
@@ -67,7 +79,9 @@ def constructors(cls: Any) -> dict[str, Callable]:
     """The public class methods of a class of ours, such as `InverseSqrt.noam`."""
     found = vars(cls).items() if isinstance(cls, type) else ()
     return {
-        name: getattr(cls, name) for name, thing in found if isinstance(thing, classmethod) and not name.startswith("_")
+        name: getattr(cls, name)
+        for name, thing in found
+        if isinstance(thing, classmethod) and not name.startswith("_")
     }
 
 
@@ -76,10 +90,16 @@ def check_arguments(name: str, function: Callable, given: Iterable[str]) -> None
     parameters = inspect.signature(function).parameters
     for key in given:
         if key not in parameters:
-            raise ValueError(f"{name} has no argument `{key}`; its arguments are {', '.join(parameters) or '(none)'}")
-    missing = [f"`{key}`" for key, p in parameters.items() if p.default is p.empty and key not in given]
+            raise ValueError(
+                f"{name} has no argument `{key}`; its arguments are {', '.join(parameters) or '(none)'}"
+            )
+    missing = [
+        f"`{key}`" for key, p in parameters.items() if p.default is p.empty and key not in given
+    ]
     if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}; its arguments are {', '.join(parameters)}")
+        raise ValueError(
+            f"{name} needs {', '.join(missing)}; its arguments are {', '.join(parameters)}"
+        )
 
 
 def call(name: str, function: Callable, arguments: Mapping[str, Any]) -> Any:
@@ -108,7 +128,10 @@ def arrays(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     items = [arrays(item) for item in value]
-    regular = len({np.shape(item) for item in items if is_number(item) or isinstance(item, np.ndarray)}) <= 1
+    regular = (
+        len({np.shape(item) for item in items if is_number(item) or isinstance(item, np.ndarray)})
+        <= 1
+    )
     if not regular or not all(is_number(item) or isinstance(item, np.ndarray) for item in items):
         return value
     array = np.asarray(items, None if items else np.float64)
@@ -126,7 +149,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
     known = [key for key in known if "." not in key] or sorted(known)
     lower = {key.lower(): f"`{key}`" for key in known}
     near = [lower[key] for key in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known) or '(none)'}"
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"known are {', '.join(known) or '(none)'}"
+    )
     return ValueError(f"unknown {what} `{name[:60]}`; {hint}")
 
 
@@ -137,8 +164,12 @@ def kind(value: Any) -> str:
 
 @functools.cache
 def _class_names() -> frozenset[str]:
-    classes = [thing for space in _NAMESPACES for thing in vars(space).values() if isinstance(thing, type)]
-    return frozenset({"Self"} | {cls.__name__ for cls in classes if cls.__module__.startswith("jax_lrreg.")})
+    classes = [
+        thing for space in _NAMESPACES for thing in vars(space).values() if isinstance(thing, type)
+    ]
+    return frozenset(
+        {"Self"} | {cls.__name__ for cls in classes if cls.__module__.startswith("jax_lrreg.")}
+    )
 
 
 def _returns_ours(function: Callable) -> bool:

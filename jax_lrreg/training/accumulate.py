@@ -16,7 +16,9 @@ class Sums(NamedTuple):
     values: Any  # loss, metrics and gradient, in float32 at least
 
 
-def accumulated(gradient: Callable, params: Any, model_state: Any, batch: Any, key: jax.Array, accumulate: int) -> Any:
+def accumulated(
+    gradient: Callable, params: Any, model_state: Any, batch: Any, key: jax.Array, accumulate: int
+) -> Any:
     """The loss with its metrics and the model state, and the gradient, of a batch in `accumulate` pieces.
 
         gradient = sum over micro-batches of weight * gradient / sum of weights
@@ -39,19 +41,27 @@ def accumulated(gradient: Callable, params: Any, model_state: Any, batch: Any, k
     def split(x: jax.Array) -> jax.Array:
         size = jnp.shape(x)[0] if jnp.ndim(x) else 0
         if size == 0 or size % accumulate:
-            raise ValueError(f"make_step: `accumulate`={accumulate} must divide the batch, got {size} examples")
+            raise ValueError(
+                f"make_step: `accumulate`={accumulate} must divide the batch, got {size} examples"
+            )
         return jnp.reshape(x, (accumulate, size // accumulate, *jnp.shape(x)[1:]))
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
     gradient = jax.jit(gradient)  # traced once, for the shapes and for the loop
-    ((loss_shape, (named_shapes, _)), grad_shapes), slow = traced(gradient, params, model_state, first, key)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x.dtype)), (loss_shape, named_shapes, grad_shapes))
+    ((loss_shape, (named_shapes, _)), grad_shapes), slow = traced(
+        gradient, params, model_state, first, key
+    )
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, _wide(x.dtype)), (loss_shape, named_shapes, grad_shapes)
+    )
 
     def one(carry: tuple[Sums, Any], item: Any) -> tuple[tuple[Sums, Any], None]:
         sums, model_state = carry
         index, micro = item
-        (loss, (named, model_state)), grads = gradient(params, model_state, micro, jax.random.fold_in(key, index))
+        (loss, (named, model_state)), grads = gradient(
+            params, model_state, micro, jax.random.fold_in(key, index)
+        )
         weight = _weight(micro)
 
         def add(total: jax.Array, value: jax.Array) -> jax.Array:
@@ -69,7 +79,11 @@ def accumulated(gradient: Callable, params: Any, model_state: Any, batch: Any, k
 
 
 def _weight(micro: Any) -> jax.Array | None:
-    return jnp.sum(micro["mask"], dtype=jnp.float32) if isinstance(micro, dict) and "mask" in micro else None
+    return (
+        jnp.sum(micro["mask"], dtype=jnp.float32)
+        if isinstance(micro, dict) and "mask" in micro
+        else None
+    )
 
 
 def _wide(dtype: Any) -> Any:

@@ -25,7 +25,9 @@ class Chunk:
             chunk later, and the device never waits for you.
     """
 
-    def __init__(self, step: int, state: State, names: list[str], read: Callable[[], dict[str, float]]):
+    def __init__(
+        self, step: int, state: State, names: list[str], read: Callable[[], dict[str, float]]
+    ):
         self.step, self._state, self.names, self._read = step, state, names, read
 
     @property
@@ -47,7 +49,9 @@ def settled(state: State) -> State:
 
     def settle(leaf: Any) -> jax.Array:
         if not isinstance(leaf, jax.Array):
-            leaf = jnp.asarray(np.asarray(leaf))  # through NumPy, as making a Python number definite is a program
+            leaf = jnp.asarray(
+                np.asarray(leaf)
+            )  # through NumPy, as making a Python number definite is a program
         if jax.typeof(leaf).weak_type:
             leaf = jnp.asarray(leaf, leaf.dtype)
         if id(leaf) in seen:

@@ -44,12 +44,16 @@ def tell(opt_state: Any, metric: float) -> Any:
     """The state whose controllers will hear `metric` at the next update that is made."""
     return _map(
         opt_state,
-        lambda node: node._replace(metric=_like(node.metric, metric), waiting=_like(node.waiting, True)),
+        lambda node: node._replace(
+            metric=_like(node.metric, metric), waiting=_like(node.waiting, True)
+        ),
     )
 
 
 def _map(opt_state: Any, change: Callable[[Any], Any]) -> Any:
-    return jax.tree.map(lambda node: change(node) if _is_driven(node) else node, opt_state, is_leaf=is_control)
+    return jax.tree.map(
+        lambda node: change(node) if _is_driven(node) else node, opt_state, is_leaf=is_control
+    )
 
 
 def _driven(opt_state: Any) -> list[Any]:

@@ -5,7 +5,9 @@ from weakref import WeakKeyDictionary
 
 import jax
 
-_SLOW: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # of programs: a walk through one takes a millisecond
+_SLOW: WeakKeyDictionary[Any, bool] = (
+    WeakKeyDictionary()
+)  # of programs: a walk through one takes a millisecond
 
 
 def traced(function: Any, *arguments: Any) -> tuple[Any, bool]:
@@ -21,7 +23,9 @@ def _has_convolution(jaxpr: Any) -> bool:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             return True
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns") and _has_convolution(inner):
                 return True

@@ -40,31 +40,70 @@ class ArrayData:
         (3, (2,))
     """
 
-    def __init__(self, arrays: Any, batch_size: int, key: Any = None, shuffle: bool = True, remainder: str = "drop"):
+    def __init__(
+        self,
+        arrays: Any,
+        batch_size: int,
+        key: Any = None,
+        shuffle: bool = True,
+        remainder: str = "drop",
+    ):
         values = jax.tree.leaves(arrays)
         require(len(values) > 0, self, "arrays", arrays, "a tree with at least one array")
         sizes = {name: np.shape(value)[:1] for name, value in _named(arrays)}
         first = next(iter(sizes.values()))
-        require(len(first) == 1 and first[0] > 0, self, "arrays", sizes, "arrays with examples along axis 0")
-        require(len(set(sizes.values())) == 1, self, "arrays", sizes, "arrays with equally many examples")
+        require(
+            len(first) == 1 and first[0] > 0,
+            self,
+            "arrays",
+            sizes,
+            "arrays with examples along axis 0",
+        )
+        require(
+            len(set(sizes.values())) == 1,
+            self,
+            "arrays",
+            sizes,
+            "arrays with equally many examples",
+        )
         self.size = first[0]
         whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
         require(whole, self, "batch_size", batch_size, "a whole number >= 1")
         known = ("drop", "pad", "error")
         require(remainder in known, self, "remainder", remainder, f"one of {', '.join(known)}")
         if remainder == "drop":
-            require(batch_size <= self.size, self, "batch_size", batch_size, f"at most the {self.size} examples")
+            require(
+                batch_size <= self.size,
+                self,
+                "batch_size",
+                batch_size,
+                f"at most the {self.size} examples",
+            )
         if remainder == "error":
-            require(self.size % batch_size == 0, self, "batch_size", batch_size, f"a divisor of {self.size} examples")
+            require(
+                self.size % batch_size == 0,
+                self,
+                "batch_size",
+                batch_size,
+                f"a divisor of {self.size} examples",
+            )
         if remainder == "pad":
             free = isinstance(arrays, dict) and "mask" not in arrays
-            require(free, self, "arrays", type(arrays).__name__, "a dict without `mask`, which remainder='pad' adds")
+            require(
+                free,
+                self,
+                "arrays",
+                type(arrays).__name__,
+                "a dict without `mask`, which remainder='pad' adds",
+            )
         if shuffle:
             typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
             require(typed, self, "key", key, "a typed PRNG key, as from jax.random.key(0)")
         self.arrays, self.batch_size, self.key = arrays, batch_size, key
         self.shuffle, self.remainder = shuffle, remainder
-        self.steps_per_epoch = math.ceil(self.size / batch_size) if remainder == "pad" else self.size // batch_size
+        self.steps_per_epoch = (
+            math.ceil(self.size / batch_size) if remainder == "pad" else self.size // batch_size
+        )
         self._order: tuple[int, np.ndarray] = (-1, np.zeros((0, batch_size), np.int32))
 
     def __call__(self, step: int) -> Any:
@@ -119,7 +158,9 @@ def gather_padded(arrays: Any, indices: Any) -> Any:
 
 def _named(arrays: Any) -> list[tuple[str, Any]]:
     pairs = jax.tree_util.tree_flatten_with_path(arrays)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), value) for path, value in pairs]
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), value) for path, value in pairs
+    ]
 
 
 def source_of(data: Any, owner: str = "fit") -> "ArraySource | StreamSource":
@@ -137,7 +178,9 @@ class ArraySource:
         """A batch as shapes and dtypes."""
         del now
         size = self.data.batch_size
-        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self.arrays)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self.arrays
+        )
         if self.gather is gather_padded:
             batch["mask"] = jax.ShapeDtypeStruct((size,), np.float32)
         return batch
@@ -157,7 +200,9 @@ class ArraySource:
             done += len(some)
         return rows
 
-    def draw(self, now: int, counts: Iterable[int], size: int | None, place: Callable) -> Generator[Draw, None, None]:
+    def draw(
+        self, now: int, counts: Iterable[int], size: int | None, place: Callable
+    ) -> Generator[Draw, None, None]:
         """What each call of the device needs; `size` rows, or one batch without rows where it is None."""
         del place  # they are so small that they travel with the call
         for count in counts:

@@ -14,7 +14,9 @@ from jax_lrreg.training.state import State
 from jax_lrreg.training.stream import as_array, examples, require_batches
 
 
-def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any) -> Callable[[State], dict]:
+def make_eval(
+    module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any
+) -> Callable[[State], dict]:
     """An `eval_fn` for `fit`: the mean of `metrics_fn(model, batch)` over all of `data`, jitted.
 
     Args:
@@ -44,16 +46,27 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
         found = metrics_fn(adapter.evaluate(params, model_state), batch)
         scalars = isinstance(found, dict) and all(jnp.ndim(value) == 0 for value in found.values())
         shapes = jax.tree.map(jnp.shape, found)
-        require(scalars, "make_eval", "metrics_fn", shapes, "a function that returns {name: mean over the batch}")
+        require(
+            scalars,
+            "make_eval",
+            "metrics_fn",
+            shapes,
+            "a function that returns {name: mean over the batch}",
+        )
         return found
 
     def batches() -> Iterator[Any]:
         if not isinstance(data, ArrayData):
             yield from (jax.tree.map(as_array, batch) for batch in data)
             return
-        arrays = jax.tree.map(np.asarray, data.arrays)  # a slice of a device's array would be a program for each place
+        arrays = jax.tree.map(
+            np.asarray, data.arrays
+        )  # a slice of a device's array would be a program for each place
         if data.remainder == "pad":
-            arrays = {**arrays, "mask": np.ones(data.size, np.float32)}  # as in training; none of them is padding
+            arrays = {
+                **arrays,
+                "mask": np.ones(data.size, np.float32),
+            }  # as in training; none of them is padding
         for begin in range(0, data.size, data.batch_size):
             yield jax.tree.map(lambda x: x[begin : begin + data.batch_size], arrays)  # noqa: B023
 
@@ -64,9 +77,18 @@ def make_eval(module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]]
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
                 results.append(metrics(state.params, state.model_state, batch))
-        require(len(sizes) > 0, "make_eval", "data", data, "at least one batch; an iterator can be read only once")
+        require(
+            len(sizes) > 0,
+            "make_eval",
+            "data",
+            data,
+            "at least one batch; an iterator can be read only once",
+        )
         results = jax.device_get(results)
-        return {name: float(np.average([r[name] for r in results], weights=sizes)) for name in results[0]}
+        return {
+            name: float(np.average([r[name] for r in results], weights=sizes))
+            for name in results[0]
+        }
 
     return evaluate
 
@@ -76,5 +98,7 @@ def _weight(batch: Any) -> float:
     if isinstance(batch, dict) and "mask" in batch:
         return float(np.sum(batch["mask"]))
     count = examples(batch)
-    require(count is not None, "make_eval", "data", batch, "batches with their examples along axis 0")
+    require(
+        count is not None, "make_eval", "data", batch, "batches with their examples along axis 0"
+    )
     return count  # type: ignore[return-value]

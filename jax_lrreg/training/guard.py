@@ -90,4 +90,6 @@ def kept(sound: jax.Array, new: State, old: State) -> State:
 
 def _own(opt_state: Any) -> list[Any]:
     """The leaves of an optimizer's state, without its controllers, which are never NaN."""
-    return jax.tree.leaves(jax.tree.map(lambda node: None if is_control(node) else node, opt_state, is_leaf=is_control))
+    return jax.tree.leaves(
+        jax.tree.map(lambda node: None if is_control(node) else node, opt_state, is_leaf=is_control)
+    )

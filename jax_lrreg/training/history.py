@@ -36,7 +36,9 @@ def add(values: jax.Array, metrics: dict[str, jax.Array]) -> jax.Array:
     return jnp.where(np.array([_of_last(name) for name in names]), new, total)
 
 
-def read(now: int, names: list[str], sums: dict[str, Any], at_end: dict[str, Any], raises: bool) -> dict[str, float]:
+def read(
+    now: int, names: list[str], sums: dict[str, Any], at_end: dict[str, Any], raises: bool
+) -> dict[str, float]:
     """The entry of an interval that ends at step `now`; waits for the device, and fetches everything at once."""
     with jax.profiler.TraceAnnotation("read metrics"):
         sums, at_end = jax.device_get((sums, at_end))
@@ -63,7 +65,9 @@ def _of_last(name: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+    return (
+        isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+    )
 
 
 class History:
@@ -71,7 +75,14 @@ class History:
 
     def __init__(self, loggers: Sequence[Logger]):
         listed = isinstance(loggers, list | tuple) and all(map(callable, loggers))
-        require(listed, "fit", "loggers", loggers, "a list of functions (step, {name: number})", error=TypeError)
+        require(
+            listed,
+            "fit",
+            "loggers",
+            loggers,
+            "a list of functions (step, {name: number})",
+            error=TypeError,
+        )
         self.loggers = loggers
         self.entries: dict[str, list[float]] = {"step": []}
         self.evaluations: dict[str, list[float]] = {}
@@ -80,20 +91,37 @@ class History:
         """Takes the metrics of the interval that ends at step `now`."""
         return self._log(self.entries, "step", now, entry)
 
-    def add_evaluation(self, now: int, values: dict[str, Any], metrics: Iterable[str]) -> dict[str, float]:
+    def add_evaluation(
+        self, now: int, values: dict[str, Any], metrics: Iterable[str]
+    ) -> dict[str, float]:
         """Takes what `eval_fn` returned after step `now`, by other names than those of the `metrics`."""
         numbers = isinstance(values, dict) and all(map(_is_number, values.values()))
-        require(numbers, "fit", "eval_fn", values, "a function that returns {name: number}", error=TypeError)
+        require(
+            numbers,
+            "fit",
+            "eval_fn",
+            values,
+            "a function that returns {name: number}",
+            error=TypeError,
+        )
         entry = {name: float(value) for name, value in values.items()}
         for name in entry:
             taken = is_reserved(name) or name in metrics
-            require(not taken, "fit", "eval_fn", name, "a function whose names differ from the training metrics'")
+            require(
+                not taken,
+                "fit",
+                "eval_fn",
+                name,
+                "a function whose names differ from the training metrics'",
+            )
         before = set(self.evaluations) - {"eval_step"}
         allowed = f"a function that returns the same names each time, {sorted(before)}"
         require(not before or set(entry) == before, "fit", "eval_fn", sorted(entry), allowed)
         return self._log(self.evaluations, "eval_step", now, entry)
 
-    def _log(self, table: dict[str, list[float]], index: str, now: int, entry: dict[str, float]) -> dict[str, float]:
+    def _log(
+        self, table: dict[str, list[float]], index: str, now: int, entry: dict[str, float]
+    ) -> dict[str, float]:
         for name, value in {index: now, **entry}.items():
             table.setdefault(name, []).append(value)
         for logger in self.loggers:
@@ -102,4 +130,6 @@ class History:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The columns."""
-        return {name: np.asarray(values) for name, values in (self.entries | self.evaluations).items()}
+        return {
+            name: np.asarray(values) for name, values in (self.entries | self.evaluations).items()
+        }

@@ -59,7 +59,13 @@ class _Table:
         if self._has_rows():
             with path.open(newline="", encoding="utf-8") as file:
                 self.names = next(csv.reader(file))
-            require(self.names[0] == "step", "log_csv", "path", str(path), "a table whose first column is `step`")
+            require(
+                self.names[0] == "step",
+                "log_csv",
+                "path",
+                str(path),
+                "a table whose first column is `step`",
+            )
             with path.open("rb+") as file:
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":  # the last row was cut off by a crash
@@ -151,7 +157,9 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
         from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-not-found]
         from tensorboardX.summary import scalar  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ImportError("log_tensorboard needs tensorboardX: pip install 'jax_lrreg[tensorboard]'") from error
+        raise ImportError(
+            "log_tensorboard needs tensorboardX: pip install 'jax_lrreg[tensorboard]'"
+        ) from error
     place = Path(folder)
     require(not place.is_file(), "log_tensorboard", "folder", str(place), "a folder, not a file")
     place.mkdir(parents=True, exist_ok=True)
@@ -171,7 +179,9 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
 
 def write_whole(path: Path, save: Callable[[Any], Any]) -> None:
     """Makes or replaces a file by what `save` writes: it appears whole, or what was there stays."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
         try:
             save(file)
             file.flush()

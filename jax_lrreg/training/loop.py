@@ -122,7 +122,9 @@ def fit(
                             values = eval_fn(now.state)  # type: ignore[misc]
                             values = history.add_evaluation(now.step, values, now.names)
                         if control_on is not None:
-                            now.state = now.state.replace(opt_state=tell(now.state.opt_state, values[control_on]))
+                            now.state = now.state.replace(
+                                opt_state=tell(now.state.opt_state, values[control_on])
+                            )
                         entry = entry | values
                     bar.update(now.step, entry)
     except BaseException as error:
@@ -178,7 +180,9 @@ def steps(
     _check_arguments("steps", step, steps, chunk, log_every)
     state = settled(step.prepare(state))
     state = state.replace(opt_state=listen(state.opt_state, False))
-    return _chunks("steps", step, state, data, int(jax.device_get(state.step)), steps, chunk, log_every, None)
+    return _chunks(
+        "steps", step, state, data, int(jax.device_get(state.step)), steps, chunk, log_every, None
+    )
 
 
 def _chunks(
@@ -197,10 +201,20 @@ def _chunks(
     (_, shapes), slow = traced(step.body, state, example)
     loops = not slow or chunk not in ("auto", 1)
     held = len(data) if isinstance(data, list | tuple) else steps
-    require(held >= steps, owner, "data", f"{held} batches", f"at least {steps} batches, one for each step")
-    size = min(source.most(example) if chunk == "auto" else int(chunk), log_every, eval_every or log_every)
+    require(
+        held >= steps,
+        owner,
+        "data",
+        f"{held} batches",
+        f"at least {steps} batches, one for each step",
+    )
+    size = min(
+        source.most(example) if chunk == "auto" else int(chunk), log_every, eval_every or log_every
+    )
     if not isinstance(data, ArrayData):
-        size = min(size, steps)  # rows of numbers cost little: without this, a shorter run compiles nothing anew
+        size = min(
+            size, steps
+        )  # rows of numbers cost little: without this, a shorter run compiles nothing anew
     kind = "many" if loops else "one"
     if kind not in step.programs:
         step.programs[kind] = _program(step, loops)
@@ -215,11 +229,18 @@ def _chunks(
                 if error is not None and now == start:
                     state = jax.tree.map(jnp.copy, state)  # nothing that was given is lost
                 with jax.profiler.StepTraceAnnotation("train", step_num=now):
-                    state, sums = run(state, sums, source.arrays, payload, np.int32(count), gather=source.gather)
+                    state, sums = run(
+                        state, sums, source.arrays, payload, np.int32(count), gather=source.gather
+                    )
                 now += count
                 ends = (now - start) % log_every == 0 or now == start + steps
                 at_end = step.at_end(state) if ends else {}
-                done = Chunk(now, state, names, partial(read, now, names, sums, at_end, step.on_nonfinite == "raise"))
+                done = Chunk(
+                    now,
+                    state,
+                    names,
+                    partial(read, now, names, sums, at_end, step.on_nonfinite == "raise"),
+                )
                 yield done
                 state = done.state
                 if ends:
@@ -258,20 +279,36 @@ def _keep_work(error: BaseException, now: Chunk | None, history: History) -> Non
         if now is None or now.state.step.is_deleted():
             return
         error.state = now.state  # type: ignore[attr-defined]
-        error.add_note(f"fit: the state after step {now.step} is the attribute `state` of this error")
+        error.add_note(
+            f"fit: the state after step {now.step} is the attribute `state` of this error"
+        )
 
 
 def _check_arguments(owner: str, step: Any, steps: Any, chunk: Any, log_every: Any) -> None:
     if not isinstance(step, Step):
         raise TypeError(f"{owner}: `step` must come from make_step, got {step!r}")
     require(_whole(steps), owner, "steps", steps, "a whole number >= 1")
-    require(chunk == "auto" or _whole(chunk), owner, "chunk", chunk, "'auto' or a whole number >= 1")
+    require(
+        chunk == "auto" or _whole(chunk), owner, "chunk", chunk, "'auto' or a whole number >= 1"
+    )
     require(_whole(log_every), owner, "log_every", log_every, "a whole number >= 1")
 
 
 def _check_evaluation(eval_every: Any, eval_fn: Any) -> None:
-    require(eval_every is None or _whole(eval_every), "fit", "eval_every", eval_every, "a whole number >= 1 or None")
-    require(eval_fn is None or callable(eval_fn), "fit", "eval_fn", eval_fn, "a function state -> {name: number}")
+    require(
+        eval_every is None or _whole(eval_every),
+        "fit",
+        "eval_every",
+        eval_every,
+        "a whole number >= 1 or None",
+    )
+    require(
+        eval_fn is None or callable(eval_fn),
+        "fit",
+        "eval_fn",
+        eval_fn,
+        "a function state -> {name: number}",
+    )
     needs = eval_every is None or eval_fn is not None
     require(needs, "fit", "eval_fn", eval_fn, "given where `eval_every` is")
 
@@ -283,13 +320,25 @@ def _whole(x: Any) -> Any:
 def _check_control(state: State, control_on: Any, eval_every: Any, eval_fn: Any) -> None:
     if control_on is None:
         return
-    require(isinstance(control_on, str), "fit", "control_on", control_on, "a name that `eval_fn` returns, or None")
+    require(
+        isinstance(control_on, str),
+        "fit",
+        "control_on",
+        control_on,
+        "a name that `eval_fn` returns, or None",
+    )
     require(eval_every is not None, "fit", "eval_every", eval_every, "given where `control_on` is")
     listens = hears_metrics(state.opt_state)
     allowed = "None for an optimizer without transforms.scale_by_controller"
     require(listens, "fit", "control_on", control_on, allowed)
     names = sorted(eval_fn(state))
-    require(control_on in names, "fit", "control_on", control_on, f"one of the names that `eval_fn` returns: {names}")
+    require(
+        control_on in names,
+        "fit",
+        "control_on",
+        control_on,
+        f"one of the names that `eval_fn` returns: {names}",
+    )
 
 
 def _program(step: Step, loops: bool) -> Callable:
@@ -310,8 +359,12 @@ def _program(step: Step, loops: bool) -> Callable:
         return jax.lax.fori_loop(0, count, body, (state, values))
 
     def program(state, sums, arrays, rows, count, *, gather):
-        state, values = (many if loops else single)(state, sums["values"], arrays, rows, count, gather=gather)
+        state, values = (many if loops else single)(
+            state, sums["values"], arrays, rows, count, gather=gather
+        )
         return state, {"values": values, "steps": sums["steps"] + count}
 
-    donated = (0,) if step.donate else ()  # the sums are few, and whoever holds a chunk may read them later
+    donated = (
+        (0,) if step.donate else ()
+    )  # the sums are few, and whoever holds a chunk may read them later
     return jax.jit(program, donate_argnums=donated, static_argnames="gather")

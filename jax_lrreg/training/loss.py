@@ -16,10 +16,24 @@ def checked(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     try:
         loss = jnp.asarray(loss)
     except (TypeError, ValueError):
-        raise TypeError(f"make_step: `loss_fn` must be a function that returns a real scalar, got {loss!r}") from None
+        raise TypeError(
+            f"make_step: `loss_fn` must be a function that returns a real scalar, got {loss!r}"
+        ) from None
     scalar = loss.ndim == 0 and jnp.issubdtype(loss.dtype, jnp.floating)
-    require(scalar, "make_step", "loss_fn", f"{loss.dtype}{list(loss.shape)}", "a function that returns a real scalar")
-    require(isinstance(named, dict), "make_step", "loss_fn", type(named).__name__, "(loss, {name: scalar})")
+    require(
+        scalar,
+        "make_step",
+        "loss_fn",
+        f"{loss.dtype}{list(loss.shape)}",
+        "a function that returns a real scalar",
+    )
+    require(
+        isinstance(named, dict),
+        "make_step",
+        "loss_fn",
+        type(named).__name__,
+        "(loss, {name: scalar})",
+    )
     return widened(loss), {name: _metric(name, named[name]) for name in named}
 
 
@@ -29,7 +43,9 @@ def _metric(name: Any, value: Any) -> jax.Array:
     try:
         value = jnp.asarray(value)
     except (TypeError, ValueError):
-        raise TypeError(f"make_step: metric {name!r} of `loss_fn` must be an array, got {value!r}") from None
+        raise TypeError(
+            f"make_step: metric {name!r} of `loss_fn` must be an array, got {value!r}"
+        ) from None
     real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
     text = f"{value.dtype}{list(value.shape)}"
     require(value.ndim == 0 and real, "make_step", f"loss_fn: {name}", text, "a scalar, and real")

@@ -48,7 +48,9 @@ class Linen(NamedTuple):
         if example is None:
             raise TypeError("init: `example` must be an input of the Linen module, got None")
         leaves, structure = jax.tree.flatten(example)
-        arrays = {i: x for i, x in enumerate(leaves) if hasattr(x, "dtype")}  # the rest is for Python, such as `train`
+        arrays = {
+            i: x for i, x in enumerate(leaves) if hasattr(x, "dtype")
+        }  # the rest is for Python, such as `train`
 
         def inputs(arrays: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
             return jax.tree.unflatten(structure, [arrays.get(i, x) for i, x in enumerate(leaves)])
@@ -66,7 +68,11 @@ class Linen(NamedTuple):
         state = {name: value for name, value in made.items() if name != "params"}
         after = jax.eval_shape(again, keys, arrays)
         # What is sown grows at every call: it is an output, not a state.
-        state = {name: x for name, x in state.items() if jax.tree.structure(x) == jax.tree.structure(after.get(name))}
+        state = {
+            name: x
+            for name, x in state.items()
+            if jax.tree.structure(x) == jax.tree.structure(after.get(name))
+        }
         return (made.get("params", {}) if params is None else params), state
 
     def bind(self, params: Any, model_state: Any, key: jax.Array) -> Bound:
@@ -80,15 +86,23 @@ class Linen(NamedTuple):
             asked = kwargs.pop("mutable", None)
             mutable = [*state, *([asked] if isinstance(asked, str) else asked or ())]
             variables = {"params": params, **state}
-            output, changed = self.module.apply(variables, *args, rngs=rngs, mutable=mutable, **kwargs)
+            output, changed = self.module.apply(
+                variables, *args, rngs=rngs, mutable=mutable, **kwargs
+            )
             state.update({name: changed[name] for name in state if name in changed})
-            return output if asked is None else (output, {name: x for name, x in changed.items() if name not in state})
+            return (
+                output
+                if asked is None
+                else (output, {name: x for name, x in changed.items() if name not in state})
+            )
 
         return Bound(model, lambda: {name: state[name] for name in model_state})
 
     def evaluate(self, params: Any, model_state: Any) -> Callable[..., Any]:
         """The model as it is evaluated: nothing mutable, no keys."""
-        return lambda *args, **kwargs: self.module.apply({"params": params, **model_state}, *args, **kwargs)
+        return lambda *args, **kwargs: self.module.apply(
+            {"params": params, **model_state}, *args, **kwargs
+        )
 
     def merge(self, params: Any, model_state: Any) -> Any:
         """Linen's variables."""
@@ -162,14 +176,18 @@ def adapt(module: Any) -> Adapter:
     if isinstance(module, Adapter):
         return module
     if not callable(module):
-        raise TypeError(f"`module` must be a Linen module, an NNX module or a function, got {module!r}")
+        raise TypeError(
+            f"`module` must be a Linen module, an NNX module or a function, got {module!r}"
+        )
     return Function(module)
 
 
 def _split(module: Any) -> Nnx:
     nnx = sys.modules["flax.nnx"]
     if jax.tree.leaves(nnx.state(module, nnx.Intermediate)):
-        module = nnx.clone(module)  # what was sown is an output of one call, not a state that goes on to the next
+        module = nnx.clone(
+            module
+        )  # what was sown is an output of one call, not a state that goes on to the next
         nnx.pop(module, nnx.Intermediate)
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     return Nnx(graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))

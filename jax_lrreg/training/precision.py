@@ -29,7 +29,9 @@ class MixedPrecision(NamedTuple):
 
     def evaluate(self, params: Any, model_state: Any) -> Callable[..., Any]:
         """The model as it is evaluated, in the same dtypes."""
-        return _Model(self.adapter.evaluate(cast(params, self.compute_dtype), model_state), self.compute_dtype)
+        return _Model(
+            self.adapter.evaluate(cast(params, self.compute_dtype), model_state), self.compute_dtype
+        )
 
     def merge(self, params: Any, model_state: Any) -> Any:
         """The trained model, in the dtypes of the state."""
@@ -67,7 +69,14 @@ def mixed_precision(module: Any, compute_dtype: Any, *, param_dtype: Any = None)
     for name, dtype in {"compute_dtype": compute_dtype, "param_dtype": param_dtype}.items():
         optional = name == "param_dtype" and dtype is None
         allowed = "a floating dtype such as jnp.bfloat16"
-        require(optional or _is_floating(dtype), "mixed_precision", name, dtype, allowed, error=TypeError)
+        require(
+            optional or _is_floating(dtype),
+            "mixed_precision",
+            name,
+            dtype,
+            allowed,
+            error=TypeError,
+        )
     return MixedPrecision(adapt(module), compute_dtype, param_dtype)
 
 

@@ -32,11 +32,17 @@ class Progress:
                 from rich.progress import Progress as Bar
                 from rich.table import Column
 
-                rest = Column(ratio=1, no_wrap=True)  # what is too long for the terminal is cut here
+                rest = Column(
+                    ratio=1, no_wrap=True
+                )  # what is too long for the terminal is cut here
                 text = TextColumn("{task.fields[text]}", markup=False, table_column=rest)
-                self.bar = Bar(BarColumn(20), MofNCompleteColumn(), text, console=console, expand=True)
+                self.bar = Bar(
+                    BarColumn(20), MofNCompleteColumn(), text, console=console, expand=True
+                )
                 self.bar.start()
-                self.task = self.bar.add_task("", total=self.end, completed=self.start, text="compiling")
+                self.task = self.bar.add_task(
+                    "", total=self.end, completed=self.start, text="compiling"
+                )
             self.began = time.perf_counter()
         return self
 
@@ -59,7 +65,11 @@ class Progress:
 
     def _numbers(self) -> tuple[list[str], list[str]]:
         """Loss and rate, and all others that are worth a place."""
-        numbers = {name: f"{name} {value:.4g}" for name, value in self.metrics.items() if name not in HIDDEN}
+        numbers = {
+            name: f"{name} {value:.4g}"
+            for name, value in self.metrics.items()
+            if name not in HIDDEN
+        }
         if not self.metrics.get("skipped"):
             numbers.pop("skipped", None)
         first = [numbers.pop(name) for name in ("loss", "learning_rate") if name in numbers]
@@ -73,7 +83,10 @@ class Progress:
         rate = (now - first) / max(after - before, 1e-9)
         seconds = (self.end - now) / rate
         pace = f"{rate:,.0f} steps/s" if rate >= 10 else f"{1 / rate:.3g} s/step"
-        return [pace, f"{_clock(seconds)} left" if now < self.end else f"{_clock(after - self.began)} in all"]
+        return [
+            pace,
+            f"{_clock(seconds)} left" if now < self.end else f"{_clock(after - self.began)} in all",
+        ]
 
     def __exit__(self, *error: Any) -> None:
         if self.bar is not None:

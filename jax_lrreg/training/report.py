@@ -40,7 +40,14 @@ def check_monitors(monitors: Any) -> None:
     """Refuses names that are no monitors."""
     known = (*EACH_STEP, *AT_END)
     allowed = f"a tuple of names among {', '.join(known)}"
-    require(isinstance(monitors, tuple | list), "make_step", "monitors", monitors, allowed, error=TypeError)
+    require(
+        isinstance(monitors, tuple | list),
+        "make_step",
+        "monitors",
+        monitors,
+        allowed,
+        error=TypeError,
+    )
     for name in monitors:
         require(name in known, "make_step", "monitors", name, f"names among {', '.join(known)}")
 
@@ -63,7 +70,9 @@ def at_end(state: State, monitors: Sequence[str]) -> dict[str, jax.Array]:
 
 def norm(tree: Any) -> jax.Array:
     """The root of the sum of squares, added in float32 at least: in float16 it would overflow at 256."""
-    return jnp.asarray(optax.tree.norm([widened(x) for x in jax.tree.leaves(tree) if is_parameter(x)]))
+    return jnp.asarray(
+        optax.tree.norm([widened(x) for x in jax.tree.leaves(tree) if is_parameter(x)])
+    )
 
 
 def widened(value: Any) -> jax.Array:
@@ -74,7 +83,9 @@ def widened(value: Any) -> jax.Array:
 
 def _sparsity(found: list[Leaf]) -> jax.Array:
     """The share of exact zeros, counted in integers within an array."""
-    zeros = sum((jnp.sum(leaf.value == 0).astype(jnp.float32) for leaf in found), start=jnp.zeros(()))
+    zeros = sum(
+        (jnp.sum(leaf.value == 0).astype(jnp.float32) for leaf in found), start=jnp.zeros(())
+    )
     return zeros / max(1, sum(jnp.size(leaf.value) for leaf in found))
 
 
@@ -129,7 +140,11 @@ def nonfinite_message(step: int, metrics: Any) -> str:
 
 def culprit(metrics: Any) -> str:
     """A hint for the case that neither the loss nor the gradient is to blame."""
-    if "grad_norm" not in metrics or not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+    if (
+        "grad_norm" not in metrics
+        or not math.isfinite(metrics["loss"])
+        or not math.isfinite(metrics["grad_norm"])
+    ):
         return ""
     return (
         "; loss and gradient are finite, so it is the optimizer: D-Adaptation and Prodigy divide 0 by 0 while the "

@@ -55,7 +55,9 @@ class State:
             >>> state.replace(hyper=1).hyper
             Array(1., dtype=float32)
         """
-        if "hyper" in changes and jax.tree.structure(changes["hyper"]) == jax.tree.structure(self.hyper):
+        if "hyper" in changes and jax.tree.structure(changes["hyper"]) == jax.tree.structure(
+            self.hyper
+        ):
             changes["hyper"] = jax.tree.map(_in_place_of, changes["hyper"], self.hyper)
         for name in changes.keys() - {"hyper"}:
             # What this field holds already is this state's own: only what is new is copied.
@@ -109,13 +111,23 @@ def init(
     require(typed, "init", "key", key, "a typed PRNG key, as from jax.random.key(0)")
     hyper = jax.tree.map(_copied, hyper)
     if example is not None:
-        example = (example if isinstance(example, tuple) else (example,), dict(example_kwargs or {}))
+        example = (
+            example if isinstance(example, tuple) else (example,),
+            dict(example_kwargs or {}),
+        )
     params, model_state = adapt(module).init(jax.random.fold_in(key, 0), example, params)
     params = jax.tree.map(_copied, params)
     # What the optimizer starts from may be the parameters themselves.
-    opt_state, model_state, key = jax.tree.map(_copied, (resolve(tx, hyper, "tx").init(params), model_state, key))
+    opt_state, model_state, key = jax.tree.map(
+        _copied, (resolve(tx, hyper, "tx").init(params), model_state, key)
+    )
     state = State(
-        step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, model_state=model_state, key=key, hyper=hyper
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=opt_state,
+        model_state=model_state,
+        key=key,
+        hyper=hyper,
     )
     if sharding is None:
         return state
@@ -146,14 +158,26 @@ def resolve(value: Any, hyper: Any, argument: str) -> Any:
             "or its own gradient_transformation(), which keeps the loss from the optimizer inside"
         )
     if not callable(value):
-        raise TypeError(f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}")
+        raise TypeError(
+            f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}"
+        )
     allowed = f"{argument} must be a function hyper -> Optax transformation"
-    return optax.with_extra_args_support(of_hyper(value, hyper, optax.GradientTransformation, argument, allowed))
+    return optax.with_extra_args_support(
+        of_hyper(value, hyper, optax.GradientTransformation, argument, allowed)
+    )
 
 
-def of_hyper(function: Callable[[Any], Any], hyper: Any, kind: type, argument: str, allowed: str) -> Any:
+def of_hyper(
+    function: Callable[[Any], Any], hyper: Any, kind: type, argument: str, allowed: str
+) -> Any:
     """What the function of an argument makes of the hyperparameters, which must be there, and it of this kind."""
-    require(hyper is not None, "init", "hyper", hyper, f"given, because `{argument}` is a function of it")
+    require(
+        hyper is not None,
+        "init",
+        "hyper",
+        hyper,
+        f"given, because `{argument}` is a function of it",
+    )
     made = function(hyper)
     if not isinstance(made, kind):
         raise TypeError(f"{allowed}, but returned {made!r}")
@@ -165,7 +189,9 @@ def _copied(value: Any) -> Any:
 
     What is traced, and what is no number (a shape, a sharding), stays as it is.
     """
-    if isinstance(value, Tracer) or not isinstance(value, jax.Array | np.ndarray | np.generic | float | int | complex):
+    if isinstance(value, Tracer) or not isinstance(
+        value, jax.Array | np.ndarray | np.generic | float | int | complex
+    ):
         return value
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.copy(value)
@@ -178,7 +204,9 @@ def _in_place_of(value: Any, old: Any) -> Any:
         return _copied(value)
     whole = jnp.issubdtype(old.dtype, jnp.integer)
     fits = not whole or jnp.issubdtype(jnp.result_type(value), jnp.integer)
-    require(fits, "State.replace", "hyper", value, f"a whole number where it was one, as {old.dtype} is")
+    require(
+        fits, "State.replace", "hyper", value, f"a whole number where it was one, as {old.dtype} is"
+    )
     if isinstance(value, Tracer) or isinstance(old, Tracer):
         return jnp.asarray(value, old.dtype)
     copy = jnp.array(value, old.dtype)

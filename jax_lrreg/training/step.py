@@ -48,7 +48,15 @@ class Step:
         on_nonfinite: what happens to an update that is not finite.
     """
 
-    def __init__(self, body: Callable, donate: bool, on_nonfinite: str, ema: bool, loss_scale: Any, monitors: Any):
+    def __init__(
+        self,
+        body: Callable,
+        donate: bool,
+        on_nonfinite: str,
+        ema: bool,
+        loss_scale: Any,
+        monitors: Any,
+    ):
         self.body = jax.jit(body)  # traced once, also where a loop calls it
         read = jax.jit(lambda state: at_end(state, monitors))
         self.at_end = read if set(monitors) & set(AT_END) else lambda _: {}
@@ -72,9 +80,13 @@ class Step:
         state = self.prepare(state)
         key, hyper = state.key, state.hyper
         changing, metrics = self._call(changing_of(state), key, hyper, batch)
-        state = _assembled(changing, *((key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))))
+        state = _assembled(
+            changing, *((key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper)))
+        )
         if self.on_nonfinite == "raise" and metrics["skipped"]:
-            error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics))
+            error = FloatingPointError(
+                nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics)
+            )
             error.state = state  # type: ignore[attr-defined]  the one that was given is given away
             error.add_note("step: it is the attribute `state` of this error")
             raise error
@@ -83,8 +95,14 @@ class Step:
     def prepare(self, state: State) -> State:
         """The state with the fields that this step needs, from the first call on: its average, its loss scale."""
         if not isinstance(state, State):
-            raise TypeError(f"step: `state` must be a State, from `init`, got {type(state).__name__}")
-        held = [x for x in (state.step, state.key) if isinstance(x, jax.Array) and not isinstance(x, Tracer)]
+            raise TypeError(
+                f"step: `state` must be a State, from `init`, got {type(state).__name__}"
+            )
+        held = [
+            x
+            for x in (state.step, state.key)
+            if isinstance(x, jax.Array) and not isinstance(x, Tracer)
+        ]
         if any(x.is_deleted() for x in held):
             raise ValueError(
                 "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
@@ -159,7 +177,9 @@ def make_step(
         1.0 [0.1 0.1]
     """
     adapter = adapt(module)
-    _check_arguments(loss_fn, penalty, learning_rate, accumulate, on_nonfinite, ema, loss_scale, monitors)
+    _check_arguments(
+        loss_fn, penalty, learning_rate, accumulate, on_nonfinite, ema, loss_scale, monitors
+    )
     if isinstance(penalty, Penalty):
         # A reference in it may be the parameters of a state that is going to be donated.
         penalty = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, penalty)
@@ -185,7 +205,9 @@ def make_step(
         )
         cost = penalty_of(state.params)
         if term is not None:
-            grads = jax.tree.map(lambda g, p: g + p.astype(g.dtype), grads, term.gradient(state.params, count))
+            grads = jax.tree.map(
+                lambda g, p: g + p.astype(g.dtype), grads, term.gradient(state.params, count)
+            )
         loss = data_loss + cost.astype(data_loss.dtype)
         grad_norm = norm(grads)
         # JAX's gradient of a complex parameter is the conjugate of the direction that Optax expects.
@@ -203,7 +225,9 @@ def make_step(
             opt_state = _typed_as(opt_state, state.opt_state)
             new = state.replace(params=params, opt_state=opt_state, model_state=model_state)
             if ema is not None:
-                mean = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, params)
+                mean = jax.tree.map(
+                    lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, params
+                )
                 new = new.replace(ema=mean)
             return new, updates
 
@@ -237,7 +261,9 @@ def make_step(
 
 
 def _assembled(changing: tuple, key: jax.Array, hyper: Any) -> State:
-    state = object.__new__(State)  # its constructor would take a tenth of a small step's time on the host
+    state = object.__new__(
+        State
+    )  # its constructor would take a tenth of a small step's time on the host
     vars(state).update(zip(CHANGING, changing, strict=True), key=key, hyper=hyper)
     return state
 
@@ -278,7 +304,9 @@ def _check_arguments(
     monitors: Any,
 ) -> None:
     if not callable(loss_fn):
-        raise TypeError(f"make_step: `loss_fn` must be a function (model, batch) -> loss, got {loss_fn!r}")
+        raise TypeError(
+            f"make_step: `loss_fn` must be a function (model, batch) -> loss, got {loss_fn!r}"
+        )
     if penalty is not None and (not callable(penalty) or isinstance(penalty, Schedule)):
         raise TypeError(f"{PENALTY}, got {penalty!r}")
     if learning_rate is not None and not callable(learning_rate):
@@ -287,9 +315,17 @@ def _check_arguments(
     whole = isinstance(accumulate, int) and not isinstance(accumulate, bool) and accumulate >= 1
     require(whole, "make_step", "accumulate", accumulate, "a whole number >= 1")
     known = ("skip", "raise", "keep")
-    require(on_nonfinite in known, "make_step", "on_nonfinite", on_nonfinite, f"one of {', '.join(known)}")
+    require(
+        on_nonfinite in known,
+        "make_step",
+        "on_nonfinite",
+        on_nonfinite,
+        f"one of {', '.join(known)}",
+    )
     if ema is not None:
-        require_number("make_step", "ema", ema, "a number in [0, 1), or None", lambda x: (x >= 0) & (x < 1))
+        require_number(
+            "make_step", "ema", ema, "a number in [0, 1), or None", lambda x: (x >= 0) & (x < 1)
+        )
     for one in jax.tree.leaves(penalty, is_leaf=_is_infinite):
         allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
         require(not _is_infinite(one), "make_step", "penalty", one, allowed)

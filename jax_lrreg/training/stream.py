@@ -58,8 +58,20 @@ class Stream:
 
     def _padded(self, batch: Any, count: int) -> Any:
         free = isinstance(batch, dict) and "mask" not in batch
-        require(free, self, "batches", type(batch).__name__, "dicts without `mask`, which remainder='pad' adds")
-        require(0 < count <= self._size, self, "batches", count, f"batches of 1 to {self._size} examples")
+        require(
+            free,
+            self,
+            "batches",
+            type(batch).__name__,
+            "dicts without `mask`, which remainder='pad' adds",
+        )
+        require(
+            0 < count <= self._size,
+            self,
+            "batches",
+            count,
+            f"batches of 1 to {self._size} examples",
+        )
         if count < self._size:
             index = np.arange(self._size) % count
             batch = jax.tree.map(lambda x: np.asarray(x)[index] if np.ndim(x) else x, batch)
@@ -97,10 +109,15 @@ class StreamSource:
         leaves, self.structure = _leaves(first)
         self.form = [(leaf.shape, leaf.dtype) for leaf in leaves]
         for shape, dtype in self.form:
-            known = any(jnp.issubdtype(dtype, kind) for kind in (np.number, np.bool_, jax.dtypes.extended))
+            known = any(
+                jnp.issubdtype(dtype, kind) for kind in (np.number, np.bool_, jax.dtypes.extended)
+            )
             require(known, self.owner, "data", f"{dtype}{list(shape)}", "batches of numbers")
         self.text = _text(first)
-        shapes = [jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype, True)) for shape, dtype in self.form]
+        shapes = [
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype, True))
+            for shape, dtype in self.form
+        ]
         return jax.tree.unflatten(self.structure, shapes)
 
     def most(self, example: Any) -> int:
@@ -116,7 +133,9 @@ class StreamSource:
             raise draw.error
         return self._finished(draw).payload
 
-    def draw(self, now: int, counts: Iterable[int], size: int | None, place: Callable) -> Generator[Draw, None, None]:
+    def draw(
+        self, now: int, counts: Iterable[int], size: int | None, place: Callable
+    ) -> Generator[Draw, None, None]:
         """What each call of the device needs, put in its place while the device works on the call before.
 
         A thread draws exactly `counts` batches and ends when this generator is closed. What the iterable
@@ -151,7 +170,9 @@ class StreamSource:
                 ready.get()
             thread.join(PATIENCE)
 
-    def _pack(self, count: int, size: int | None, place: Callable, stopped: Callable[[], bool]) -> Draw:
+    def _pack(
+        self, count: int, size: int | None, place: Callable, stopped: Callable[[], bool]
+    ) -> Draw:
         done, error, rows = 0, None, _Rows(self.form, size, place)
         try:
             while done < count and not stopped():
@@ -203,7 +224,9 @@ class _Rows:
         for column, leaf in enumerate(leaves):
             if index == 0:
                 on_device = isinstance(leaf, jax.Array)
-                self.columns[column] = [] if on_device else np.zeros((self.size or 1, *leaf.shape), leaf.dtype)
+                self.columns[column] = (
+                    [] if on_device else np.zeros((self.size or 1, *leaf.shape), leaf.dtype)
+                )
             rows = self.columns[column]
             if isinstance(rows, list):
                 rows.append(leaf)
@@ -218,10 +241,15 @@ class _Rows:
 
     def leaves(self) -> list[Any]:
         """All of them; only for the thread that starts the programs of the loop."""
-        return [self.place(self._stacked(rows)) if isinstance(rows, list) else rows for rows in self.columns]
+        return [
+            self.place(self._stacked(rows)) if isinstance(rows, list) else rows
+            for rows in self.columns
+        ]
 
     def _stacked(self, rows: list[jax.Array]) -> jax.Array:
-        return rows[0] if self.size is None else jnp.stack(rows + [rows[-1]] * (self.size - len(rows)))
+        return (
+            rows[0] if self.size is None else jnp.stack(rows + [rows[-1]] * (self.size - len(rows)))
+        )
 
 
 def as_array(leaf: Any) -> Any:
@@ -251,9 +279,13 @@ def _text(batch: Any) -> dict[str, str]:
 def require_batches(data: Any, owner: str) -> None:
     """Refuses what is no iterable, and arrays, which would be iterated by their rows."""
     if isinstance(data, dict | str | np.ndarray | jax.Array):
-        raise TypeError(f"{owner}: `data` must be an ArrayData or an iterable of batches; make an ArrayData of arrays")
+        raise TypeError(
+            f"{owner}: `data` must be an ArrayData or an iterable of batches; make an ArrayData of arrays"
+        )
     if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        raise TypeError(f"{owner}: `data` must be an ArrayData or an iterable of batches, got {data!r}")
+        raise TypeError(
+            f"{owner}: `data` must be an ArrayData or an iterable of batches, got {data!r}"
+        )
 
 
 def examples(batch: Any) -> int | None:

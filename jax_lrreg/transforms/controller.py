@@ -57,7 +57,9 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         [-0.1]
     """
     if not isinstance(controller, Controller):
-        raise TypeError(f"scale_by_controller: `controller` must be a controller, got {controller!r}")
+        raise TypeError(
+            f"scale_by_controller: `controller` must be a controller, got {controller!r}"
+        )
     if isinstance(controller, Hypergradient):
         raise TypeError(
             "scale_by_controller: `controller` must be driven by a metric; Hypergradient is driven by the gradient: "
@@ -67,7 +69,9 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
     def init(params: Any) -> ScaleByControllerState:
         del params
         state, no = controller.init(), jnp.zeros((), bool)
-        return ScaleByControllerState(state, _scale(controller, state), jnp.zeros((), jnp.float32), no, no)
+        return ScaleByControllerState(
+            state, _scale(controller, state), jnp.zeros((), jnp.float32), no, no
+        )
 
     def update(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any
@@ -77,7 +81,9 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         metric = jnp.where(state.external, state.metric, jnp.asarray(value, jnp.float32))
         heard = ~state.external | state.waiting
         new = controller.update(state.controller, metric)
-        new = jax.tree.map(lambda after, before: jnp.where(heard, after, before), new, state.controller)
+        new = jax.tree.map(
+            lambda after, before: jnp.where(heard, after, before), new, state.controller
+        )
         scale = _scale(controller, new)
         new = state._replace(controller=new, scale=scale, waiting=state.waiting & ~state.external)
         return _scaled(updates, scale), new
@@ -128,8 +134,12 @@ def mean_value(tx: Any) -> optax.GradientTransformationExtraArgs:
         _require_value("mean_value", value)
         before = state.multi_steps
         total = jnp.where(before.mini_step == 0, 0.0, state.total) + jnp.asarray(value, jnp.float32)
-        updates, after = multi_steps.update(updates, before, params, value=total / (before.mini_step + 1), **extra)
-        rejected = (after.mini_step == before.mini_step) & (after.gradient_step == before.gradient_step)
+        updates, after = multi_steps.update(
+            updates, before, params, value=total / (before.mini_step + 1), **extra
+        )
+        rejected = (after.mini_step == before.mini_step) & (
+            after.gradient_step == before.gradient_step
+        )
         return updates, MeanValueState(after, jnp.where(rejected, state.total, total))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -186,7 +196,9 @@ def hypergradient(
     if not isinstance(inner, optax.GradientTransformation):
         raise TypeError(f"hypergradient: `inner` must be an Optax transformation, got {inner!r}")
     if not isinstance(controller, Hypergradient):
-        raise TypeError(f"hypergradient: `controller` must be a schedules.Hypergradient, got {controller!r}")
+        raise TypeError(
+            f"hypergradient: `controller` must be a schedules.Hypergradient, got {controller!r}"
+        )
     optimizer = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> HypergradientState:
@@ -194,15 +206,23 @@ def hypergradient(
         control = HypergradientControl(state, _scale(controller, state))
         return HypergradientState(optimizer.init(params), control, optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, HypergradientState]:
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, HypergradientState]:
         metric = controller.agreement(
-            _product(updates, state.previous), _product(updates, updates), _product(state.previous, state.previous)
+            _product(updates, state.previous),
+            _product(updates, updates),
+            _product(state.previous, state.previous),
         )
         new = controller.update(state.control.controller, metric)
         scale = _scale(controller, new)
         steps, inner_state = optimizer.update(updates, state.inner_state, params, **extra)
-        previous = jax.tree.map(lambda step, old: jnp.asarray(step, old.dtype), steps, state.previous)
-        return _scaled(steps, scale), HypergradientState(inner_state, HypergradientControl(new, scale), previous)
+        previous = jax.tree.map(
+            lambda step, old: jnp.asarray(step, old.dtype), steps, state.previous
+        )
+        return _scaled(steps, scale), HypergradientState(
+            inner_state, HypergradientControl(new, scale), previous
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -218,7 +238,9 @@ def _scaled(updates: Any, scale: jax.Array) -> Any:
         if not is_parameter(update):
             return update
         update = jnp.asarray(update)
-        return (update * scale.astype(jnp.promote_types(update.dtype, jnp.float32))).astype(update.dtype)
+        return (update * scale.astype(jnp.promote_types(update.dtype, jnp.float32))).astype(
+            update.dtype
+        )
 
     return jax.tree.map(times, updates)
 

@@ -43,6 +43,8 @@ def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
         def scaled(u: jax.Array) -> jax.Array:
             return (-rate * u).astype(u.dtype)
 
-        return jax.tree.map(scaled, updates), optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+        return jax.tree.map(scaled, updates), optax.ScaleByScheduleState(
+            count=optax.safe_increment(state.count)
+        )
 
     return optax.GradientTransformation(init, update)

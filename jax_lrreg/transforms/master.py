@@ -51,7 +51,9 @@ def master_weights(inner: optax.GradientTransformation) -> optax.GradientTransfo
         master = jax.tree.map(lambda p: _wide(p) if _is_narrow(p) else None, params)
         return MasterWeightsState(master, inner.init(_copy(params, master)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MasterWeightsState]:
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, MasterWeightsState]:
         if params is None:
             raise ValueError("master_weights: `params` must be given to `update`, got None")
         copy = _copy(params, state.master)

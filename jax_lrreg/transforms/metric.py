@@ -53,7 +53,13 @@ class Metric:
             require_number(self, name, getattr(self, name), "a number >= 0", lambda x: x >= 0)
         for name in ("b2", "momentum", "lag"):
             if getattr(self, name) is not None:
-                require_number(self, name, getattr(self, name), "a number in [0, 1)", lambda x: (x >= 0) & (x < 1))
+                require_number(
+                    self,
+                    name,
+                    getattr(self, name),
+                    "a number in [0, 1)",
+                    lambda x: (x >= 0) & (x < 1),
+                )
 
     def __call__(self, state: Any, learning_rate: Any) -> Any:
         """The step sizes, a scalar or a tree like the parameters, from the optimizer's state after its update."""
@@ -63,10 +69,14 @@ class Metric:
             return rate
         holder = found[0]
         moments = getattr(holder, SECOND_MOMENTS[type(holder).__name__])
-        correction = 1.0 if self.b2 is None else 1 - self.b2 ** jnp.asarray(holder.count, jnp.float32)
+        correction = (
+            1.0 if self.b2 is None else 1 - self.b2 ** jnp.asarray(holder.count, jnp.float32)
+        )
 
         def one(v: jax.Array, mean: jax.Array | None = None) -> jax.Array:
-            v = jnp.real(v)  # beside a complex parameter Optax keeps it complex, without an imaginary part
+            v = jnp.real(
+                v
+            )  # beside a complex parameter Optax keeps it complex, without an imaginary part
             v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
             v = v if mean is None else jnp.maximum(v - jnp.abs(mean) ** 2, 0)
             return rate / (jnp.sqrt(v / correction + self.eps_root) + self.eps)

@@ -132,7 +132,9 @@ def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
     return _adding("add_cautious_penalty", penalty, change)
 
 
-def add_corrected_penalty(penalty: Penalty, learning_rate: Any, *, peak_value: Any) -> optax.GradientTransformation:
+def add_corrected_penalty(
+    penalty: Penalty, learning_rate: Any, *, peak_value: Any
+) -> optax.GradientTransformation:
     """Adds the gradient of a penalty in proportion to the learning rate, as AdamC does before normalization layers.
 
         update <- update + learning_rate(count) / peak_value * gradient
@@ -159,7 +161,9 @@ def add_corrected_penalty(penalty: Penalty, learning_rate: Any, *, peak_value: A
         [1.1]
     """
     schedule = as_schedule(learning_rate, "learning_rate")
-    require_number("add_corrected_penalty", "peak_value", peak_value, "a number > 0", lambda x: x > 0)
+    require_number(
+        "add_corrected_penalty", "peak_value", peak_value, "a number > 0", lambda x: x > 0
+    )
 
     def change(update: jax.Array, gradient: jax.Array, count: jax.Array) -> jax.Array:
         return update + schedule(count) / peak_value * gradient
@@ -193,7 +197,9 @@ def add_independent_penalty(penalty: Penalty, schedule: Any = 1.0) -> optax.Grad
     """
     factor = as_schedule(schedule, "schedule")
     return _adding(
-        "add_independent_penalty", penalty, lambda update, gradient, count: update - factor(count) * gradient
+        "add_independent_penalty",
+        penalty,
+        lambda update, gradient, count: update - factor(count) * gradient,
     )
 
 
@@ -216,9 +222,13 @@ def _adding(
         def one(update: jax.Array, gradient: jax.Array) -> jax.Array:
             if not is_parameter(update):
                 return update
-            return change(update, jnp.conj(gradient), state.count).astype(update.dtype)  # JAX's own is conjugated
+            return change(update, jnp.conj(gradient), state.count).astype(
+                update.dtype
+            )  # JAX's own is conjugated
 
-        changed = jax.tree.map(one, updates, gradients, is_leaf=lambda x: x is None)  # Optax takes None for no gradient
+        changed = jax.tree.map(
+            one, updates, gradients, is_leaf=lambda x: x is None
+        )  # Optax takes None for no gradient
         return changed, AddPenaltyState(jnp.asarray(optax.safe_increment(state.count)))
 
     return optax.GradientTransformation(init, update)

@@ -35,7 +35,9 @@ TRANSPARENT = (
     "WrappedScheduleState",
     "ZeroNansState",
 )
-PROBE = 1e-12  # a gradient whose square vanishes beside any second moment that is put into the state
+PROBE = (
+    1e-12  # a gradient whose square vanishes beside any second moment that is put into the state
+)
 STEPS = (0, 1, 10, 100, 1000, 10_000, 100_000)  # at which learning rates are compared
 HUGE = 1e10  # one that whatever clips will clip; its square is still a float32
 
@@ -46,8 +48,16 @@ def measure(inner: optax.GradientTransformation, learning_rate: Callable[[Any], 
         optimizer = _Probed(inner)
         known = (*SECOND_MOMENTS, *TRANSPARENT, "TraceState", "MaskedState")
         masked = [node for node in nodes(optimizer.fresh) if type(node).__name__ == "MaskedState"]
-        strange = [type(node).__name__ for node in nodes(optimizer.fresh) if type(node).__name__ not in known]
-        if any(type(node).__name__ in (*SECOND_MOMENTS, "TraceState") for mask in masked for node in nodes(mask)):
+        strange = [
+            type(node).__name__
+            for node in nodes(optimizer.fresh)
+            if type(node).__name__ not in known
+        ]
+        if any(
+            type(node).__name__ in (*SECOND_MOMENTS, "TraceState")
+            for mask in masked
+            for node in nodes(mask)
+        ):
             strange.append("MaskedState")
         if strange or len(second_moments(optimizer.fresh)) > 1:
             names = strange or [type(node).__name__ for node in second_moments(optimizer.fresh)]
@@ -86,14 +96,18 @@ class _Probed:
             reason = str(error).splitlines()[0]
             raise ValueError(_refusal(f"it cannot be run on a single number ({reason})")) from None
 
-    def __call__(self, gradient=0.0, mean=0.0, v=0.0, trace=0.0, count=10**6, step=0, param=0.0) -> _Answer:
+    def __call__(
+        self, gradient=0.0, mean=0.0, v=0.0, trace=0.0, count=10**6, step=0, param=0.0
+    ) -> _Answer:
         fields = {"mu": mean, "nu": v, "nu_max": v, "sum_of_squares": v, "trace": trace}
 
         def placed(node: Any) -> Any:
             name = type(node).__name__
             if name in SECOND_MOMENTS or name == "TraceState":
                 given = {f: jnp.full(1, fields[f]) for f in node._fields if f in fields}
-                return node._replace(**given, **({"count": jnp.int32(count)} if "count" in node._fields else {}))
+                return node._replace(
+                    **given, **({"count": jnp.int32(count)} if "count" in node._fields else {})
+                )
             if isinstance(node, dict):
                 return {key: placed(child) for key, child in node.items()}
             if isinstance(node, tuple):
@@ -120,12 +134,22 @@ class _Probed:
 def _momentum(optimizer: _Probed, step: int, rate: float) -> tuple[float, float, float]:
     """The decay of the sum of past updates, what the first update is multiplied by, and the lag of the rate."""
     decay = optimizer(trace=1.0).trace
-    first = optimizer(gradient=PROBE, v=1.0, mean=PROBE, step=step)  # so small that nothing clips it
+    first = optimizer(
+        gradient=PROBE, v=1.0, mean=PROBE, step=step
+    )  # so small that nothing clips it
     second = optimizer(trace=first.trace, v=1.0, step=step)
-    ratio = abs(second.update / first.update)  # decay, or decay^2 / (1 + decay) for Nesterov's, which looks ahead
+    ratio = abs(
+        second.update / first.update
+    )  # decay, or decay^2 / (1 + decay) for Nesterov's, which looks ahead
     nesterov = abs(ratio - decay**2 / (1 + decay)) < abs(ratio - decay)
-    sent = abs(optimizer(trace=PROBE, v=1.0, step=step).update) / PROBE / (decay**2 if nesterov else decay)
-    late = abs(sent - 1) < abs(sent - rate)  # what the sum holds is not multiplied by the rate any more
+    sent = (
+        abs(optimizer(trace=PROBE, v=1.0, step=step).update)
+        / PROBE
+        / (decay**2 if nesterov else decay)
+    )
+    late = abs(sent - 1) < abs(
+        sent - rate
+    )  # what the sum holds is not multiplied by the rate any more
     return decay, 1 + decay if nesterov else 1.0, decay if late else 0.0
 
 
@@ -136,7 +160,9 @@ def _first_rate(learning_rate: Callable[[Any], Any]) -> tuple[int, float]:
             raise ValueError(_refusal("`learning_rate` is traced, as in a function hyper -> tx"))
         if float(rate) > 0:
             return step, float(rate)
-    raise ValueError("proximal: `learning_rate` must be positive at some step up to 100000, got 0 at each one tried")
+    raise ValueError(
+        "proximal: `learning_rate` must be positive at some step up to 100000, got 0 at each one tried"
+    )
 
 
 def _solved(optimizer: _Probed, step: int, rate: float) -> Metric:
@@ -161,10 +187,14 @@ def _solved(optimizer: _Probed, step: int, rate: float) -> Metric:
     root = ((v2 - v1) / (d2 - d1) - (d2 - d1)) / 2 if d2 > d1 else 0.0
     eps_root, eps = max(root**2 - v1, 0.0), max(d1 - root, 0.0)
     small = 1e-4 * d1  # what is left of the other one is rounding
-    return Metric(b2=b2, eps=eps if eps > small else 0.0, eps_root=eps_root if eps_root > small**2 else 0.0)
+    return Metric(
+        b2=b2, eps=eps if eps > small else 0.0, eps_root=eps_root if eps_root > small**2 else 0.0
+    )
 
 
-def _check_clipping(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], Any]) -> None:
+def _check_clipping(
+    optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], Any]
+) -> None:
     """Refuses updates that, divided by the step size, are not in proportion to the gradients that they are made of."""
     step = max(STEPS, key=lambda step: float(learning_rate(step)))
 
@@ -182,7 +212,9 @@ def _check_clipping(optimizer: _Probed, metric: Metric, learning_rate: Callable[
             )
 
 
-def _check(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], Any], lead: float) -> None:
+def _check(
+    optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], Any], lead: float
+) -> None:
     """Compares the optimizer's updates with the metric at other steps, moments, counts and parameters."""
     alone = dataclasses.replace(metric, momentum=0.0)  # a probe starts with no sum of past updates
 
@@ -203,22 +235,39 @@ def _check(optimizer: _Probed, metric: Metric, learning_rate: Callable[[Any], An
     for v in (1e-10, 1e-4, 1e2):
         answer = optimizer(gradient=PROBE, mean=PROBE, v=v, step=step)
         if _differs(answer.update, expected(answer, rate)):
-            raise ValueError(_refusal("its updates are not divided by the root of its second moment"))
+            raise ValueError(
+                _refusal("its updates are not divided by the root of its second moment")
+            )
     holder = _only(second_moments(optimizer.fresh))
     if holder is not None and "mu" in holder._fields and "RStdDev" not in type(holder).__name__:
         # From a small gradient, as the mean may be in bfloat16.
         b1 = 1 - float(_only(second_moments(optimizer(gradient=PROBE).state)).mu[0]) / PROBE
-        for t in (3, 10, 100):  # the first updates, in which means are corrected for their start from 0
-            answer = optimizer(gradient=PROBE, mean=PROBE * (1 - b1 ** (t - 1)), v=1e-2, count=t - 1, step=step)
+        for t in (
+            3,
+            10,
+            100,
+        ):  # the first updates, in which means are corrected for their start from 0
+            answer = optimizer(
+                gradient=PROBE, mean=PROBE * (1 - b1 ** (t - 1)), v=1e-2, count=t - 1, step=step
+            )
             plain = expected(answer, rate)
             nesterov = plain * (b1 * (1 - b1**t) / (1 - b1 ** (t + 1)) + (1 - b1) / (1 - b1**t))
-            if all(_differs(answer.update, other) for other in (plain, nesterov, plain * (1 - b1**t))):
+            if all(
+                _differs(answer.update, other) for other in (plain, nesterov, plain * (1 - b1**t))
+            ):
                 raise ValueError(_refusal("its first updates are not those of Adam"))
-    small, double = (optimizer(gradient=g, mean=g, v=1.0, step=step).update for g in (PROBE, 2 * PROBE))
+    small, double = (
+        optimizer(gradient=g, mean=g, v=1.0, step=step).update for g in (PROBE, 2 * PROBE)
+    )
     if _differs(double, 2 * small):
         raise ValueError(_refusal("its updates do not grow with the gradient"))
-    at = [optimizer(gradient=1.0, mean=1.0, v=1.0, step=step, param=param).update for param in (0.0, 3.0, -3.0)]
-    if abs(at[1] + at[2] - 2 * at[0]) > 1e-3 * max(map(abs, at)):  # weight decay is odd in the parameter
+    at = [
+        optimizer(gradient=1.0, mean=1.0, v=1.0, step=step, param=param).update
+        for param in (0.0, 3.0, -3.0)
+    ]
+    if abs(at[1] + at[2] - 2 * at[0]) > 1e-3 * max(
+        map(abs, at)
+    ):  # weight decay is odd in the parameter
         raise ValueError(_refusal("its updates depend on the size of the parameters"))
 
 

@@ -75,12 +75,22 @@ def proximal(
     if not isinstance(penalty, Penalty):
         raise TypeError(f"proximal: `penalty` must be a Penalty, got {penalty!r}")
     if not callable(learning_rate):
-        require_number("proximal", "learning_rate", learning_rate, "a number > 0 or a schedule", lambda x: x > 0)
+        require_number(
+            "proximal",
+            "learning_rate",
+            learning_rate,
+            "a number > 0 or a schedule",
+            lambda x: x > 0,
+        )
     if metric is not None and not callable(metric):
-        raise TypeError(f"proximal: `metric` must be a Metric or a function of the inner state, got {metric!r}")
+        raise TypeError(
+            f"proximal: `metric` must be a Metric or a function of the inner state, got {metric!r}"
+        )
 
     def rate_at(count: Any) -> jax.Array:
-        return jnp.asarray(learning_rate(count) if callable(learning_rate) else learning_rate, jnp.float32)
+        return jnp.asarray(
+            learning_rate(count) if callable(learning_rate) else learning_rate, jnp.float32
+        )
 
     inner = optax.with_extra_args_support(inner)
     metric = measure(inner, rate_at) if metric is None else metric
@@ -89,13 +99,19 @@ def proximal(
     def init(params: Any) -> ProximalState:
         return ProximalState(jnp.zeros((), jnp.int32), jnp.zeros(()), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ProximalState]:
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, ProximalState]:
         if params is None:
             raise ValueError("proximal: `params` must be given to `update`, got None")
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
         # Optax takes None for no gradient: what has none is not moved.
-        params = jax.tree.map(lambda u, p: None if u is None else p, updates, params, is_leaf=lambda x: x is None)
-        moved = jax.tree.map(lambda p, u: p + u.astype(p.dtype) if is_parameter(p) else p, params, updates)
+        params = jax.tree.map(
+            lambda u, p: None if u is None else p, updates, params, is_leaf=lambda x: x is None
+        )
+        moved = jax.tree.map(
+            lambda p, u: p + u.astype(p.dtype) if is_parameter(p) else p, params, updates
+        )
         now = injected_rate(inner_state)
         rate = lag * state.rate + (1 - lag) * (rate_at(state.count) if now is None else now)
         kept = penalty.trusted_prox(moved, metric(inner_state, rate), state.count)
@@ -105,11 +121,15 @@ def proximal(
                 return update
             # An update that the prox left alone stays as it was: before + (after - before) would round it. The
             # difference is 0 there, but not its derivative by the strength.
-            dtype = jnp.promote_types(update.dtype, before.dtype)  # a narrower one would miss the zeros
+            dtype = jnp.promote_types(
+                update.dtype, before.dtype
+            )  # a narrower one would miss the zeros
             unmoved = update + (final - after).astype(update.dtype)
             return jnp.where(final == after, unmoved.astype(dtype), (final - before).astype(dtype))
 
         changes = jax.tree.map(change, updates, params, moved, kept)
-        return changes, ProximalState(jnp.asarray(optax.safe_increment(state.count)), rate, inner_state)
+        return changes, ProximalState(
+            jnp.asarray(optax.safe_increment(state.count)), rate, inner_state
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -73,15 +73,23 @@ CASES: dict[str, dict[str, Any]] = {
         "CyclicLR(adam(), 0.01, 0.1, step_size_up=4, mode='exp_range', gamma=0.95)": ONCE,
         "CyclicLR(sgd(), 0.01, 0.1, step_size_up=2.5, step_size_down=3.5, cycle_momentum=False)": ONCE,
         "OneCycleLR(sgd(momentum=0.9), max_lr=0.1, total_steps=20)": range(21),
-        "OneCycleLR(sgd(), max_lr=0.1, epochs=3, steps_per_epoch=11, cycle_momentum=False)": range(34),
+        "OneCycleLR(sgd(), max_lr=0.1, epochs=3, steps_per_epoch=11, cycle_momentum=False)": range(
+            34
+        ),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=20, three_phase=True)": range(21),
-        "OneCycleLR(adam(), 0.1, total_steps=20, pct_start=0.33, div_factor=10.0, final_div_factor=100.0)": range(21),
+        "OneCycleLR(adam(), 0.1, total_steps=20, pct_start=0.33, div_factor=10.0, final_div_factor=100.0)": range(
+            21
+        ),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=20, anneal_strategy='linear')": range(20),
-        "OneCycleLR(adam(), 0.1, total_steps=25, anneal_strategy='linear', three_phase=True, pct_start=0.4)": range(25),
+        "OneCycleLR(adam(), 0.1, total_steps=25, anneal_strategy='linear', three_phase=True, pct_start=0.4)": range(
+            25
+        ),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=20, pct_start=0.0)": range(21),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=10, pct_start=0.05)": range(11),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=3)": range(4),
-        "OneCycleLR(adam(), max_lr=0.1, total_steps=20, pct_start=0.8, three_phase=True)": range(21),
+        "OneCycleLR(adam(), max_lr=0.1, total_steps=20, pct_start=0.8, three_phase=True)": range(
+            21
+        ),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=1)": range(2),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=5999)": LONG[:-1],
         "LambdaLR(sgd(), lambda epoch: 0.5)": ONCE,
@@ -104,13 +112,19 @@ CASES: dict[str, dict[str, Any]] = {
         "ChainedScheduler([LinearLR(o, 0.1, total_iters=6), StepLR(o, 5, 0.5), MultiStepLR(o, [3, 9], 0.7)])": ONCE,
         "ChainedScheduler([LinearLR(o, 0.1), PolynomialLR(o, 20, 2.0)])": ONCE,
         "ChainedScheduler([LinearLR(o, 0.1), CosineAnnealingLR(o, 15)])": range(80),
-        "ChainedScheduler([LinearLR(o, 0.1, 0.5), CosineAnnealingLR(o, 15, eta_min=0.01)])": range(80),
+        "ChainedScheduler([LinearLR(o, 0.1, 0.5), CosineAnnealingLR(o, 15, eta_min=0.01)])": range(
+            80
+        ),
         "ChainedScheduler([CosineAnnealingLR(o, 15, eta_min=0.01), LinearLR(o, 0.1), ConstantLR(o, 0.5, 8)])": range(
             80
         ),
         "ChainedScheduler([CosineAnnealingLR(o, 10), ExponentialLR(o, 0.9)])": range(80),
-        "ChainedScheduler([ExponentialLR(o, 0.9), CosineAnnealingLR(o, 10), LinearLR(o)])": range(80),
-        "ChainedScheduler([CosineAnnealingLR(o, 8), LinearLR(o, 0.3, 0.5, 11), PolynomialLR(o, 4)])": range(80),
+        "ChainedScheduler([ExponentialLR(o, 0.9), CosineAnnealingLR(o, 10), LinearLR(o)])": range(
+            80
+        ),
+        "ChainedScheduler([CosineAnnealingLR(o, 8), LinearLR(o, 0.3, 0.5, 11), PolynomialLR(o, 4)])": range(
+            80
+        ),
         "ChainedScheduler([CosineAnnealingLR(o, 3, 0.02), LinearLR(o, 0.1, 1.0, 3)])": range(80),
         "ChainedScheduler([LinearLR(o, 0.1), CosineAnnealingWarmRestarts(o, 5, 2)])": ONCE,
         "ChainedScheduler([ChainedScheduler([LinearLR(o), ExponentialLR(o, 0.9)]), StepLR(o, 4)])": ONCE,
@@ -128,11 +142,15 @@ CASES: dict[str, dict[str, Any]] = {
         "get_scheduler('cosine', sgd(), num_warmup_steps=5, num_training_steps=25)": range(80),
         "get_scheduler('cosine', sgd(), num_warmup_steps=0, num_training_steps=20)": range(80),
         "get_scheduler('cosine', sgd(), num_warmup_steps=8, num_training_steps=8)": ONCE,
-        "get_scheduler('cosine', sgd(), 5, 25, scheduler_specific_kwargs={'num_cycles': 1.5})": range(80),
+        "get_scheduler('cosine', sgd(), 5, 25, scheduler_specific_kwargs={'num_cycles': 1.5})": range(
+            80
+        ),
         "get_scheduler('cosine', sgd(), 5, 25, scheduler_specific_kwargs={'num_cycles': 0})": ONCE,
         "get_scheduler('cosine', sgd(), num_warmup_steps=100, num_training_steps=5000)": LONG,
         "get_scheduler('cosine_with_restarts', sgd(), num_warmup_steps=5, num_training_steps=25)": ONCE,
-        "get_scheduler('cosine_with_restarts', sgd(), 4, 34, scheduler_specific_kwargs={'num_cycles': 3})": range(60),
+        "get_scheduler('cosine_with_restarts', sgd(), 4, 34, scheduler_specific_kwargs={'num_cycles': 3})": range(
+            60
+        ),
         "get_scheduler('cosine_with_restarts', sgd(), 0, 20, scheduler_specific_kwargs={'num_cycles': 3})": ONCE,
         "get_scheduler('cosine_with_restarts', sgd(), 0, 20, scheduler_specific_kwargs={'num_cycles': 2.5})": ONCE,
         "get_scheduler('polynomial', sgd(), num_warmup_steps=5, num_training_steps=25)": ONCE,
@@ -142,8 +160,12 @@ CASES: dict[str, dict[str, Any]] = {
         "get_scheduler('inverse_sqrt', sgd(), num_warmup_steps=5)": ONCE,
         "get_scheduler('inverse_sqrt', sgd(), num_warmup_steps=0)": ONCE,
         "get_scheduler('inverse_sqrt', sgd(), 5, scheduler_specific_kwargs={'timescale': 3})": ONCE,
-        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr': 0.01})": range(80),
-        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr_rate': 0.2})": range(80),
+        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr': 0.01})": range(
+            80
+        ),
+        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr_rate': 0.2})": range(
+            80
+        ),
         "get_scheduler('cosine_warmup_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr': 0.01})": range(
             80
         ),
@@ -168,9 +190,15 @@ CASES: dict[str, dict[str, Any]] = {
         "CosineLRScheduler(sgd(), t_initial=20, lr_min=0.001, warmup_t=5, warmup_lr_init=0.01)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_lr_init=0.01, warmup_prefix=True)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=8, warmup_t=10, t_in_epochs=False)": ONCE,
-        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_decay=0.5, lr_min=0.001)": range(60),
-        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5, warmup_t=3)": range(90),
-        "CosineLRScheduler(sgd(), 10, cycle_limit=3, cycle_mul=1.5, warmup_t=3, warmup_prefix=True)": range(60),
+        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_decay=0.5, lr_min=0.001)": range(
+            60
+        ),
+        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5, warmup_t=3)": range(
+            90
+        ),
+        "CosineLRScheduler(sgd(), 10, cycle_limit=3, cycle_mul=1.5, warmup_t=3, warmup_prefix=True)": range(
+            60
+        ),
         "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=2, cycle_decay=0.001, lr_min=0.01)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=20, k_decay=2.0, lr_min=0.001)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=20, k_decay=0.5, cycle_limit=2)": range(60),
@@ -181,12 +209,16 @@ CASES: dict[str, dict[str, Any]] = {
         "TanhLRScheduler(sgd(), t_initial=20, lb=-3.0, ub=2.0, lr_min=0.01)": ONCE,
         "TanhLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_lr_init=0.01)": ONCE,
         "TanhLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_prefix=True)": ONCE,
-        "TanhLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5)": range(90),
+        "TanhLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5)": range(
+            90
+        ),
         "PolyLRScheduler(sgd(), t_initial=20)": ONCE,
         "PolyLRScheduler(sgd(), t_initial=20, power=2.0, lr_min=0.001, warmup_t=5, warmup_lr_init=0.01)": ONCE,
         "PolyLRScheduler(sgd(), t_initial=20, power=1.0, warmup_t=5, warmup_prefix=True)": ONCE,
         "PolyLRScheduler(sgd(), t_initial=20, k_decay=2.0, lr_min=0.001)": ONCE,
-        "PolyLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5)": range(90),
+        "PolyLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5)": range(
+            90
+        ),
         "StepLRScheduler(sgd(), decay_t=6, decay_rate=0.5)": ONCE,
         "StepLRScheduler(sgd(), decay_t=6)": ONCE,
         "StepLRScheduler(sgd(), decay_t=6, decay_rate=0.5, warmup_t=4, warmup_lr_init=0.01)": ONCE,
@@ -235,8 +267,12 @@ CASES: dict[str, dict[str, Any]] = {
         "CosineDecay(0.1, decay_steps=20, warmup_steps=5)": ONCE,
         "CosineDecay(0.1, decay_steps=5000)": LONG,
         "CosineDecayRestarts(0.1, first_decay_steps=10)": range(90),
-        "CosineDecayRestarts(0.1, first_decay_steps=10, t_mul=1.0, m_mul=0.5, alpha=0.1)": range(60),
-        "CosineDecayRestarts(0.1, first_decay_steps=10, t_mul=1.5, m_mul=0.9, alpha=0.01)": range(60),
+        "CosineDecayRestarts(0.1, first_decay_steps=10, t_mul=1.0, m_mul=0.5, alpha=0.1)": range(
+            60
+        ),
+        "CosineDecayRestarts(0.1, first_decay_steps=10, t_mul=1.5, m_mul=0.9, alpha=0.01)": range(
+            60
+        ),
         "CosineDecayRestarts(0.1, first_decay_steps=200, t_mul=2.0, m_mul=0.9)": LONG,
     },
     "optax": {
@@ -291,7 +327,9 @@ GROUPS: dict[str, dict[str, Any]] = {
         "ChainedScheduler([LinearLR(t), CosineAnnealingLR(t, 10)])": ONCE,
         "SequentialLR(t, [LinearLR(t), CosineAnnealingLR(t, 10)], [5])": ONCE,
     },
-    "transformers": {"get_scheduler('polynomial', two(), num_warmup_steps=5, num_training_steps=25)": ONCE},
+    "transformers": {
+        "get_scheduler('polynomial', two(), num_warmup_steps=5, num_training_steps=25)": ONCE
+    },
     "timm": {"CosineLRScheduler(two(), t_initial=20, warmup_t=5, lr_min=0.001)": ONCE},
 }
 REFUSED: dict[str, dict[str, str]] = {
@@ -357,7 +395,9 @@ def namespace(library: str) -> dict[str, Any]:
 
     def two(lr: float = 0.1) -> Any:
         both = optimizer("SGD", lr)
-        both.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr / 2, "lr_scale": 0.3})
+        both.add_param_group(
+            {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr / 2, "lr_scale": 0.3}
+        )
         return both
 
     def changed(scheduler: Any) -> Any:
@@ -374,8 +414,12 @@ def namespace(library: str) -> dict[str, Any]:
         names["wsd"] = lambda *args, **kwargs: optimization.get_wsd_schedule(sgd(), *args, **kwargs)
         return names | {"get_scheduler": optimization.get_scheduler}
     names |= {"o": sgd(), "t": two(), "tensor": torch.tensor, "changed": changed}
-    names["Mine"] = type("Mine", (torch.optim.lr_scheduler.LRScheduler,), {"get_lr": lambda self: self.base_lrs})
-    names["sequential"] = lambda parts, milestones: torch.optim.lr_scheduler.SequentialLR(names["o"], parts, milestones)
+    names["Mine"] = type(
+        "Mine", (torch.optim.lr_scheduler.LRScheduler,), {"get_lr": lambda self: self.base_lrs}
+    )
+    names["sequential"] = lambda parts, milestones: torch.optim.lr_scheduler.SequentialLR(
+        names["o"], parts, milestones
+    )
     return names | {k: v for k, v in vars(torch.optim.lr_scheduler).items() if k[0].isupper()}
 
 
@@ -410,17 +454,26 @@ def offered(library: str) -> set[str]:
         return {repr(kind.value) for kind in listed}
     if library == "optax":
         public = vars(importlib.import_module("optax.schedules")).items()
-        functions = {name for name, thing in public if callable(thing) and not isinstance(thing, type)}
+        functions = {
+            name for name, thing in public if callable(thing) and not isinstance(thing, type)
+        }
         return {name for name in functions if name[0].islower() and not name.startswith("inject_")}
     if library == "keras":
-        module, base = importlib.import_module("keras").optimizers.schedules, names["LearningRateSchedule"]
+        module, base = (
+            importlib.import_module("keras").optimizers.schedules,
+            names["LearningRateSchedule"],
+        )
     elif library == "timm":
         module = importlib.import_module("timm.scheduler")
         base = importlib.import_module("timm.scheduler.scheduler").Scheduler
     else:
         module = importlib.import_module("torch.optim.lr_scheduler")
         base = module.LRScheduler
-    classes = {name: thing for name, thing in vars(module).items() if isinstance(thing, type) and name[0] != "_"}
+    classes = {
+        name: thing
+        for name, thing in vars(module).items()
+        if isinstance(thing, type) and name[0] != "_"
+    }
     return {name for name, cls in classes.items() if issubclass(cls, base) and cls is not base}
 
 
@@ -436,7 +489,10 @@ def values(library: str, obj: Any, steps: Any, group: int = 0) -> list[float]:
     if library == "optax":
         return [float(obj(step)) for step in steps]
     if library == "keras":
-        return [float(obj(importlib.import_module("keras").ops.convert_to_tensor(step, "int32"))) for step in steps]
+        return [
+            float(obj(importlib.import_module("keras").ops.convert_to_tensor(step, "int32")))
+            for step in steps
+        ]
     optimizer = obj.optimizer
     found, wanted = [], set(steps)
     with warnings.catch_warnings():
@@ -467,12 +523,17 @@ def describe(value: Any) -> Any:
     if isinstance(value, dict):
         return {"dict": [[key, describe(item)] for key, item in value.items() if key != "params"]}
     if isinstance(value, functools.partial):
-        return {"partial": describe(value.func), "keywords": {k: describe(v) for k, v in value.keywords.items()}}
+        return {
+            "partial": describe(value.func),
+            "keywords": {k: describe(v) for k, v in value.keywords.items()},
+        }
     if isinstance(value, types.FunctionType):
         constant = value(1) if value.__name__ == "<lambda>" and value(1) == value(2) else None
         return {"function": [value.__module__, value.__qualname__], "constant": constant}
     if hasattr(value, "param_groups"):
-        return _described(value, {"param_groups": value.param_groups, "defaults": {"lr": value.defaults["lr"]}})
+        return _described(
+            value, {"param_groups": value.param_groups, "defaults": {"lr": value.defaults["lr"]}}
+        )
     if isinstance(value, types.MethodType | types.BuiltinFunctionType):
         return None
     return _described(value, vars(value))
@@ -492,7 +553,9 @@ def stand_in(description: Any) -> Any:
     if "dict" in description:
         return {key: stand_in(item) for key, item in description["dict"]}
     if "partial" in description:
-        return functools.partial(stand_in(description["partial"]), **stand_in_all(description["keywords"]))
+        return functools.partial(
+            stand_in(description["partial"]), **stand_in_all(description["keywords"])
+        )
     if "function" in description:
         constant = description["constant"]
         function = eval("lambda step: 1 / step" if constant is None else f"lambda _: {constant!r}")
@@ -516,14 +579,23 @@ def record(library: str) -> None:
     def recorded(case: str, steps: Any) -> dict[str, Any]:
         obj = make(library, case)
         count = len(obj.optimizer.param_groups) if case in GROUPS.get(library, {}) else 1
-        every = [values(library, obj if group == 0 else make(library, case), steps, group) for group in range(count)]
+        every = [
+            values(library, obj if group == 0 else make(library, case), steps, group)
+            for group in range(count)
+        ]
         rounded = [[float(f"{x:.9g}") for x in one] for one in every]
         return {"object": describe(obj), "values": rounded[0] if count == 1 else rounded}
 
-    cases = {case: recorded(case, steps) for case, steps in (CASES[library] | GROUPS.get(library, {})).items()}
+    cases = {
+        case: recorded(case, steps)
+        for case, steps in (CASES[library] | GROUPS.get(library, {})).items()
+    }
     cases |= {case: {"object": describe(make(library, case))} for case in REFUSED[library]}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES[library]}
-    lines = [f"{json.dumps(case)}: {json.dumps(data, separators=(',', ':'))}" for case, data in cases.items()]
+    lines = [
+        f"{json.dumps(case)}: {json.dumps(data, separators=(',', ':'))}"
+        for case, data in cases.items()
+    ]
     text = f'{{"versions": {json.dumps(versions)}, "cases": {{\n' + ",\n".join(lines) + "\n}}\n"
     (FOLDER / f"{library}.json").write_text(text)
     print(f"{library}: {len(cases)} cases, {len(text)} bytes, {versions}")

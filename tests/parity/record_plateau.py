@@ -30,7 +30,14 @@ GRID: dict[str, list[dict[str, Any]]] = {
         {"factor": 0.9, "patience": 0, "min_lr": 0.15},
         {"factor": 0.6, "patience": 0, "eps": 0.05},
         {"mode": "max", "factor": 0.5, "patience": 1, "threshold": 0.0137},
-        {"mode": "max", "factor": 0.3, "patience": 2, "cooldown": 1, "threshold": 0.1237, "threshold_mode": "abs"},
+        {
+            "mode": "max",
+            "factor": 0.3,
+            "patience": 2,
+            "cooldown": 1,
+            "threshold": 0.1237,
+            "threshold_mode": "abs",
+        },
     ],
     "keras": [
         {},
@@ -74,16 +81,24 @@ def cases(library: str) -> list[tuple[dict[str, Any], list[float]]]:
 def metrics(rng: random.Random, kind: str, library: str, arguments: dict[str, Any]) -> list[float]:
     """A sequence of multiples of 1/64, which no threshold above turns into a near tie."""
     up = -1 if arguments.get("mode") == "max" else 1
-    relative = arguments.get("threshold_mode", "rel" if library in ("torch", "optax") else "abs") == "rel"
+    relative = (
+        arguments.get("threshold_mode", "rel" if library in ("torch", "optax") else "abs") == "rel"
+    )
     # PyTorch and Optax take a worse value for a better one where the best is negative and the threshold relative.
     lift = 4.0 if relative else 0.0
     values = []
     for step in range(STEPS):
         trend = {"noise": 2.0, "signed": 0.0, "flat": 1.0}.get(kind, 3.0 * 0.93**step)
-        noise = 0.0 if kind == "flat" else rng.uniform(-1, 1) * (1.0 if kind in ("noise", "signed") else 0.2)
+        noise = (
+            0.0
+            if kind == "flat"
+            else rng.uniform(-1, 1) * (1.0 if kind in ("noise", "signed") else 0.2)
+        )
         value = up * (trend + noise) + lift
         values.append(round(value * 64) / 64)
-    if kind == "broken" and not arguments.get("smooth"):  # GreedyLR's mean never recovers from a NaN
+    if kind == "broken" and not arguments.get(
+        "smooth"
+    ):  # GreedyLR's mean never recovers from a NaN
         for step in rng.sample(range(1, STEPS), 12):
             values[step] = rng.choice([float("nan"), up * float("inf")])
     return values
@@ -144,10 +159,18 @@ def optax_rates(arguments: dict[str, Any], values: Sequence[float]) -> list[floa
     """Drives optax.contrib.reduce_on_plateau."""
     import numpy as np
 
-    return [float(LEARNING_RATE * scale) for scale in optax_run(tuple(arguments.items()))(np.float32(values))]
+    return [
+        float(LEARNING_RATE * scale)
+        for scale in optax_run(tuple(arguments.items()))(np.float32(values))
+    ]
 
 
-RATES = {"torch": torch_rates, "keras": keras_rates, "optax": optax_rates, "transformers": transformers_rates}
+RATES = {
+    "torch": torch_rates,
+    "keras": keras_rates,
+    "optax": optax_rates,
+    "transformers": transformers_rates,
+}
 
 
 def main() -> None:
@@ -155,7 +178,11 @@ def main() -> None:
     recorded = {}
     for library, rates in RATES.items():
         entries = [
-            {"arguments": arguments, "metrics": values, "rates": [round(rate, 9) for rate in rates(arguments, values)]}
+            {
+                "arguments": arguments,
+                "metrics": values,
+                "rates": [round(rate, 9) for rate in rates(arguments, values)],
+            }
             for arguments, values in cases(library)
         ]
         recorded[library] = {"version": importlib.metadata.version(library), "cases": entries}
