@@ -22,8 +22,46 @@ Conventions:
 
 __version__ = "0.1.0"
 
-from jax_lrreg import penalties as penalties
-from jax_lrreg import schedules as schedules
-from jax_lrreg import select as select
-from jax_lrreg import training as training
-from jax_lrreg import transforms as transforms
+import importlib
+from typing import TYPE_CHECKING
+
+from jax_lrreg._struct import pytree as pytree
+from jax_lrreg._struct import static as static
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from jax_lrreg import controllers as controllers
+    from jax_lrreg import finder as finder
+    from jax_lrreg import interop as interop
+    from jax_lrreg import penalties as penalties
+    from jax_lrreg import plots as plots
+    from jax_lrreg import schedules as schedules
+    from jax_lrreg import select as select
+    from jax_lrreg import text as text
+    from jax_lrreg import training as training
+    from jax_lrreg import transforms as transforms
+
+_NAMESPACES = (
+    "controllers",
+    "finder",
+    "interop",
+    "penalties",
+    "plots",
+    "schedules",
+    "select",
+    "text",
+    "training",
+    "transforms",
+)
+
+
+def __getattr__(name: str) -> "ModuleType":
+    """A namespace, loaded when it is first looked at, so that `import jax_lrreg` costs next to nothing."""
+    if name in _NAMESPACES:
+        return importlib.import_module(f"jax_lrreg.{name}")
+    raise AttributeError(f"module 'jax_lrreg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMESPACES})

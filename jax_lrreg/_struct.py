@@ -1,7 +1,6 @@
-"""The frozen pytree dataclass that every object of the library is made of, and how arguments are checked."""
+"""The frozen pytree dataclass that every object of the library is made of, and how they print and compare."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -104,36 +103,3 @@ def _key(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_key, value))
     return value
-
-
-def require(
-    ok: Any,
-    owner: Any,
-    argument: str,
-    value: Any,
-    allowed: str,
-    error: type[Exception] = ValueError,
-) -> None:
-    """Raises unless `ok`, naming the public argument, the value received and what is allowed."""
-    if not ok:
-        name = owner if isinstance(owner, str) else type(owner).__name__
-        received = repr(value) if isinstance(value, list) else number_text(value)
-        raise error(f"{name}: `{argument}` must be {allowed}, got {received}")
-
-
-def require_number(
-    owner: Any, argument: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]
-) -> None:
-    """Refuses `value` unless it is a real number, or an array of them, that is finite and passes `test`.
-
-    A traced value has no number yet and is trusted.
-    """
-    dtype = getattr(
-        value, "dtype", np.dtype(type(value) if type(value) in (int, float) else object)
-    )
-    real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
-    require(real, owner, argument, value, allowed, error=TypeError)
-    if not isinstance(value, Tracer):
-        huge = type(value) is int and abs(value) >= 2**1023  # NumPy would raise an OverflowError
-        array = np.asarray(np.inf if huge else value, np.float64)
-        require(np.all(np.isfinite(array)) and np.all(test(array)), owner, argument, value, allowed)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.schedules import Function, Schedule
 from jax_lrreg.schedules.phases import phases

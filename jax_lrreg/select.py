@@ -7,72 +7,12 @@ variables, NNX states and modules, and plain trees. A selection gives each path 
 
 import difflib
 import re
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from jax_lrreg._struct import pytree, require, require_number, static
-
-
-class Leaf(NamedTuple):
-    """One array of a tree, with its path."""
-
-    path: str
-    value: Any
-
-
-def leaves(params: Any) -> list[Leaf]:
-    """The arrays of `params` with their paths, in the order of `jax.tree.leaves`.
-
-    Raises:
-        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count twice.
-
-    Example:
-        >>> [leaf.path for leaf in leaves({"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}})]
-        ['encoder/bias', 'encoder/kernel']
-    """
-    _refuse_shared(params)
-    return [
-        Leaf(_path(keys), value) for keys, value in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
-
-
-def _refuse_shared(params: Any) -> None:
-    nnx = sys.modules.get("flax.nnx")  # whoever has an NNX module has imported it
-    if nnx is None:
-        return
-    found: dict[int, str] = {}
-    for keys, node in jax.tree_util.tree_flatten_with_path(
-        params, is_leaf=lambda x: isinstance(x, nnx.Variable)
-    )[0]:
-        path = _path(keys)
-        if isinstance(node, nnx.Variable) and found.setdefault(id(node), path) != path:
-            raise ValueError(
-                f"`params` must hold each NNX variable once, got the same at {found[id(node)]!r} and {path!r}: "
-                "give nnx.state(module, nnx.Param)"
-            )
-
-
-def is_parameter(value: Any) -> bool:
-    """Whether `value` holds real or complex numbers: integers, booleans and PRNG keys are no parameters."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
-        return isinstance(value, float | complex)
-    return jnp.issubdtype(dtype, jnp.inexact)
-
-
-def _path(keys: Sequence[Any]) -> str:
-    # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
-    if (
-        len(keys) > 1
-        and isinstance(keys[-1], jax.tree_util.GetAttrKey)
-        and keys[-1].name in ("value", "raw_value")
-    ):
-        keys = keys[:-1]
-    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
+from jax_lrreg._arrays import leaves as leaves
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree, static
 
 
 @pytree

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_lrreg.schedules.clock import LAST_STEP, Clock, Steps, exp2_product
+from jax_lrreg._arrays import LAST_STEP
+from jax_lrreg.schedules.clock import Clock, Steps, exp2_product
 from jax_lrreg.schedules.digits import digits_of, exact_power
 
 DURATIONS = (1, 7, 1000, 2**24 + 1, 10**9, LAST_STEP)

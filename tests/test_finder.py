@@ -14,7 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jax_lrreg import finder, penalties, plots, schedules, training
-from jax_lrreg.__main__ import main
+from jax_lrreg.cli import main
 from jax_lrreg.finder.suggestions import longest_fall, suggest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jax_lrreg import text
-from jax_lrreg.__main__ import main
+from jax_lrreg.cli import main
 
 
 def rows(folder):

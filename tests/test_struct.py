@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_lrreg._struct import number_text, pytree, require, require_number, static
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import number_text, pytree, static
 
 
 @pytree

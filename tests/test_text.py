@@ -229,7 +229,7 @@ HOSTILE = {
     "builtin": "eval('1')",
     "base": "Schedule()",
     "private": "_Reader('')",
-    "evaluation": "Constant(0.1).at(3)",
+    "evaluation": "Constant(0.1).value_at(3)",
     "call of a value": "Constant(0.1)(3)",
     "class method of object": "Constant.mro()",
     "comprehension": "[Constant(x) for x in (1,)]",

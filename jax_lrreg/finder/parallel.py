@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.finder.preparation import check, prepared, refuse_ascent, whole
 from jax_lrreg.finder.suggestions import Found
 from jax_lrreg.training import ArrayData, State

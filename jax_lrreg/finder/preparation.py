@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_lrreg._struct import require, require_number
+from jax_lrreg._check import require, require_number
 from jax_lrreg.training import State, make_step
 from jax_lrreg.training.state import resolve
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.penalties import L1, L2, ElasticNet, MaxNorm, NonNegative, Penalty, UnitNorm
 
 

@@ -7,7 +7,7 @@ where yours is the mean squared error, double the strengths. No other library is
 from collections.abc import Callable
 from typing import Any
 
-from jax_lrreg._struct import require, require_number
+from jax_lrreg._check import require, require_number
 from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, NonNegativeL1, Penalty, Scaled
 
 

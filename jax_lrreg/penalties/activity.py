@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require, require_number
+from jax_lrreg._arrays import leaves, widened
+from jax_lrreg._check import require, require_number
 from jax_lrreg.penalties.base import Penalty
-from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import norm, square
-from jax_lrreg.select import leaves
 
 
 def activity_penalty(
@@ -105,7 +104,7 @@ def gradient_penalty(
     """
     require_number("gradient_penalty", "target", target, "a number >= 0", lambda t: t >= 0)
     _require_examples("gradient_penalty", "x", x)
-    gradients = wide(jax.vmap(jax.grad(f))(x))
+    gradients = widened(jax.vmap(jax.grad(f))(x))
     return jnp.mean((norm(gradients, tuple(range(1, gradients.ndim))) - target) ** 2)
 
 
@@ -137,9 +136,9 @@ def jacobian_penalty(
 
     def one(x: jax.Array, key: jax.Array) -> jax.Array:
         y, pull = jax.vjp(f, x)
-        v = jax.random.normal(key, (projections, *y.shape), wide(y).dtype)
+        v = jax.random.normal(key, (projections, *y.shape), widened(y).dtype)
         v = (v / norm(v, tuple(range(1, v.ndim)), keepdims=True)).astype(y.dtype)
-        return y.size * jnp.sum(square(wide(jax.vmap(pull)(v)[0]))) / projections / 2
+        return y.size * jnp.sum(square(widened(jax.vmap(pull)(v)[0]))) / projections / 2
 
     return jnp.mean(jax.vmap(one)(x, jax.random.split(key, jnp.shape(x)[0])))
 

@@ -3,7 +3,8 @@
 from dataclasses import KW_ONLY
 from typing import Any
 
-from jax_lrreg._struct import number_text, pytree, require_number
+from jax_lrreg._check import require_number
+from jax_lrreg._struct import number_text, pytree
 from jax_lrreg.penalties.base import Penalty, Term
 from jax_lrreg.penalties.lift import replaced
 from jax_lrreg.select import Predicate, Rules

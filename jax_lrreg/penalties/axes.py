@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 
 Axis = int | tuple[int, ...] | None
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require_number, static
+from jax_lrreg._check import require_number
+from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.axes import Axis, group_axes, group_shape, group_size, require_axes
 from jax_lrreg.penalties.base import require_broadcast
 from jax_lrreg.penalties.constraints import Constraint, rounding

@@ -8,19 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import number_text, require, require_number
-from jax_lrreg.penalties.lift import (
-    aligned,
-    is_key,
-    parameters,
-    precision,
-    resolved,
-    wide,
-    with_new,
-)
+from jax_lrreg._arrays import Leaf, is_key, leaves, widened
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import number_text
+from jax_lrreg.penalties.lift import aligned, parameters, precision, resolved, with_new
 from jax_lrreg.penalties.norms import norm
 from jax_lrreg.schedules import Schedule
-from jax_lrreg.select import Leaf, Report, leaves, selection
+from jax_lrreg.select import Report, selection
 
 
 class Term(NamedTuple):
@@ -90,11 +84,11 @@ class Penalty:
 
     def cost(self, w: Any, multiplier: Any) -> jax.Array:
         """`multiplier * value` of an array of any precision. Only what may be infinite overrides this."""
-        return multiplier * self.value(wide(w))
+        return multiplier * self.value(widened(w))
 
     def residual(self, w: Any, gradient: jax.Array) -> jax.Array:
         """`distance` at an array of any precision. Only constraints override this: they allow for rounding."""
-        return self.distance(wide(w), gradient)
+        return self.distance(widened(w), gradient)
 
     def fits(self, leaf: Leaf) -> None:
         """Refuses, by its path, an array that the penalty has no meaning for."""
@@ -154,7 +148,7 @@ class Penalty:
         )
         results = []
         for (item, terms), size in zip(self._applied(items, step), sizes, strict=True):
-            result = wide(item.value)
+            result = widened(item.value)
             for penalty, multiplier in _at_most_one("prox", "prox", item, terms):
                 result = penalty.shrink(
                     result, multiplier * jnp.asarray(size, jnp.real(result).dtype)
@@ -173,7 +167,7 @@ class Penalty:
         slopes = aligned("certificate", "grads", grads, items)
         results = []
         for (item, terms), slope in zip(self._applied(items, step), slopes, strict=True):
-            slope = jnp.conj(wide(slope))
+            slope = jnp.conj(widened(slope))
             rest = norm(slope)
             for penalty, multiplier in _at_most_one("certificate", "subdifferential", item, terms):
                 applies = jnp.asarray(multiplier, rest.dtype) > 0
@@ -192,7 +186,7 @@ class Penalty:
         for item, terms in self._applied(parameters(params)[1], None, scheduled=False):
             if terms:
                 penalty = terms[0].penalty if len(terms) == 1 else Penalty()
-                found = penalty.zeros(wide(item.value))
+                found = penalty.zeros(widened(item.value))
                 count = jnp.sum(found, dtype=jnp.float32)
                 zero, every = zero + count, every + found.size
                 fractions[item.path] = count / found.size
@@ -208,7 +202,7 @@ class Penalty:
         for item, terms in self._applied(parameters(grads)[1], step):
             for penalty, multiplier in _at_most_one("max_strength", "subdifferential", item, terms):
                 applies = jnp.asarray(multiplier) > 0
-                needed = penalty.threshold(wide(item.value) / jnp.where(applies, multiplier, 1))
+                needed = penalty.threshold(widened(item.value) / jnp.where(applies, multiplier, 1))
                 alone = jnp.where(
                     jnp.any(item.value != 0), jnp.inf, 0
                 )  # no strength of 0 times the penalty is enough

@@ -9,9 +9,10 @@ import numpy as np
 from jax.core import Tracer
 from optax import projections
 
-from jax_lrreg._struct import pytree, require, require_number
+from jax_lrreg._arrays import widened
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree
 from jax_lrreg.penalties.base import Penalty
-from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import norm
 from jax_lrreg.penalties.separable import require_real
 
@@ -36,10 +37,10 @@ class Constraint(Penalty):
         return self.cost(w, 1)
 
     def cost(self, w, multiplier):  # noqa: ARG002 - a multiple of infinity is infinity, and 0 times it not NaN
-        return jnp.where(jnp.all(self.excess(wide(w)) <= rounding(w)), 0.0, jnp.inf)
+        return jnp.where(jnp.all(self.excess(widened(w)) <= rounding(w)), 0.0, jnp.inf)
 
     def residual(self, w, gradient):
-        return self.distance(wide(w), gradient) + self.value(w)
+        return self.distance(widened(w), gradient) + self.value(w)
 
     def __mul__(self, factor):
         name = type(self).__name__
@@ -134,5 +135,5 @@ class Box(Constraint):
 
 def rounding(w: Any) -> float:
     """The relative excess that comes from rounding: of one number in its dtype, and of sums in a wide one."""
-    own, accurate = jnp.finfo(jnp.result_type(w)).eps, jnp.finfo(wide(w).dtype).eps
+    own, accurate = jnp.finfo(jnp.result_type(w)).eps, jnp.finfo(widened(w).dtype).eps
     return float(own) + 4 * float(accurate) * max(np.size(w), 1) ** 0.5

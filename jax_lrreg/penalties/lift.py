@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._arrays import Leaf, is_parameter, leaves, widened
+from jax_lrreg._check import require
 from jax_lrreg.schedules import Schedule
-from jax_lrreg.select import Leaf, is_parameter, leaves
 
 
 def parameters(params: Any) -> tuple[list[int], list[Leaf]]:
@@ -19,12 +19,6 @@ def parameters(params: Any) -> tuple[list[int], list[Leaf]]:
         (index, leaf) for index, leaf in enumerate(leaves(params)) if is_parameter(leaf.value)
     ]
     return [index for index, _ in chosen], [leaf for _, leaf in chosen]
-
-
-def wide(w: Any) -> jax.Array:
-    """`w` in float32 or wider: sums of many small squares do not fit in 16 bits."""
-    w = jnp.asarray(w)
-    return w.astype(jnp.float32) if w.dtype.itemsize < 4 else w
 
 
 def replaced(penalty: Any, /, **changes: Any) -> Any:
@@ -103,14 +97,9 @@ def with_new(values: Sequence[Any], where: Sequence[int], new: Sequence[Any]) ->
     return result
 
 
-def is_key(value: Any) -> bool:
-    """Whether `value` holds PRNG keys, which have no zero."""
-    return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)
-
-
 def precision(w: Any, value: Any) -> Any:
-    """The dtype in which `value` meets `w`: that of `wide(w)`, or of its real part where `value` is real."""
-    dtype = wide(w).dtype
+    """The dtype in which `value` meets `w`: that of `widened(w)`, or of its real part where `value` is real."""
+    dtype = widened(w).dtype
     return (
         jnp.promote_types(dtype, jnp.complex64)
         if jnp.iscomplexobj(value)

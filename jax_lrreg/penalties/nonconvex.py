@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require, require_number, static
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.base import Penalty, require_strength
 from jax_lrreg.penalties.norms import direction, modulus, root, soft_threshold, square
 from jax_lrreg.penalties.separable import kinked_distance

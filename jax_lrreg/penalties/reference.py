@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require, require_number
+from jax_lrreg._arrays import is_key
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree
 from jax_lrreg.penalties.base import (
     Penalty,
     is_object,
@@ -15,7 +17,7 @@ from jax_lrreg.penalties.base import (
     require_strength,
     smooth_distance,
 )
-from jax_lrreg.penalties.lift import is_key, parameters, with_new
+from jax_lrreg.penalties.lift import parameters, with_new
 from jax_lrreg.penalties.norms import modulus, norm, square
 
 

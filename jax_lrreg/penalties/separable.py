@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require, require_number
+from jax_lrreg._arrays import widened
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree
 from jax_lrreg.penalties.base import Penalty, require_strength, smooth_distance
-from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import modulus, norm, soft_threshold, square
 
 
@@ -211,7 +212,7 @@ class NonNegativeL1(Penalty):
         return self.cost(w, 1)
 
     def cost(self, w, multiplier):  # a multiple of infinity is infinity, and 0 times it not NaN
-        w = wide(w)
+        w = widened(w)
         return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
 
     def shrink(self, w, step_size):

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import pytree, require, static
+from jax_lrreg._arrays import leaves, widened
+from jax_lrreg._check import require
+from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.axes import (
     Axis,
     group_axes,
@@ -18,10 +20,9 @@ from jax_lrreg.penalties.axes import (
     require_matrix,
 )
 from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength, smooth_distance
-from jax_lrreg.penalties.lift import replaced, wide
+from jax_lrreg.penalties.lift import replaced
 from jax_lrreg.penalties.norms import adjoint, last_max, modulus, norm, nuclear_norm, ranked, square
 from jax_lrreg.penalties.separable import require_one
-from jax_lrreg.select import leaves
 
 
 @pytree
@@ -210,7 +211,7 @@ class SpectralNorm(Penalty):
             one = replaced(self, vectors=known)
             one.fits(item)
             vectors[item.path] = one._iterated(
-                jax.lax.stop_gradient(matrices(self, wide(item.value)))
+                jax.lax.stop_gradient(matrices(self, widened(item.value)))
             )
         return replaced(self, vectors=vectors)
 

@@ -49,15 +49,19 @@ Their name, and ours. Where a step is counted otherwise, `jax_lrreg.interop` con
         fit_flat_cos (fastai), CosWithWarmupAndLinearDecay (OLMo)     flat_cosine, cosine_then_linear
 """
 
+from jax_lrreg.controllers.base import Averaged as Averaged
+from jax_lrreg.controllers.base import Controller as Controller
+from jax_lrreg.controllers.base import Smoothed as Smoothed
+from jax_lrreg.controllers.greedy import Greedy as Greedy
+from jax_lrreg.controllers.hypergradient import Hypergradient as Hypergradient
+from jax_lrreg.controllers.loss_decay import LossDecay as LossDecay
+from jax_lrreg.controllers.plateau import ReduceOnPlateau as ReduceOnPlateau
 from jax_lrreg.schedules.algebra import Clip as Clip
 from jax_lrreg.schedules.algebra import Product as Product
 from jax_lrreg.schedules.algebra import Sum as Sum
 from jax_lrreg.schedules.base import Constant as Constant
 from jax_lrreg.schedules.base import Function as Function
 from jax_lrreg.schedules.base import Schedule as Schedule
-from jax_lrreg.schedules.controller import Averaged as Averaged
-from jax_lrreg.schedules.controller import Controller as Controller
-from jax_lrreg.schedules.controller import Smoothed as Smoothed
 from jax_lrreg.schedules.cycles import CosineRestarts as CosineRestarts
 from jax_lrreg.schedules.cycles import Cyclic as Cyclic
 from jax_lrreg.schedules.cycles import PolynomialCycle as PolynomialCycle
@@ -66,12 +70,8 @@ from jax_lrreg.schedules.decays import Linear as Linear
 from jax_lrreg.schedules.decays import Polynomial as Polynomial
 from jax_lrreg.schedules.decays import Rex as Rex
 from jax_lrreg.schedules.decays import Tanh as Tanh
-from jax_lrreg.schedules.greedy import Greedy as Greedy
-from jax_lrreg.schedules.hypergradient import Hypergradient as Hypergradient
-from jax_lrreg.schedules.loss_decay import LossDecay as LossDecay
 from jax_lrreg.schedules.piecewise import PiecewiseCosine as PiecewiseCosine
 from jax_lrreg.schedules.piecewise import PiecewiseLinear as PiecewiseLinear
-from jax_lrreg.schedules.plateau import ReduceOnPlateau as ReduceOnPlateau
 from jax_lrreg.schedules.ramps import Cooldown as Cooldown
 from jax_lrreg.schedules.ramps import Warmup as Warmup
 from jax_lrreg.schedules.recipes import noam as noam

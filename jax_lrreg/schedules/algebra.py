@@ -6,9 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import arguments_text, pytree, require_number
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require_number
+from jax_lrreg._struct import arguments_text, pytree
 from jax_lrreg.schedules.base import Constant, Schedule, latest, require_schedules
-from jax_lrreg.schedules.digits import known
 
 
 @pytree
@@ -35,8 +36,8 @@ class Product(_Pair):
         0.5 * Constant(0.1)
     """
 
-    def at(self, clock):
-        return self.first.at(clock) * self.second.at(clock)
+    def value_at(self, clock):
+        return self.first.value_at(clock) * self.second.value_at(clock)
 
     def __repr__(self):
         return f"{_operand(self.first, Sum, number=True)} * {_operand(self.second, Sum | Product)}"
@@ -51,8 +52,8 @@ class Sum(_Pair):
         Constant(0.1) + 0.01
     """
 
-    def at(self, clock):
-        return self.first.at(clock) + self.second.at(clock)
+    def value_at(self, clock):
+        return self.first.value_at(clock) + self.second.value_at(clock)
 
     def __repr__(self):
         return f"{self.first!r} + {_operand(self.second, Sum, number=True)}"
@@ -96,8 +97,8 @@ class Clip(Schedule):
     def horizon(self):
         return self.schedule.horizon
 
-    def at(self, clock):
-        value = self.schedule.at(clock)
+    def value_at(self, clock):
+        value = self.schedule.value_at(clock)
         if self.min is not None:
             value = jnp.where(value < self.min, self.min, value)
         if self.max is not None:
@@ -115,15 +116,11 @@ def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
     return f"({schedule!r})" if isinstance(schedule, looser) else repr(schedule)
 
 
-def method_text(obj: Any, method: str, **renamed: str) -> str:
+def method_text(obj: Any, method: str) -> str:
     """The text of an object that a method of its first field made: `Cosine(...).warmup(5)`.
 
-    The field `steps` is the method's first argument and stands without its name; a field may be called
-    otherwise than the argument it comes from.
+    The field `steps` is the method's first argument and stands without its name.
     """
     arguments = [text.partition("=") for text in arguments_text(obj)[1:]]
-    texts = [
-        value if name == "steps" else f"{renamed.get(name, name)}={value}"
-        for name, _, value in arguments
-    ]
+    texts = [value if name == "steps" else f"{name}={value}" for name, _, value in arguments]
     return f"{_operand(obj.schedule, Sum | Product)}.{method}({', '.join(texts)})"

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import require
+from jax_lrreg._arrays import LAST_STEP
+from jax_lrreg._check import require
 from jax_lrreg.schedules.base import Schedule
-from jax_lrreg.schedules.clock import LAST_STEP
 
 
 def area(schedule: Schedule, steps: int) -> jax.Array:

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require_number, static
+from jax_lrreg._check import require_number
+from jax_lrreg._struct import pytree, static
 from jax_lrreg.schedules.clock import Clock
 
 
@@ -22,20 +23,20 @@ class Schedule:
     may be traced, batched or differentiated. A duration written as an int is counted exactly; written
     as a float it is a real number and has a gradient.
 
-    To add a shape, subclass with `@pytree` and write `at(clock)` from the clock's `left`, `done` and
+    To add a shape, subclass with `@pytree` and write `value_at(clock)` from the clock's `left`, `done` and
     `position`; see `Linear`.
     """
 
     __array_ufunc__ = None  # a NumPy number to the left of an operator leaves the operation to us
 
-    def at(self, clock: Clock) -> jax.Array:
+    def value_at(self, clock: Clock) -> jax.Array:
         """The value at the time that `clock` shows. The one method that a new schedule writes."""
         raise NotImplementedError
 
     def __call__(self, step: Any) -> jax.Array:
         """The value at `step`."""
         clock = Clock.of(step)
-        value = jnp.asarray(self.at(clock), clock.dtype)
+        value = jnp.asarray(self.value_at(clock), clock.dtype)
         return jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, clock.shape))
 
     @property
@@ -105,7 +106,7 @@ class Schedule:
         from jax_lrreg.schedules.ramps import Cooldown
 
         return Cooldown(
-            self, steps=steps, start=at, end_value=end_value, shape=shape, power=power, rate=rate
+            self, steps=steps, at=at, end_value=end_value, shape=shape, power=power, rate=rate
         )
 
     def branch_cooldown(
@@ -133,7 +134,7 @@ class Schedule:
         """This schedule until `at`, its rest stretched or shrunk to end at `total_steps`; see `Extended`."""
         from jax_lrreg.schedules.timeline import Extended
 
-        return Extended(self, start=at, total_steps=total_steps)
+        return Extended(self, at=at, total_steps=total_steps)
 
     def shift(self, steps: Any) -> "Schedule":
         """This schedule, later by `steps`, or earlier if that is negative; see `Shifted`."""
@@ -245,7 +246,7 @@ class Constant(Schedule):
     def horizon(self):
         return 0
 
-    def at(self, clock):
+    def value_at(self, clock):
         return self.value + jnp.zeros(clock.shape, clock.dtype)
 
 
@@ -272,7 +273,7 @@ class Function(Schedule):
                 f"Function: `function` must be a function of the step, got {self.function!r}"
             )
 
-    def at(self, clock):
+    def value_at(self, clock):
         def one(step):
             return jnp.asarray(self.function(step), clock.dtype)
 

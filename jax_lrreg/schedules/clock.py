@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
-from jax_lrreg.schedules.digits import digits_of, exp2_sum, known
+from jax_lrreg._arrays import LAST_STEP, known
+from jax_lrreg._check import require
+from jax_lrreg.schedules.digits import digits_of, exp2_sum
 
-LAST_STEP = 2**31 - 1
 LARGEST = 2**31 - 128  # the last float32 that an int32 can hold
 
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require, require_number
-from jax_lrreg.schedules.digits import exact, exact_power, known
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require, require_number
+from jax_lrreg.schedules.digits import exact, exact_power
 
 CURVES = ("linear", "cosine", "power", "1-sqrt", "square", "exponential", "constant", "log")
 LOG2_E = float(np.log2(np.e))

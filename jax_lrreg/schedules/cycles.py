@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import pytree, require_number
+from jax_lrreg._arrays import LAST_STEP, known
+from jax_lrreg._check import require_number
+from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import LAST_STEP, Clock, exp2_product
+from jax_lrreg.schedules.clock import Clock, exp2_product
 from jax_lrreg.schedules.curves import half_wave, interpolate, power
-from jax_lrreg.schedules.digits import exact_power, known, log2
+from jax_lrreg.schedules.digits import exact_power, log2
 
 
 @pytree
@@ -57,7 +59,7 @@ class Cyclic(Schedule):
                 self, name, getattr(self, name), "a number in (0, 1]", lambda x: (x > 0) & (x <= 1)
             )
 
-    def at(self, clock):
+    def value_at(self, clock):
         cycle, up = clock.cycle(self.up_steps + self.down_steps)
         down = up.after(self.up_steps)
         falling = down.begun
@@ -163,7 +165,7 @@ class CosineRestarts(Schedule):
         grown = self.steps * (longer**limit - 1) / (longer - 1)
         return grown if known(self.multiplier) else jnp.where(grows, grown, total)
 
-    def at(self, clock):
+    def value_at(self, clock):
         cycle, left, done = self._cycle(clock)
         height = exp2_product(clock.at_step(cycle), log2(self.decay))
         fall, rise = half_wave(left, done)
@@ -247,7 +249,7 @@ class PolynomialCycle(Schedule):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
         require_positive(self, steps=self.steps, power=self.power)
 
-    def at(self, clock):
+    def value_at(self, clock):
         passed, own = clock.cycle(self.steps)
         left, done = own.left(self.steps), own.done(self.steps)
         ended = (done <= 0) & (passed > 0)

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require, require_number
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
 from jax_lrreg.schedules.clock import exp2_product
 from jax_lrreg.schedules.curves import LOG2_E, half_wave, interpolate, power
-from jax_lrreg.schedules.digits import exact, known
+from jax_lrreg.schedules.digits import exact
 
 
 @pytree
@@ -41,7 +43,7 @@ class Linear(Schedule):
     def horizon(self):
         return self.steps
 
-    def at(self, clock):
+    def value_at(self, clock):
         return interpolate(
             self.init_value, self.end_value, clock.left(self.steps), clock.done(self.steps)
         )
@@ -85,7 +87,7 @@ class Polynomial(Schedule):
     def horizon(self):
         return self.steps
 
-    def at(self, clock):
+    def value_at(self, clock):
         done, left = power(clock.done(self.steps), clock.left(self.steps), self.k_decay)
         return interpolate(self.init_value, self.end_value, *power(left, done, self.power))
 
@@ -129,7 +131,7 @@ class Cosine(Schedule):
     def horizon(self):
         return self.steps
 
-    def at(self, clock):
+    def value_at(self, clock):
         done, left = power(clock.done(self.steps), clock.left(self.steps), self.k_decay)
         fall, rise = half_wave(left, done)
         return interpolate(self.init_value, self.end_value, *power(fall, rise, self.exponent))
@@ -169,7 +171,7 @@ class Rex(Schedule):
     def horizon(self):
         return self.steps
 
-    def at(self, clock):
+    def value_at(self, clock):
         left, done = clock.left(self.steps), clock.done(self.steps)
         return interpolate(
             self.init_value, self.end_value, 2 * left / (1 + left), done / (1 + left)
@@ -220,7 +222,7 @@ class Tanh(Schedule):
     def horizon(self):
         return self.steps
 
-    def at(self, clock):
+    def value_at(self, clock):
         # e^(2 x) for the argument x of the tangent, whose exponent has too many digits for a float32
         lower, upper = exact(self.lower), exact(self.upper)
         growth = exp2_product(

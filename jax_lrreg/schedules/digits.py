@@ -6,12 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-
-def known(*values: Any) -> bool:
-    """Whether none of the values is traced."""
-    return not any(isinstance(value, Tracer) for value in values)
+from jax_lrreg._arrays import known
 
 
 def exact(value: Any) -> Any:

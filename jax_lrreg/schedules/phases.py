@@ -25,7 +25,7 @@ def phases(schedule: Any, per_step: float = 1.0) -> list[tuple[float, str]]:
             begin += float(np.asarray(length)) / per_step
         return found
     if isinstance(schedule, Cooldown | Extended):
-        start = float(np.asarray(schedule.start)) / per_step
+        start = float(np.asarray(schedule.at)) / per_step
         label = "cooldown" if isinstance(schedule, Cooldown) else "extended"
         return [
             *((at, name) for at, name in phases(schedule.schedule, per_step) if at < start),

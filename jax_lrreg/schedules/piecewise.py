@@ -43,7 +43,7 @@ class PiecewiseLinear(Schedule):
     def horizon(self):
         return self.boundaries[-1]
 
-    def at(self, clock):
+    def value_at(self, clock):
         begin, end, left, done = _segment(self, clock)
         return interpolate(begin, end, left, done)
 
@@ -80,7 +80,7 @@ class PiecewiseCosine(Schedule):
     def horizon(self):
         return self.boundaries[-1]
 
-    def at(self, clock):
+    def value_at(self, clock):
         begin, end, left, done = _segment(self, clock)
         return interpolate(begin, end, *half_wave(left, done))
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._arrays import known
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.schedules.algebra import method_text
 from jax_lrreg.schedules.base import Schedule, require_positive, require_schedules, require_values
 from jax_lrreg.schedules.curves import CURVES, curve, geometric, interpolate, require_curve
-from jax_lrreg.schedules.digits import known
 from jax_lrreg.schedules.timeline import after
 
 
@@ -63,8 +63,8 @@ class Warmup(Schedule):
     def horizon(self):
         return after(self.steps, self.schedule.horizon)
 
-    def at(self, clock):
-        first = self.schedule.at(clock.upto(0))
+    def value_at(self, clock):
+        first = self.schedule.value_at(clock.upto(0))
         left, done = clock.left(self.steps), clock.done(self.steps)
         if self.shape == "exponential":
             ramp = geometric(self.init_value, first, left, done)
@@ -74,7 +74,7 @@ class Warmup(Schedule):
             )
             ramp = interpolate(self.init_value, first, fall, rise)
         rest = clock.after(self.steps)
-        return jnp.where(rest.begun, self.schedule.at(rest), ramp)
+        return jnp.where(rest.begun, self.schedule.value_at(rest), ramp)
 
     def __repr__(self):
         return method_text(self, "warmup")
@@ -98,7 +98,7 @@ class Cooldown(Schedule):
     Attributes:
         schedule: what runs until `at`.
         steps: duration of the cooldown; positive.
-        start: the argument `at`, the step at which it begins; not negative.
+        at: the step at which it begins; not negative.
         end_value: value from `at + steps` on; not negative.
         shape: one of the names above.
         power: exponent of the shape `power`; positive.
@@ -119,7 +119,7 @@ class Cooldown(Schedule):
     schedule: Schedule
     _: KW_ONLY
     steps: Any
-    start: Any
+    at: Any
     end_value: Any = 0.0
     shape: str = static(default="linear")
     power: Any = 2.0
@@ -128,23 +128,23 @@ class Cooldown(Schedule):
     def __post_init__(self):
         require_schedules(self, "schedule")
         require_positive("cooldown", steps=self.steps)
-        require_values("cooldown", at=self.start, end_value=self.end_value)
+        require_values("cooldown", at=self.at, end_value=self.end_value)
         shapes = tuple(shape for shape in CURVES if shape not in ("constant", "log"))
         parameters = {"power": (self.power, "power", 2.0), "rate": (self.rate, "exponential", 0.1)}
         require_curve("cooldown", self.shape, shapes, **parameters)
 
     @property
     def horizon(self):
-        return self.start + self.steps
+        return self.at + self.steps
 
-    def at(self, clock):
-        own = clock.after(self.start)
+    def value_at(self, clock):
+        own = clock.after(self.at)
         parameter = self.rate if self.shape == "exponential" else self.power
         fall, rise = curve(self.shape, own.left(self.steps), own.done(self.steps), parameter)
-        return interpolate(self.schedule.at(clock.upto(self.start)), self.end_value, fall, rise)
+        return interpolate(self.schedule.value_at(clock.upto(self.at)), self.end_value, fall, rise)
 
     def __repr__(self):
-        return method_text(self, "cooldown", start="at")
+        return method_text(self, "cooldown")
 
 
 def branch(schedule: Schedule, at: Any) -> Schedule:
@@ -152,8 +152,8 @@ def branch(schedule: Schedule, at: Any) -> Schedule:
     require_values("branch_cooldown", at=at)
     if (
         isinstance(schedule, Cooldown)
-        and known(at, schedule.start)
-        and np.all(np.less_equal(at, schedule.start))
+        and known(at, schedule.at)
+        and np.all(np.less_equal(at, schedule.at))
     ):
         return schedule.schedule
     return schedule

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_lrreg._struct import require, require_number
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require, require_number
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
 from jax_lrreg.schedules.decays import Cosine, Linear
-from jax_lrreg.schedules.digits import known
 from jax_lrreg.schedules.piecewise import PiecewiseCosine, PiecewiseLinear
 from jax_lrreg.schedules.tails import InverseSqrt
 

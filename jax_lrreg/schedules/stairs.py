@@ -8,10 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import number_text, pytree, require
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require
+from jax_lrreg._struct import number_text, pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
 from jax_lrreg.schedules.clock import exp2_product
-from jax_lrreg.schedules.digits import exact, known, log2
+from jax_lrreg.schedules.digits import exact, log2
 
 
 @pytree
@@ -40,7 +42,7 @@ class Step(Schedule):
         require_values(self, init_value=self.init_value)
         require_positive(self, steps=self.steps, decay_rate=self.decay_rate)
 
-    def at(self, clock):
+    def value_at(self, clock):
         stairs, _ = clock.cycle(self.steps)
         return self.init_value * exp2_product(clock.at_step(stairs), log2(self.decay_rate))
 
@@ -70,7 +72,7 @@ class InverseTimeStep(Schedule):
         require_values(self, init_value=self.init_value, decay_rate=self.decay_rate)
         require_positive(self, steps=self.steps)
 
-    def at(self, clock):
+    def value_at(self, clock):
         stairs, _ = clock.cycle(self.steps)
         return self.init_value / (1 + clock.number(stairs) * clock.number(exact(self.decay_rate)))
 
@@ -106,7 +108,7 @@ class MultiStep(Schedule):
     def horizon(self):
         return self.boundaries[-1]
 
-    def at(self, clock):
+    def value_at(self, clock):
         passed = jnp.int32(0)
         for boundary in self.boundaries:
             passed = passed + clock.reached(boundary)
@@ -145,7 +147,7 @@ class PiecewiseConstant(Schedule):
     def horizon(self):
         return self.boundaries[-1]
 
-    def at(self, clock):
+    def value_at(self, clock):
         result = self.init_value
         for boundary, value in zip(self.boundaries, self.values, strict=True):
             result = jnp.where(clock.reached(boundary), value, result)

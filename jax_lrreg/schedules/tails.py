@@ -6,10 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import pytree, require_number
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require_number
+from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
 from jax_lrreg.schedules.clock import exp2_product
-from jax_lrreg.schedules.digits import exact, exact_power, known, log2
+from jax_lrreg.schedules.digits import exact, exact_power, log2
 
 
 @pytree
@@ -39,7 +41,7 @@ class Exponential(Schedule):
         require_values(self, init_value=self.init_value)
         require_positive(self, steps=self.steps, decay_rate=self.decay_rate)
 
-    def at(self, clock):
+    def value_at(self, clock):
         return self.init_value * exp2_product(
             clock, log2(self.decay_rate) * clock.unit / exact(self.steps)
         )
@@ -68,7 +70,7 @@ class HalfLife(Schedule):
         require_values(self, init_value=self.init_value)
         require_positive(self, steps=self.steps)
 
-    def at(self, clock):
+    def value_at(self, clock):
         return self.init_value * exp2_product(clock, -clock.unit / exact(self.steps))
 
 
@@ -100,7 +102,7 @@ class InverseTime(Schedule):
         require_values(self, init_value=self.init_value, decay_rate=self.decay_rate)
         require_positive(self, steps=self.steps)
 
-    def at(self, clock):
+    def value_at(self, clock):
         return self.init_value / (
             1 + clock.position() * clock.number(exact(self.decay_rate) / exact(self.steps))
         )
@@ -132,7 +134,7 @@ class InverseSqrt(Schedule):
         require_values(self, peak_value=self.peak_value)
         require_positive(self, timescale=self.timescale)
 
-    def at(self, clock):
+    def value_at(self, clock):
         return self.peak_value * jnp.sqrt(
             1 / (1 + clock.position() * clock.number(1 / exact(self.timescale)))
         )
@@ -249,7 +251,7 @@ class PowerLaw(Schedule):
         require_values(self, init_value=self.init_value)
         require_positive(self, timescale=self.timescale, exponent=self.exponent)
 
-    def at(self, clock):
+    def value_at(self, clock):
         grown = 1 + clock.position() * clock.number(1 / exact(self.timescale))
         return self.init_value * exact_power(grown, -exact(self.exponent))
 

@@ -7,7 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import number_text, pytree, require, require_number
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import number_text, pytree
 from jax_lrreg.schedules.algebra import method_text
 from jax_lrreg.schedules.base import (
     Schedule,
@@ -17,7 +19,7 @@ from jax_lrreg.schedules.base import (
     require_schedules,
     require_values,
 )
-from jax_lrreg.schedules.digits import exact, known
+from jax_lrreg.schedules.digits import exact
 
 
 @pytree
@@ -59,13 +61,13 @@ class Joined(Schedule):
     def horizon(self):
         return after(sum(self.lengths), self.pieces[-1].horizon)
 
-    def at(self, clock):
-        value = self.pieces[0].at(clock.upto(self.lengths[0]))
+    def value_at(self, clock):
+        value = self.pieces[0].value_at(clock.upto(self.lengths[0]))
         for piece, length, end in zip(
             self.pieces[1:], self.lengths, (*self.lengths[1:], None), strict=True
         ):
             clock = clock.after(length)
-            own = piece.at(clock if end is None else clock.upto(end))
+            own = piece.value_at(clock if end is None else clock.upto(end))
             value = jnp.where(clock.begun, own, value)
         return value
 
@@ -115,7 +117,7 @@ class Extended(Schedule):
 
     Attributes:
         schedule: what is running; it must have an end.
-        start: the argument `at`, the step at which the end is moved; not negative, before both ends.
+        at: the step at which the end is moved; not negative, before both ends.
         total_steps: the new end.
 
     Example:
@@ -127,23 +129,23 @@ class Extended(Schedule):
 
     schedule: Schedule
     _: KW_ONLY
-    start: Any
+    at: Any
     total_steps: Any
 
     def __post_init__(self):
         require_schedules(self, "schedule")
-        require_values("extend", at=self.start)
+        require_values("extend", at=self.at)
         require_positive("extend", total_steps=self.total_steps)
         horizon = self.schedule.horizon
         require(
             horizon is not None, "extend", "schedule", self.schedule, "one with an end of its own"
         )
-        if known(horizon, self.start):
-            lowest, highest = np.asarray(self.start, np.float64), np.asarray(horizon, np.float64)
+        if known(horizon, self.at):
+            lowest, highest = np.asarray(self.at, np.float64), np.asarray(horizon, np.float64)
             require_number(
                 "extend",
                 "at",
-                self.start,
+                self.at,
                 f"before the end of the schedule, {horizon}",
                 lambda x: x < highest,
             )
@@ -151,7 +153,7 @@ class Extended(Schedule):
                 "extend",
                 "total_steps",
                 self.total_steps,
-                f"above at={self.start}",
+                f"above at={self.at}",
                 lambda x: x > lowest,
             )
 
@@ -159,14 +161,16 @@ class Extended(Schedule):
     def horizon(self):
         return self.total_steps
 
-    def at(self, clock):
-        speed = (self.schedule.horizon - self.start) / (self.total_steps - self.start)
-        late = clock.after(self.start).started().in_units(speed).after(-self.start)
-        early = clock.upto(self.start)
-        return jnp.where(clock.reached(self.start), self.schedule.at(late), self.schedule.at(early))
+    def value_at(self, clock):
+        speed = (self.schedule.horizon - self.at) / (self.total_steps - self.at)
+        late = clock.after(self.at).started().in_units(speed).after(-self.at)
+        early = clock.upto(self.at)
+        return jnp.where(
+            clock.reached(self.at), self.schedule.value_at(late), self.schedule.value_at(early)
+        )
 
     def __repr__(self):
-        return method_text(self, "extend", start="at")
+        return method_text(self, "extend")
 
 
 @pytree
@@ -199,8 +203,8 @@ class Shifted(Schedule):
         horizon = after(self.steps, self.schedule.horizon)
         return horizon if horizon is None else latest(0, horizon)
 
-    def at(self, clock):
-        return self.schedule.at(clock.started().after(self.steps))
+    def value_at(self, clock):
+        return self.schedule.value_at(clock.started().after(self.steps))
 
     def __repr__(self):
         return method_text(self, "shift")
@@ -234,8 +238,8 @@ class Stretched(Schedule):
     def horizon(self):
         return None if self.schedule.horizon is None else self.schedule.horizon * self.factor
 
-    def at(self, clock):
-        return self.schedule.at(clock.in_units(1 / exact(self.factor)))
+    def value_at(self, clock):
+        return self.schedule.value_at(clock.in_units(1 / exact(self.factor)))
 
     def __repr__(self):
         return method_text(self, "stretch")
@@ -265,8 +269,8 @@ class Repeated(Schedule):
         require_schedules(self, "schedule")
         require_positive("repeat", steps=self.steps)
 
-    def at(self, clock):
-        return self.schedule.at(clock.cycle(self.steps)[1])
+    def value_at(self, clock):
+        return self.schedule.value_at(clock.cycle(self.steps)[1])
 
     def __repr__(self):
         return method_text(self, "repeat")
@@ -302,8 +306,8 @@ class InUnits(Schedule):
     def horizon(self):
         return None if self.schedule.horizon is None else self.schedule.horizon / self.per_step
 
-    def at(self, clock):
-        return self.schedule.at(clock.in_units(self.per_step))
+    def value_at(self, clock):
+        return self.schedule.value_at(clock.in_units(self.per_step))
 
     def __repr__(self):
         return method_text(self, "in_units")

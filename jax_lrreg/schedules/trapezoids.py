@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.schedules.base import Constant, Schedule, require_positive
 from jax_lrreg.schedules.decays import Cosine
 from jax_lrreg.schedules.recipes import after_warmup, require_parts

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.training.state import State
 
 

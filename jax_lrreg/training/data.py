@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.training.stream import Draw, StreamSource
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step

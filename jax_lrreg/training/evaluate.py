@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.training.data import ArrayData
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.state import State

@@ -6,11 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg.select import is_parameter
-from jax_lrreg.training.control import is_control
+from jax_lrreg._arrays import is_parameter
+from jax_lrreg._optax_state import is_counter, own_numbers
 from jax_lrreg.training.state import State
-
-COUNTERS = ("count", "step_count", "mini_step", "gradient_step")  # Optax's names
 
 
 def guarded(
@@ -53,9 +51,9 @@ def is_sound(updates: Any, opt_state: Any, before: Any) -> jax.Array | None:
     looked at, since reading its updates once more costs a tenth of a step where memory is the limit.
     """
     numbers = [
-        (new, old)
-        for new, old in zip(_own(opt_state), _own(before), strict=True)
-        if jnp.ndim(new) == 0 and is_parameter(new)
+        pair
+        for pair in zip(own_numbers(opt_state), own_numbers(before), strict=True)
+        if pair[0] is not None
     ]
     if not numbers:
         return None
@@ -76,8 +74,7 @@ def kept(sound: jax.Array, new: State, old: State) -> State:
     """
 
     def choice(path: Any, after: jax.Array, before: jax.Array) -> jax.Array:
-        counter = getattr(path[-1], "name", None) in COUNTERS and jnp.ndim(after) == 0
-        return after if counter else jnp.where(sound, after, before)
+        return after if is_counter(path, after) else jnp.where(sound, after, before)
 
     opt_state = jax.tree_util.tree_map_with_path(choice, new.opt_state, old.opt_state)
     rest = jax.tree.map(
@@ -86,10 +83,3 @@ def kept(sound: jax.Array, new: State, old: State) -> State:
         old.replace(opt_state=None),
     )
     return rest.replace(opt_state=opt_state)
-
-
-def _own(opt_state: Any) -> list[Any]:
-    """The leaves of an optimizer's state, without its controllers, which are never NaN."""
-    return jax.tree.leaves(
-        jax.tree.map(lambda node: None if is_control(node) else node, opt_state, is_leaf=is_control)
-    )

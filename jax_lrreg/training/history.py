@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
-from jax_lrreg.training.control import GROUP
+from jax_lrreg._check import require
+from jax_lrreg._optax_state import GROUP
 from jax_lrreg.training.report import LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]

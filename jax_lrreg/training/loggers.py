@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 
 Location = str | os.PathLike[str]
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
+from jax_lrreg._optax_state import hears_metrics, listen, tell
 from jax_lrreg.training.chunk import Chunk, settled
-from jax_lrreg.training.control import hears_metrics, listen, tell
 from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import ArrayData, source_of
 from jax_lrreg.training.history import History, Logger, add, read, rows, zero_sums

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import require
-from jax_lrreg.training.report import is_reserved, widened
+from jax_lrreg._arrays import widened
+from jax_lrreg._check import require
+from jax_lrreg.training.report import is_reserved
 
 
 def checked(output: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

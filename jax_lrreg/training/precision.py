@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 from jax_lrreg.training.modules import Adapter, Bound, adapt
 
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._struct import require
+from jax_lrreg._arrays import Leaf, is_parameter, leaves, widened
+from jax_lrreg._check import require
+from jax_lrreg._optax_state import GROUP
 from jax_lrreg.schedules import Schedule
-from jax_lrreg.select import Leaf, is_parameter, leaves
-from jax_lrreg.training.control import GROUP
 from jax_lrreg.training.state import State
 
 EACH_STEP = ("grad_norm", "update_norm")
@@ -75,45 +75,12 @@ def norm(tree: Any) -> jax.Array:
     )
 
 
-def widened(value: Any) -> jax.Array:
-    """`value` in float32 at least, in which losses, gradients, norms and averages are kept."""
-    value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
-
-
 def _sparsity(found: list[Leaf]) -> jax.Array:
     """The share of exact zeros, counted in integers within an array."""
     zeros = sum(
         (jnp.sum(leaf.value == 0).astype(jnp.float32) for leaf in found), start=jnp.zeros(())
     )
     return zeros / max(1, sum(jnp.size(leaf.value) for leaf in found))
-
-
-def update_count(state: State) -> jax.Array:
-    """The optimizer's own count of the updates it has made: what its schedules see in this update.
-
-    It differs from `state.step` where updates were skipped, or where several steps make one update.
-    """
-    found: dict[str, jax.Array] = {}
-
-    def look(node: Any) -> None:
-        if hasattr(node, "_fields"):
-            for name in ("count", "gradient_step", "step_count"):
-                if name in node._fields and jnp.ndim(getattr(node, name)) == 0:
-                    kind = "schedule" if type(node).__name__ == "ScaleByScheduleState" else name
-                    found.setdefault(kind, getattr(node, name))
-        if isinstance(node, tuple | list):
-            for child in node:
-                look(child)
-        elif isinstance(node, dict):
-            for child in node.values():
-                look(child)
-
-    look(state.opt_state)
-    for kind in ("schedule", "gradient_step", "count", "step_count"):
-        if kind in found:
-            return found[kind]
-    return state.step
 
 
 def applied_rate(learning_rate: Any, hyper: Any, count: jax.Array) -> jax.Array:

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jax_lrreg._struct import pytree, require
+from jax_lrreg._check import require
+from jax_lrreg._struct import pytree
 from jax_lrreg.training.modules import adapt
 
 

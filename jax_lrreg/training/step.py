@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from jax_lrreg._struct import require, require_number
+from jax_lrreg._arrays import widened
+from jax_lrreg._check import require, require_number
+from jax_lrreg._optax_state import applied_scales, update_count
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.accumulate import accumulated
-from jax_lrreg.training.control import applied_scales
 from jax_lrreg.training.guard import guarded
 from jax_lrreg.training.loss import adapted, check_loss_scale, checked, scaled_gradient
 from jax_lrreg.training.modules import adapt
@@ -26,8 +27,6 @@ from jax_lrreg.training.report import (
     culprit,
     nonfinite_message,
     norm,
-    update_count,
-    widened,
 )
 from jax_lrreg.training.state import State, of_hyper, resolve
 
@@ -188,7 +187,8 @@ def make_step(
         optimizer = resolve(tx, state.hyper, "tx")
         term = _penalty(penalty, state.hyper)
         scale = None if loss_scale is None else state.loss_scale
-        count = update_count(state)
+        count = update_count(state.opt_state)
+        count = state.step if count is None else count
         key = jax.random.fold_in(state.key, state.step)
 
         def data_loss_of(params: Any, model_state: Any, micro: Any, key: jax.Array) -> Any:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 
 STREAM_BYTES = 64 * 2**20  # of stacked batches in one call; up to four calls' worth are in memory
 PATIENCE = 5.0  # seconds to wait for an iterable that does not return, when an error ends the loop

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_lrreg._arrays import is_parameter
 from jax_lrreg.schedules import Controller, Hypergradient
-from jax_lrreg.select import is_parameter
 
 
 class ScaleByControllerState(NamedTuple):

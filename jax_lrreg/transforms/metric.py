@@ -5,19 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require_number
-
-# The states that hold a second moment, and which of their fields it is.
-SECOND_MOMENTS = {
-    "ScaleByAdamState": "nu",
-    "ScaleByBeliefState": "nu",
-    "ScaleByAmsgradState": "nu_max",
-    "ScaleByRmsState": "nu",
-    "ScaleByRmsWithCountState": "nu",
-    "ScaleByRStdDevState": "nu",
-    "ScaleByRStdDevWithCountState": "nu",
-    "ScaleByRssState": "sum_of_squares",
-}
+from jax_lrreg._check import require_number
+from jax_lrreg._optax_state import SECOND_MOMENTS, second_moments
+from jax_lrreg._struct import pytree
 
 
 @pytree
@@ -84,26 +74,3 @@ class Metric:
         if "RStdDev" in type(holder).__name__:
             return jax.tree.map(one, moments, holder.mu)
         return jax.tree.map(one, moments)
-
-
-def second_moments(state: Any) -> list[Any]:
-    """The parts of an optimizer's state that hold a second moment."""
-    return [node for node in nodes(state) if type(node).__name__ in SECOND_MOMENTS]
-
-
-def injected_rate(state: Any) -> Any:
-    """The learning rate that `optax.inject_hyperparams` keeps in an optimizer's state, or None."""
-    held = [node.hyperparams for node in nodes(state) if "hyperparams" in node._fields]
-    rates = [hyper["learning_rate"] for hyper in held if "learning_rate" in hyper]
-    return rates[0] if rates else None
-
-
-def nodes(state: Any) -> list[Any]:
-    """The states of the transformations that an Optax state is made of, outermost first."""
-    if not isinstance(state, tuple | dict):
-        return []
-    own = [state] if hasattr(state, "_fields") else []
-    if own and type(state).__name__ in (*SECOND_MOMENTS, "TraceState"):
-        return own  # its fields are trees of parameters
-    children = state.values() if isinstance(state, dict) else state
-    return own + [node for child in children for node in nodes(child)]

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._struct import require_number
+from jax_lrreg._arrays import is_parameter, widened
+from jax_lrreg._check import require_number
 from jax_lrreg.penalties import Penalty
-from jax_lrreg.penalties.lift import wide
 from jax_lrreg.penalties.norms import norm
 from jax_lrreg.schedules.base import as_schedule
-from jax_lrreg.select import is_parameter
 
 
 class AddPenaltyState(NamedTuple):
@@ -89,7 +88,7 @@ def add_penalty_and_clip(penalty: Penalty, max_norm: Any) -> optax.GradientTrans
         # One sum for two uses would be stored, since the library that sums squares on a CPU takes stored arrays
         # only; behind the barrier the norm has a sum of its own, of which one array at a time is alive.
         again, _ = adding.update(*jax.lax.optimization_barrier((updates, state, params)))
-        norms = [norm(wide(value)) for value in jax.tree.leaves(again) if is_parameter(value)]
+        norms = [norm(widened(value)) for value in jax.tree.leaves(again) if is_parameter(value)]
         size = norm(jnp.stack(norms)) if norms else jnp.zeros(())
         scale = jnp.where(size < max_norm, 1, max_norm / size)
 

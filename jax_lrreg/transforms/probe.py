@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jax_lrreg.transforms.metric import SECOND_MOMENTS, Metric, nodes, second_moments
+from jax_lrreg._optax_state import SECOND_MOMENTS, nodes, second_moments
+from jax_lrreg.transforms.metric import Metric
 
 # States that change no direction: what holds them is read through, or ignored.
 TRANSPARENT = (

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._struct import require_number
+from jax_lrreg._arrays import is_parameter
+from jax_lrreg._check import require_number
+from jax_lrreg._optax_state import injected_rate
 from jax_lrreg.penalties import Penalty
-from jax_lrreg.select import is_parameter
-from jax_lrreg.transforms.metric import Metric, injected_rate
+from jax_lrreg.transforms.metric import Metric
 from jax_lrreg.transforms.probe import measure
 
 

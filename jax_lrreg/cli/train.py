@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from jax_lrreg import penalties, schedules, text, training
-from jax_lrreg._struct import require
-from jax_lrreg.dataset import Dataset, load
+from jax_lrreg._check import require
+from jax_lrreg.cli.data import Dataset, load
 from jax_lrreg.training.loggers import write_whole
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -238,6 +238,6 @@ def parsed(option: str, value: str | None, kind: type, command: str = "train") -
 
 
 def _kernels(params: Any) -> list[Any]:
-    from jax_lrreg.select import leaves
+    from jax_lrreg._arrays import leaves
 
     return [leaf for leaf in leaves(params) if leaf.path.endswith("kernel")]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_lrreg._struct import require
+from jax_lrreg._check import require
 
 BUNDLED = ("digits", "diabetes", "breast_cancer")
 

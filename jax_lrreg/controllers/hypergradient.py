@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import pytree, require, require_number, static
-from jax_lrreg.schedules.clock import known
-from jax_lrreg.schedules.controller import Controller, as_metric, count, require_bounds, zero
+from jax_lrreg._arrays import known
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree, static
+from jax_lrreg.controllers.base import Controller, as_metric, count, require_bounds, zero
 
 
 class HypergradientState(NamedTuple):

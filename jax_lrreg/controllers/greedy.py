@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._struct import pytree, require, require_number, static
-from jax_lrreg.schedules.controller import (
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree, static
+from jax_lrreg.controllers.base import (
     Controller,
     Smoothed,
     as_metric,

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._struct import pytree, require, require_number, static
-from jax_lrreg.schedules.clock import LAST_STEP, known
+from jax_lrreg._arrays import LAST_STEP, known
+from jax_lrreg._check import require, require_number
+from jax_lrreg._struct import pytree, static
 
 
 class Controller:

@@ -1,0 +1,86 @@
+"""Arrays and trees of them: precision, what is a parameter and where it stands, what is known while tracing."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+LAST_STEP = 2**31 - 1  # steps are counted in int32
+
+
+class Leaf(NamedTuple):
+    """One array of a tree, with its path."""
+
+    path: str
+    value: Any
+
+
+def known(*values: Any) -> bool:
+    """Whether none of the values is traced, so that each has its number already."""
+    return not any(isinstance(value, Tracer) for value in values)
+
+
+def widened(value: Any) -> jax.Array:
+    """`value` in float32 at least, in which losses, gradients, norms, sums and averages are reckoned."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
+def is_parameter(value: Any) -> bool:
+    """Whether `value` holds real or complex numbers: integers, booleans and PRNG keys are no parameters."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, float | complex)
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def is_key(value: Any) -> bool:
+    """Whether `value` holds typed PRNG keys, which are no numbers and have no zero."""
+    return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)
+
+
+def leaves(params: chex.ArrayTree) -> list[Leaf]:
+    """The arrays of `params` with their paths, in the order of `jax.tree.leaves`.
+
+    A path is the names joined by `/`, the same for Linen variables, NNX states and modules, and plain trees.
+
+    Raises:
+        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count twice.
+
+    Example:
+        >>> [leaf.path for leaf in leaves({"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}})]
+        ['encoder/bias', 'encoder/kernel']
+    """
+    _refuse_shared(params)
+    pairs, _ = jax.tree_util.tree_flatten_with_path(params)
+    return [Leaf(path_of(keys), value) for keys, value in pairs]
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """JAX's key path as names joined by `/`."""
+    # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
+    attribute = isinstance(keys[-1], jax.tree_util.GetAttrKey) if len(keys) > 1 else False
+    if attribute and keys[-1].name in ("value", "raw_value"):
+        keys = keys[:-1]
+    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
+
+
+def _refuse_shared(params: chex.ArrayTree) -> None:
+    nnx = sys.modules.get("flax.nnx")  # whoever has an NNX module has imported it
+    if nnx is None:
+        return
+    found: dict[int, str] = {}
+    variables = jax.tree_util.tree_flatten_with_path(
+        params, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )[0]
+    for keys, node in variables:
+        path = path_of(keys)
+        if isinstance(node, nnx.Variable) and found.setdefault(id(node), path) != path:
+            raise ValueError(
+                f"`params` must hold each NNX variable once, got the same at {found[id(node)]!r} "
+                f"and {path!r}: give nnx.state(module, nnx.Param)"
+            )
