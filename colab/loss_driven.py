@@ -106,8 +106,8 @@ print(plateau)
 # where they oppose. It starts from a hundredth of the same small rate.
 
 # %%
-tuner = schedules.Hypergradient()
-runs["hypergradient"] = run(transforms.hypergradient(optax.adam(rate), tuner), rate)
+tuner = schedules.HypergradientDescent()
+runs["hypergradient"] = run(transforms.hypergradient_descent(optax.adam(rate), tuner), rate)
 
 # %% [markdown]
 # The range test raises the rate from step to step until the loss diverges. The state that it starts from is left as it

@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jax_lrreg import schedules, training, transforms
-from jax_lrreg.schedules import Averaged, Greedy, Hypergradient, LossDecay, ReduceOnPlateau
+from jax_lrreg.schedules import Averaged, Greedy, HypergradientDescent, LossDecay, ReduceOnPlateau
 
 
 def apply(params, x):
@@ -462,12 +462,12 @@ def test_a_loss_driven_cut_is_traced_once():
     assert COMPILATIONS.count == before
 
 
-class TestHypergradient:
+class TestHypergradientDescent:
     def test_is_the_rule_of_baydin_for_sgd(self):
         batch, rate, beta = problem(), 0.02, 1e-3
-        tx = transforms.hypergradient(
+        tx = transforms.hypergradient_descent(
             optax.sgd(rate),
-            Hypergradient(beta / rate**2, rule="additive", init_scale=1.0, max_scale=1e6),
+            HypergradientDescent(beta / rate**2, rule="additive", init_scale=1.0, max_scale=1e6),
         )
         step = training.make_step(apply, loss_fn, tx, learning_rate=rate)
         state, params, alpha, last = start(tx), dict(PARAMS), rate, None
@@ -485,8 +485,8 @@ class TestHypergradient:
         "inner", [optax.adam(LR), optax.sgd(0.1, momentum=0.9)], ids=["adam", "momentum"]
     )
     def test_its_metric_is_the_derivative_of_the_loss_by_the_scale(self, inner):
-        batch, control = problem(), Hypergradient(0.1, rule="additive", init_scale=0.5)
-        tx = transforms.hypergradient(inner, control)
+        batch, control = problem(), HypergradientDescent(0.1, rule="additive", init_scale=0.5)
+        tx = transforms.hypergradient_descent(inner, control)
         params, state = PARAMS, tx.init(PARAMS)
 
         def loss(params):
@@ -507,7 +507,9 @@ class TestHypergradient:
         )
 
     def test_in_groups_and_windows(self):
-        tuned = transforms.hypergradient(optax.sgd(0.01), Hypergradient(0.1, init_scale=1.0))
+        tuned = transforms.hypergradient_descent(
+            optax.sgd(0.01), HypergradientDescent(0.1, init_scale=1.0)
+        )
         tx = optax.MultiSteps(
             optax.partition({"a": tuned, "b": optax.sgd(0.1)}, {"w": "a", "b": "b"}), 2
         ).gradient_transformation()
@@ -521,7 +523,9 @@ class TestHypergradient:
         assert found[3] == found[4]
 
     def test_survives_what_is_not_finite_and_zero_gradients(self):
-        tx = transforms.hypergradient(optax.sgd(0.1), Hypergradient(0.1, init_scale=1.0))
+        tx = transforms.hypergradient_descent(
+            optax.sgd(0.1), HypergradientDescent(0.1, init_scale=1.0)
+        )
         state = tx.init(PARAMS)
         for value in (0.0, 1.0, 1.0, np.nan, 1.0):
             _, state = tx.update(jax.tree.map(lambda p, v=value: p + v, PARAMS), state, PARAMS)
@@ -569,7 +573,7 @@ class TestHypergradient:
         swept = mean_accuracy(optax.adam, rates)
         tuned = rates[swept.argmax()]
         learnt = mean_accuracy(
-            lambda rate: transforms.hypergradient(optax.adam(rate), Hypergradient()),
+            lambda rate: transforms.hypergradient_descent(optax.adam(rate), HypergradientDescent()),
             [tuned / 100, tuned * 10],
         )
         assert (learnt > swept.max() - 0.01).all(), (swept, learnt)
@@ -617,14 +621,14 @@ WRONG = [
     (TypeError, "`controller`", lambda: transforms.scale_by_controller(0.1)),
     (
         TypeError,
-        "transforms.hypergradient",
-        lambda: transforms.scale_by_controller(Hypergradient()),
+        "transforms.hypergradient_descent",
+        lambda: transforms.scale_by_controller(HypergradientDescent()),
     ),
-    (TypeError, "`inner`", lambda: transforms.hypergradient(0.1, Hypergradient())),
+    (TypeError, "`inner`", lambda: transforms.hypergradient_descent(0.1, HypergradientDescent())),
     (
         TypeError,
         "`controller`",
-        lambda: transforms.hypergradient(optax.sgd(0.1), ReduceOnPlateau()),
+        lambda: transforms.hypergradient_descent(optax.sgd(0.1), ReduceOnPlateau()),
     ),
     (TypeError, "`tx` must be an optax.MultiSteps", lambda: transforms.mean_value(optax.sgd(0.1))),
     (ValueError, "`value`", lambda: transforms.scale_by_controller(Greedy()).update({}, None)),

@@ -14,7 +14,7 @@ from jax_lrreg import schedules
 from jax_lrreg.schedules import (
     Averaged,
     Greedy,
-    Hypergradient,
+    HypergradientDescent,
     LossDecay,
     ReduceOnPlateau,
     Smoothed,
@@ -283,7 +283,7 @@ class TestPlateau:
                 ReduceOnPlateau(),
                 Greedy(),
                 LossDecay(),
-                Hypergradient(),
+                HypergradientDescent(),
                 Averaged(ReduceOnPlateau(), window=3),
                 Smoothed(Greedy(), window=3),
             ):
@@ -299,7 +299,7 @@ class TestPlateau:
         for controller in (
             ReduceOnPlateau(0.5, patience=3, mode="max", min_scale=0.1),
             Greedy(0.9, patience=2, reset_start=7),
-            Hypergradient(0.02, rule="additive", init_scale=1.0),
+            HypergradientDescent(0.02, rule="additive", init_scale=1.0),
             LossDecay(-3.0, power=0.5),
             Averaged(Smoothed(ReduceOnPlateau(), window=3), window=4),
         ):
@@ -359,18 +359,20 @@ class TestLossDecay:
             assert run(LossDecay(target), metrics)[1][-1] == last
 
 
-class TestHypergradient:
+class TestHypergradientDescent:
     def test_rules(self):
         metrics = np.array([0.5, -1.0, np.nan, 0.25], np.float32)
-        _, scales = run(Hypergradient(0.1, init_scale=1.0), metrics)
+        _, scales = run(HypergradientDescent(0.1, init_scale=1.0), metrics)
         np.testing.assert_allclose(scales, np.cumprod([1.05, 0.9, 1.0, 1.025]), rtol=1e-6)
-        state, scales = run(Hypergradient(0.1, rule="additive", init_scale=1.0), metrics)
+        state, scales = run(HypergradientDescent(0.1, rule="additive", init_scale=1.0), metrics)
         np.testing.assert_allclose(scales, 1 + np.cumsum([0.05, -0.1, 0, 0.025]), rtol=1e-6)
         assert state.nonfinite == 1
 
     def test_bounds(self):
         _, scales = run(
-            Hypergradient(10.0, rule="additive", max_scale=4.0, min_scale=0.5, init_scale=1.0),
+            HypergradientDescent(
+                10.0, rule="additive", max_scale=4.0, min_scale=0.5, init_scale=1.0
+            ),
             [1, -1, -1],
         )
         np.testing.assert_array_equal(scales, [4, 0.5, 0.5])
@@ -404,11 +406,11 @@ WRONG = [
     (Greedy, {"max_scale": 0.5}, "`max_scale`"),
     (Greedy, {"reset_start": 0}, "`reset_start`"),
     (Greedy.like_transformers, {"learning_rate": 2.0}, "`max_scale`"),
-    (Hypergradient, {"rate": 1.0}, "`rate`"),
-    (Hypergradient, {"rate": 0.0, "rule": "additive"}, "`rate`"),
-    (Hypergradient, {"rule": "geometric"}, "`rule`"),
-    (Hypergradient, {"init_scale": 0.0}, "`init_scale`"),
-    (Hypergradient, {"init_scale": 2.0, "max_scale": 1.5}, "`init_scale`"),
+    (HypergradientDescent, {"rate": 1.0}, "`rate`"),
+    (HypergradientDescent, {"rate": 0.0, "rule": "additive"}, "`rate`"),
+    (HypergradientDescent, {"rule": "geometric"}, "`rule`"),
+    (HypergradientDescent, {"init_scale": 0.0}, "`init_scale`"),
+    (HypergradientDescent, {"init_scale": 2.0, "max_scale": 1.5}, "`init_scale`"),
     (LossDecay, {"target": float("inf")}, "`target`"),
     (LossDecay, {"power": 0.0}, "`power`"),
     (LossDecay, {"mode": "down"}, "`mode`"),

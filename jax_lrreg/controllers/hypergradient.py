@@ -13,15 +13,15 @@ from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import Controller, as_metric, count, require_bounds, zero
 
 
-class HypergradientState(NamedTuple):
-    """What `Hypergradient` remembers, scalars both: the multiplier in force, and how many metrics were not finite."""
+class HypergradientDescentState(NamedTuple):
+    """What `HypergradientDescent` remembers, scalars both: the multiplier in force, and how many metrics were not finite."""
 
     scale: jax.Array
     nonfinite: jax.Array
 
 
 @pytree
-class Hypergradient(Controller):
+class HypergradientDescent(Controller):
     """Raises the scale while a gradient agrees with the step before it, and lowers it where they oppose.
 
     With `u` the previous update at scale 1, so that `params` have moved by `scale u`, the derivative of
@@ -33,7 +33,7 @@ class Hypergradient(Controller):
     and the scale stays within `min_scale` and `max_scale`. It begins far below 1: a rate that is too
     small is soon raised, while a first step that is too large may spoil the parameters for good. The
     multiplicative rule does not depend on the units of the loss and of the parameters: a rate that serves
-    one problem serves others. What supplies the metric is the transformation `transforms.hypergradient`.
+    one problem serves others. What supplies the metric is the transformation `transforms.hypergradient_descent`.
 
     Attributes:
         rate: how fast it learns, in (0, 1) for the multiplicative rule, positive for the additive one.
@@ -47,7 +47,7 @@ class Hypergradient(Controller):
         (arXiv:1703.04782).
 
     Example:
-        >>> tuner = Hypergradient(0.1, init_scale=1.0)
+        >>> tuner = HypergradientDescent(0.1, init_scale=1.0)
         >>> state = tuner.init()
         >>> for agreement in (1.0, 0.5):
         ...     state = tuner.update(state, agreement)
@@ -84,7 +84,7 @@ class Hypergradient(Controller):
         )
 
     def init(self):
-        return HypergradientState(jnp.asarray(self.init_scale, jnp.float32), zero())
+        return HypergradientDescentState(jnp.asarray(self.init_scale, jnp.float32), zero())
 
     def update(self, state, metric):
         metric = as_metric(metric)
@@ -93,7 +93,7 @@ class Hypergradient(Controller):
         if self.rule == "multiplicative":
             change = change * state.scale
         scale = jnp.clip(state.scale + change, self.min_scale, self.max_scale).astype(jnp.float32)
-        return HypergradientState(scale, count(state.nonfinite, ~good))
+        return HypergradientDescentState(scale, count(state.nonfinite, ~good))
 
     def agreement(
         self, products: jax.Array, gradient_squares: jax.Array, update_squares: jax.Array

@@ -53,7 +53,7 @@ from jax_lrreg.controllers.base import Averaged as Averaged
 from jax_lrreg.controllers.base import Controller as Controller
 from jax_lrreg.controllers.base import Smoothed as Smoothed
 from jax_lrreg.controllers.greedy import Greedy as Greedy
-from jax_lrreg.controllers.hypergradient import Hypergradient as Hypergradient
+from jax_lrreg.controllers.hypergradient import HypergradientDescent as HypergradientDescent
 from jax_lrreg.controllers.loss_decay import LossDecay as LossDecay
 from jax_lrreg.controllers.plateau import ReduceOnPlateau as ReduceOnPlateau
 from jax_lrreg.schedules.algebra import Clip as Clip

@@ -143,7 +143,7 @@ def make_step(
             `tx` are your own choice and not added again.
         learning_rate: what `tx` uses (a number, a schedule, or `hyper -> either`), to be reported in
             `metrics["learning_rate"]` as applied: it is read at the optimizer's own count, and times the
-            scale of the controllers in `tx`, which are `transforms.scale_by_controller` and `hypergradient`.
+            scale of the controllers in `tx`, which are `transforms.scale_by_controller` and `hypergradient_descent`.
             Those in a group of `optax.partition` are reported apart, as `metrics["scale/<label>"]`.
         accumulate: into how many micro-batches a batch is split; their gradients are averaged in float32,
             weighted by the sum of `batch["mask"]` where the batch has one. It is one update.

@@ -1,9 +1,9 @@
 """Optax gradient transformations made of penalties, schedules and controllers."""
 
-from jax_lrreg.transforms.controller import HypergradientState as HypergradientState
+from jax_lrreg.transforms.controller import HypergradientDescentState as HypergradientDescentState
 from jax_lrreg.transforms.controller import MeanValueState as MeanValueState
 from jax_lrreg.transforms.controller import ScaleByControllerState as ScaleByControllerState
-from jax_lrreg.transforms.controller import hypergradient as hypergradient
+from jax_lrreg.transforms.controller import hypergradient_descent as hypergradient_descent
 from jax_lrreg.transforms.controller import mean_value as mean_value
 from jax_lrreg.transforms.controller import scale_by_controller as scale_by_controller
 from jax_lrreg.transforms.learning_rate import scale_by_learning_rate as scale_by_learning_rate

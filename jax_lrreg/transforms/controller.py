@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_lrreg._arrays import is_parameter
-from jax_lrreg.schedules import Controller, Hypergradient
+from jax_lrreg.schedules import Controller, HypergradientDescent
 
 
 class ScaleByControllerState(NamedTuple):
@@ -60,10 +60,10 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         raise TypeError(
             f"scale_by_controller: `controller` must be a controller, got {controller!r}"
         )
-    if isinstance(controller, Hypergradient):
+    if isinstance(controller, HypergradientDescent):
         raise TypeError(
-            "scale_by_controller: `controller` must be driven by a metric; Hypergradient is driven by the gradient: "
-            "write transforms.hypergradient(optimizer, controller)"
+            "scale_by_controller: `controller` must be driven by a metric; HypergradientDescent is driven by the gradient: "
+            "write transforms.hypergradient_descent(optimizer, controller)"
         )
 
     def init(params: Any) -> ScaleByControllerState:
@@ -145,15 +145,15 @@ def mean_value(tx: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class HypergradientControl(NamedTuple):
-    """The state of the controller in `hypergradient`, and what the latest update was multiplied by."""
+class HypergradientDescentControl(NamedTuple):
+    """The state of the controller in `hypergradient_descent`, and what the latest update was multiplied by."""
 
     controller: Any
     scale: jax.Array
 
 
-class HypergradientState(NamedTuple):
-    """The state of `hypergradient`.
+class HypergradientDescentState(NamedTuple):
+    """The state of `hypergradient_descent`.
 
     Attributes:
         inner_state: of the optimizer.
@@ -162,12 +162,12 @@ class HypergradientState(NamedTuple):
     """
 
     inner_state: Any
-    control: HypergradientControl
+    control: HypergradientDescentControl
     previous: Any
 
 
-def hypergradient(
-    inner: optax.GradientTransformation, controller: Hypergradient
+def hypergradient_descent(
+    inner: optax.GradientTransformation, controller: HypergradientDescent
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer that learns the scale of its learning rate by gradient descent.
 
@@ -183,8 +183,8 @@ def hypergradient(
         controller: the rule.
 
     Example:
-        >>> from jax_lrreg.schedules import Hypergradient
-        >>> tx = hypergradient(optax.sgd(0.01), Hypergradient(0.1, init_scale=1.0))
+        >>> from jax_lrreg.schedules import HypergradientDescent
+        >>> tx = hypergradient_descent(optax.sgd(0.01), HypergradientDescent(0.1, init_scale=1.0))
         >>> x = jnp.ones(2)
         >>> state = tx.init(x)
         >>> for _ in range(40):
@@ -194,21 +194,25 @@ def hypergradient(
         41.1 0.006
     """
     if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(f"hypergradient: `inner` must be an Optax transformation, got {inner!r}")
-    if not isinstance(controller, Hypergradient):
         raise TypeError(
-            f"hypergradient: `controller` must be a schedules.Hypergradient, got {controller!r}"
+            f"hypergradient_descent: `inner` must be an Optax transformation, got {inner!r}"
+        )
+    if not isinstance(controller, HypergradientDescent):
+        raise TypeError(
+            f"hypergradient_descent: `controller` must be a schedules.HypergradientDescent, got {controller!r}"
         )
     optimizer = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> HypergradientState:
+    def init(params: Any) -> HypergradientDescentState:
         state = controller.init()
-        control = HypergradientControl(state, _scale(controller, state))
-        return HypergradientState(optimizer.init(params), control, optax.tree.zeros_like(params))
+        control = HypergradientDescentControl(state, _scale(controller, state))
+        return HypergradientDescentState(
+            optimizer.init(params), control, optax.tree.zeros_like(params)
+        )
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, HypergradientState]:
+    ) -> tuple[Any, HypergradientDescentState]:
         metric = controller.agreement(
             _product(updates, state.previous),
             _product(updates, updates),
@@ -220,8 +224,8 @@ def hypergradient(
         previous = jax.tree.map(
             lambda step, old: jnp.asarray(step, old.dtype), steps, state.previous
         )
-        return _scaled(steps, scale), HypergradientState(
-            inner_state, HypergradientControl(new, scale), previous
+        return _scaled(steps, scale), HypergradientDescentState(
+            inner_state, HypergradientDescentControl(new, scale), previous
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
