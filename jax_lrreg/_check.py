@@ -1,5 +1,6 @@
 """One voice for every refusal: the public argument, the value received, and what is allowed."""
 
+import contextlib
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -62,10 +63,8 @@ def require_whole(
     allowed = allowed or f"a whole number >= {least}{upper}"
     whole = least - 1
     if not isinstance(value, bool | np.bool_ | Tracer):
-        try:
+        with contextlib.suppress(TypeError):
             whole = operator.index(value)
-        except TypeError:
-            pass
     fits = least <= whole and (most is None or whole <= most)
     require(fits, owner, argument, value, allowed)
     return whole

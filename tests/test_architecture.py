@@ -77,7 +77,7 @@ def test_files_of_a_room_do_not_import_each_other_in_circles_but_where_a_base_ha
         path: {
             PACKAGE.parent / (module.replace(".", "/") + ".py")
             for module, node in imports(path)
-            if not (path.parent.name, path.stem) in CIRCLES or node.lineno < bottom(path)
+            if (path.parent.name, path.stem) not in CIRCLES or node.lineno < bottom(path)
         }
         for path in FILES
         if path.name != "__init__.py"
