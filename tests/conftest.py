@@ -7,6 +7,7 @@ import re
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("JAX_LRREG_PLATFORM", ""))
 
+import chex
 import hypothesis
 import jax
 import pytest
@@ -27,12 +28,32 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return re.sub(r" at 0x[0-9a-f]+", "", text) if " at 0x" in text else None
 
 
+@pytest.fixture(autouse=True)
+def _no_traces_before():
+    """`chex.assert_max_traces` counts by the name of a function: each test begins at 0."""
+    chex.clear_trace_counter()
+
+
+@pytest.fixture
+def compilations():
+    """The programs that XLA compiles from here on."""
+    seen = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            seen.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 MEMORY = {"after clearing": 0.0}
 
 
 @pytest.fixture(autouse=True)
 def _little_memory():
-    """Thousands of small compiled programs fill the memory: they are dropped when they get too many."""
+    """Thousands of small compiled programs fill the memory: too many are dropped."""
     yield
     if _gigabytes() > MEMORY["after clearing"] + 1.5:
         jax.clear_caches()
