@@ -1,36 +1,37 @@
 """Arrays and trees of them: precision, what is a parameter and where it stands, what is known while tracing."""
 
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.tree_util import KeyPath
+from jax.typing import ArrayLike
 
-LAST_STEP = 2**31 - 1  # steps are counted in int32
+LAST_STEP = 2**31 - 1  # steps are counted in int32, JAX's widest integer unless x64 is switched on
 
 
 class Leaf(NamedTuple):
     """One array of a tree, with its path."""
 
     path: str
-    value: Any
+    value: chex.Array
 
 
-def known(*values: Any) -> bool:
+def known(*values: object) -> bool:
     """Whether none of the values is traced, so that each has its number already."""
     return not any(isinstance(value, Tracer) for value in values)
 
 
-def widened(value: Any) -> jax.Array:
+def widened(value: ArrayLike) -> jax.Array:
     """`value` in float32 at least, in which losses, gradients, norms, sums and averages are reckoned."""
     value = jnp.asarray(value)
     return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
 
-def is_parameter(value: Any) -> bool:
+def is_parameter(value: object) -> bool:
     """Whether `value` holds real or complex numbers: integers, booleans and PRNG keys are no parameters."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
@@ -38,7 +39,7 @@ def is_parameter(value: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
-def is_key(value: Any) -> bool:
+def is_key(value: object) -> bool:
     """Whether `value` holds typed PRNG keys, which are no numbers and have no zero."""
     return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)
 
@@ -60,13 +61,13 @@ def leaves(params: chex.ArrayTree) -> list[Leaf]:
     return [Leaf(path_of(keys), value) for keys, value in pairs]
 
 
-def path_of(keys: Sequence[Any]) -> str:
+def path_of(keys: KeyPath) -> str:
     """JAX's key path as names joined by `/`."""
     # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
-    attribute = isinstance(keys[-1], jax.tree_util.GetAttrKey) if len(keys) > 1 else False
+    attribute = len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey)
     if attribute and keys[-1].name in ("value", "raw_value"):
         keys = keys[:-1]
-    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def _refuse_shared(params: chex.ArrayTree) -> None:
@@ -74,10 +75,10 @@ def _refuse_shared(params: chex.ArrayTree) -> None:
     if nnx is None:
         return
     found: dict[int, str] = {}
-    variables = jax.tree_util.tree_flatten_with_path(
+    whole = jax.tree_util.tree_leaves_with_path(
         params, is_leaf=lambda x: isinstance(x, nnx.Variable)
-    )[0]
-    for keys, node in variables:
+    )
+    for keys, node in whole:
         path = path_of(keys)
         if isinstance(node, nnx.Variable) and found.setdefault(id(node), path) != path:
             raise ValueError(

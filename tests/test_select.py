@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from jax_lrreg import select
+from jax_lrreg._arrays import is_parameter, leaves
 from jax_lrreg.penalties import L1, L2
-from jax_lrreg.select import Predicate, Rules, leaves, selection
+from jax_lrreg.select import Predicate, Rules, selection
 
 PATHS = [
     "encoder/layer_0/bias",
@@ -57,7 +57,7 @@ def chosen(spec, paths=PATHS):
 
 @pytest.mark.parametrize("kind", trees())
 def test_paths_are_the_same_for_every_kind_of_tree(kind):
-    found = [leaf.path for leaf in leaves(trees()[kind]) if select.is_parameter(leaf.value)]
+    found = [leaf.path for leaf in leaves(trees()[kind]) if is_parameter(leaf.value)]
     expected = [
         "encoder/bias",
         "encoder/kernel",
@@ -72,7 +72,7 @@ def test_paths_are_the_same_for_every_kind_of_tree(kind):
 @pytest.mark.parametrize("kind", trees())
 def test_a_penalty_chooses_the_same_in_every_kind_of_tree(kind):
     tree = trees()[kind]
-    ones = jax.tree.map(lambda x: jnp.ones_like(x) if select.is_parameter(x) else x, tree)
+    ones = jax.tree.map(lambda x: jnp.ones_like(x) if is_parameter(x) else x, tree)
     penalty = L1(1.0).on("**/kernel") + L2(2.0).on([("norm/*", 0), ("**/bias", 1)])
     assert penalty(ones) == 12 + 6 + 3 + 2
     gradient = penalty.gradient(ones)
@@ -80,7 +80,7 @@ def test_a_penalty_chooses_the_same_in_every_kind_of_tree(kind):
     sizes = {
         leaf.path: float(jnp.sum(leaf.value))
         for leaf in leaves(gradient)
-        if select.is_parameter(leaf.value)
+        if is_parameter(leaf.value)
     }
     assert sizes == {
         "encoder/bias": 6,
