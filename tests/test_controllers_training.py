@@ -3,23 +3,18 @@
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import optax
 import pytest
+from models import apply, loss_fn, start, zeros
 from sklearn.datasets import load_digits
 
 from jax_lrreg import schedules, training, transforms
 from jax_lrreg.schedules import Averaged, Greedy, HypergradientDescent, LossDecay, ReduceOnPlateau
-
-
-def apply(params, x):
-    return x @ params["w"] + params["b"]
-
-
-def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
 
 
 def given_loss(model, batch):
@@ -32,21 +27,12 @@ def ones(model):
     return output - jax.lax.stop_gradient(output)
 
 
-def problem(n=64):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(n, 3)).astype(np.float32)
-    return {
-        "x": x,
-        "y": (x @ np.array([1, -2, 0.5], np.float32) + 0.5 * rng.normal(size=n)).astype(np.float32),
-    }
-
-
-PARAMS = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+PARAMS = zeros()
 LR = schedules.Linear(1.0, steps=100)
 
 
-def start(tx, **options):
-    return training.init(apply, tx, key=jax.random.key(0), params=PARAMS, **options)
+def problem():
+    return models.problem(noise=0.5)
 
 
 def drive(tx, losses, **options):
@@ -233,7 +219,7 @@ def test_a_skipped_update_leaves_the_controller_as_it_was():
         state, metrics = step(state, {"loss": jnp.float32([bad])})
         assert metrics["skipped"] == 1
         assert metrics["learning_rate"] == 0.5
-        assert jax.tree.all(jax.tree.map(np.array_equal, before, state.opt_state))
+        chex.assert_trees_all_equal(before, state.opt_state)
 
 
 def test_with_keep_the_controller_counts_what_is_not_finite():
@@ -313,21 +299,7 @@ def test_the_state_is_arrays_and_goes_to_disk_and_back(tmp_path):
             opt_state=jax.tree.unflatten(structure, [jnp.asarray(file[name]) for name in file])
         )
     one, two = step(state, problem())[0], step(again, problem())[0]
-    assert jax.tree.all(jax.tree.map(np.array_equal, one.opt_state, two.opt_state))
-
-
-class Compilations:
-    """How many programs JAX has compiled since this was made; `fit` itself looks at shapes, which traces a call."""
-
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self.hear)
-
-    def hear(self, event, duration, **kwargs):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-COMPILATIONS = Compilations()
+    chex.assert_trees_all_equal(one.opt_state, two.opt_state)
 
 
 class TestControlOn:
@@ -364,22 +336,20 @@ class TestControlOn:
     @pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 7}, {"log_every": 13}])
     def test_the_result_depends_on_neither_chunk_nor_log_interval(self, options):
         one, two = (self.fit(**o)[0] for o in ({}, options))
-        assert jax.tree.all(
-            jax.tree.map(np.array_equal, (one.params, one.opt_state), (two.params, two.opt_state))
-        )
+        chex.assert_trees_all_equal((one.params, one.opt_state), (two.params, two.opt_state))
 
     def test_goes_on_where_it_stopped(self):
         whole, _ = self.fit()
         state, _ = self.fit(steps=30)
         state, _ = self.fit(state, steps=50)
-        assert jax.tree.all(jax.tree.map(np.array_equal, whole.opt_state, state.opt_state))
+        chex.assert_trees_all_equal(whole.opt_state, state.opt_state)
 
-    def test_nothing_is_traced_or_compiled_on_a_cut(self):
+    def test_nothing_is_compiled_on_a_cut(self, compilations):
         state, _ = self.fit(steps=20, chunk=5)
-        before = COMPILATIONS.count
+        compilations.clear()
         state, history = self.fit(state, steps=60, chunk=5)
         assert history["learning_rate"][-1] < 0.1
-        assert COMPILATIONS.count == before
+        assert compilations == []
 
     def test_the_next_fit_without_it_listens_to_the_loss_again(self):
         state, _ = self.fit(steps=20)
@@ -442,24 +412,18 @@ class TestControlOn:
             )  # fmt: skip
 
 
-def test_a_loss_driven_cut_is_traced_once():
-    traces = []
-
-    def counting(model, batch):
-        traces.append(1)
-        return loss_fn(model, batch)
-
+def test_a_loss_driven_cut_is_traced_once(compilations):
+    counting = chex.assert_max_traces(loss_fn, n=1)
     tx = optax.chain(
         optax.sgd(0.1), transforms.scale_by_controller(ReduceOnPlateau(0.5, patience=1))
     )
     step = training.make_step(apply, counting, tx, learning_rate=0.1)
     data = training.ArrayData(problem(), 16, jax.random.key(5))
     state, _ = training.fit(step, start(tx), data, steps=20, log_every=10, chunk=10)
-    before = COMPILATIONS.count
+    compilations.clear()
     state, history = training.fit(step, state, data, steps=200, log_every=10, chunk=10)
     assert history["learning_rate"][-1] < 0.01
-    assert len(traces) == 1
-    assert COMPILATIONS.count == before
+    assert compilations == []
 
 
 class TestHypergradientDescent:

@@ -4,6 +4,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
+from models import loss_fn
 from sklearn.datasets import load_digits
 
 from jax_lrreg import finder, penalties, plots, schedules, training
@@ -29,10 +31,6 @@ def _close():
 
 def apply(params, x):
     return x @ params["w"]
-
-
-def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
 
 
 def arrays(n=256):
@@ -163,7 +161,7 @@ class TestRange:
             apply, loss_fn, optax.scale_by_adam(), state, data(), steps=4, rates=3, seeds=1
         )
         after = jax.tree.map(np.asarray, (state.params, state.opt_state, state.step))
-        assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+        chex.assert_trees_all_equal(before, after)
 
     def test_it_begins_where_the_state_is_in_the_data(self):
         state = start().replace(step=jnp.int32(5))

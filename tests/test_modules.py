@@ -1,5 +1,6 @@
 """What modules need to be trained: their own arguments, what they sow, and wrong calls refused by name."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def test_inputs_that_steer_python_may_be_positional_or_named():
     named = training.init(
         NeedsTrain(), optax.sgd(0.1), key=KEY, example=X[:1], example_kwargs={"train": False}
     )
-    assert jax.tree.all(jax.tree.map(np.array_equal, state.params, named.params))
+    chex.assert_trees_all_equal(state.params, named.params)
 
 
 def test_what_is_sown_is_no_state_and_reaches_the_loss():

@@ -21,11 +21,14 @@ state; `metrics["learning_rate"]` is the schedule's part of it. `schedule_free_e
 state.params)` gives the parameters to evaluate.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import optax
 import pytest
+from models import apply, start
 from optax import contrib
 
 from jax_lrreg import penalties, schedules, training, transforms
@@ -54,12 +57,8 @@ INSIDE = {
 }
 
 
-def apply(params, x):
-    return x @ params["w"] + params["b"]
-
-
 def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2) * batch["weight"]
+    return models.loss_fn(model, batch) * batch["weight"]
 
 
 def batches(broken=(), empty=()):
@@ -71,11 +70,6 @@ def batches(broken=(), empty=()):
         weight = np.float32(np.nan if step in broken else 0 if step in empty else 1)
         yield {"x": x, "y": y, "weight": weight}
         step += 1
-
-
-def start(tx, **options):
-    params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
-    return training.init(apply, tx, key=jax.random.key(0), params=params, **options)
 
 
 def finite(state):
@@ -146,7 +140,7 @@ def test_a_skipped_update_of_theirs_keeps_all_but_the_counters():
     assert after.opt_state[0].count == after.opt_state[1].count == after.step == 1
     same = (before.params, before.ema, before.opt_state[0]._replace(count=0))
     other = (after.params, after.ema, after.opt_state[0]._replace(count=0))
-    assert jax.tree.all(jax.tree.map(np.array_equal, same, other))
+    chex.assert_trees_all_equal(same, other)
     _, metrics = step(after, next(batches()))
     assert metrics["skipped"] == 0
     np.testing.assert_allclose(metrics["learning_rate"], 0.2, rtol=1e-6)

@@ -3,30 +3,24 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 from flax.training.dynamic_scale import DynamicScale
+from models import loss_fn
+from models import two_layers as apply
 
 from jax_lrreg import penalties, training, transforms
 
 HALVES = [jnp.bfloat16, jnp.float16]
 
 
-def apply(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
-
-
-def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
-
-
 def problem(seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(32, 4)).astype(np.float32)
-    params = {"first": 0.5 * rng.normal(size=(4, 8)), "last": 0.5 * rng.normal(size=8)}
-    return {"x": x, "y": np.sin(x.sum(1))}, jax.tree.map(np.float32, params)
+    return {"x": x, "y": np.sin(x.sum(1))}, models.two_layers_params(seed + 1)
 
 
 def train(module, tx, steps=60, loss=loss_fn, batch=None, **options):

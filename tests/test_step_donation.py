@@ -5,22 +5,15 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 from flax.training.dynamic_scale import DynamicScale
+from models import apply, loss_fn
 
 from jax_lrreg import penalties, schedules, training, transforms
-
-
-def apply(params, x):
-    return x @ params["w"] + params["b"]
-
-
-def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
-
 
 BATCH = {"x": np.eye(4, 3, dtype=np.float32), "y": np.arange(4, dtype=np.float32)}
 TX = optax.adam(0.1)
@@ -31,9 +24,7 @@ def weights():
 
 
 def start(tx=TX, params=None, **options):
-    return training.init(
-        apply, tx, key=jax.random.key(0), params=weights() if params is None else params, **options
-    )
+    return models.start(tx, weights() if params is None else params, **options)
 
 
 def make(tx=TX, **options):

@@ -1,20 +1,18 @@
 """Numbers that are not finite, put in at random; and input that is refused with the state intact."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from models import two_layers, two_layers_params
 
 from jax_lrreg import penalties, schedules, training, transforms
 
 STEPS = 60
 PLACES = ("loss", "gradient", "micro-batch", "metric")
 TIMES = 25  # for each place: a hundred in all
-
-
-def apply(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
 
 
 @jax.custom_vjp
@@ -42,7 +40,7 @@ class Spoiled:
     """The model with one leaf whose gradient can be spoiled."""
 
     def __call__(self, params, x, bad):
-        return apply({**params, "first": spoiled(params["first"], bad)}, x)
+        return two_layers({**params, "first": spoiled(params["first"], bad)}, x)
 
 
 def spoiled_loss(model, batch):
@@ -76,11 +74,8 @@ def optimizer():
 
 
 def start(tx, seed=0):
-    rng = np.random.default_rng(seed)
-    params = {"first": 0.5 * rng.normal(size=(4, 8)), "last": 0.5 * rng.normal(size=8)}
-    return training.init(
-        Spoiled(), tx, key=jax.random.key(seed), params=jax.tree.map(np.float32, params)
-    )
+    key, params = jax.random.key(seed), two_layers_params(seed)
+    return training.init(Spoiled(), tx, key=key, params=params)
 
 
 STEP = {}
@@ -109,13 +104,6 @@ def values(state):
     return jax.device_get((state.params, state.opt_state, state.model_state, state.ema))
 
 
-def same(first, second):
-    return all(
-        np.array_equal(a, b, equal_nan=True)
-        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    )
-
-
 def run(place, seed, bad_steps, value):
     accumulate = 4 if place == "micro-batch" else 1
     tx, step = step_for(accumulate)
@@ -126,7 +114,7 @@ def run(place, seed, bad_steps, value):
         skipped.append(int(metrics["skipped"]))
         losses.append(float(metrics["data_loss"]))
         if before is not None and place != "metric":
-            assert same(before, values(state))
+            chex.assert_trees_all_equal(before, values(state))
         assert int(state.step) == index + 1
     return state, np.array(losses), np.array(skipped)
 
@@ -141,7 +129,7 @@ def test_a_number_that_is_not_finite_is_skipped_counted_and_recovered_from(place
     clean, expected, none = run(place, time, (), 0.0)  # on the same data
     assert none.sum() == 0
     if place == "metric":  # what is only reported has no part in the update
-        assert same(values(state), values(clean))
+        chex.assert_trees_all_equal(values(state), values(clean))
         assert skipped.sum() == 0
         return
     np.testing.assert_array_equal(np.flatnonzero(skipped), sorted(bad_steps))
@@ -176,8 +164,10 @@ def test_a_micro_batch_without_weight_does_not_count_even_if_it_is_not_a_number(
     params = {"first": np.ones((4, 2), np.float32), "last": np.ones(2, np.float32)}
     tx, results = optax.sgd(0.1), []
     for accumulate in (1, 2, 4):
-        state = training.init(apply, tx, key=jax.random.key(0), params=params)
-        state, metrics = training.make_step(apply, masked, tx, accumulate=accumulate)(state, batch)
+        state = training.init(two_layers, tx, key=jax.random.key(0), params=params)
+        state, metrics = training.make_step(two_layers, masked, tx, accumulate=accumulate)(
+            state, batch
+        )
         assert metrics["skipped"] == 0
         results.append(state.params["first"])
     for other in results[1:]:
@@ -277,6 +267,6 @@ def test_bad_input_is_refused_at_the_first_step_with_the_state_intact(name):
     with pytest.raises(error, match=words):
         training.fit(step, state, [batch] * 3, steps=3)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    assert same(before, values(state))
+    chex.assert_trees_all_equal(before, values(state))
     good = training.make_step(linear, lambda model, batch: model(batch["x"]).mean(), tx)
     good(state, {"x": GOOD})

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from models import NnxNet, loss_fn
 
 from jax_lrreg import penalties, schedules, training, transforms
 
@@ -53,10 +55,6 @@ def call(params, x):
     return params(x)
 
 
-def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
-
-
 def batch(seed=0):
     x = np.random.default_rng(seed).normal(size=(16, 3)).astype(np.float32)
     return {"x": x, "y": x[:, 0] - x[:, 1]}
@@ -83,17 +81,6 @@ def test_a_model_that_is_a_tree_trains_as_by_hand_and_comes_back_as_itself():
     assert history["loss"][-1] < history["loss"][0]
 
 
-class Net(nnx.Module):
-    def __init__(self, rngs):
-        self.first = nnx.Linear(3, 8, rngs=rngs)
-        self.norm = nnx.BatchNorm(8, rngs=rngs)
-        self.drop = nnx.Dropout(0.3, rngs=rngs)
-        self.last = nnx.Linear(8, 1, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))[:, 0]
-
-
 @pytest.mark.parametrize("on_nonfinite", ["skip", "keep"])
 @pytest.mark.parametrize(
     "tx", [optax.adam(0.01), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))]
@@ -101,7 +88,7 @@ class Net(nnx.Module):
 def test_nnx_with_batch_norm_and_dropout_is_bit_identical_to_the_nnx_loop(tx, on_nonfinite):
     """To the last bit where both do the same; the look for NaN changes what the compiler fuses, and the last digit."""
     tolerance = 0 if on_nonfinite == "keep" else 1e-4
-    module = Net(nnx.Rngs(0))
+    module = NnxNet(3, 8, 1, rate=0.3)
     state = training.init(module, tx, key=jax.random.key(0))
     step = training.make_step(module, loss_fn, tx, on_nonfinite=on_nonfinite)
     optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
@@ -121,9 +108,7 @@ def test_nnx_with_batch_norm_and_dropout_is_bit_identical_to_the_nnx_loop(tx, on
         nnx.to_pure_dict(nnx.state(m)) for m in (training.merge(module, state), module)
     )
     if on_nonfinite == "keep":
-        jax.tree.map(
-            np.testing.assert_array_equal, *(jax.tree.map(raw, tree) for tree in (ours, expected))
-        )
+        chex.assert_trees_all_equal(ours, expected)
     count = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(ours)
@@ -132,18 +117,16 @@ def test_nnx_with_batch_norm_and_dropout_is_bit_identical_to_the_nnx_loop(tx, on
     assert int(count[0]) > 0  # the keys of dropout went on
 
 
-def raw(x):
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-
 @pytest.mark.parametrize(
-    "make", [lambda: Net(nnx.Rngs(0)), lambda: nn.Dense(1), lambda: call], ids=["nnx", "linen", "f"]
+    "make",
+    [lambda: NnxNet(3, 8, 1, rate=0.3), lambda: nn.Dense(1), lambda: call],
+    ids=["nnx", "linen", "f"],
 )
 def test_many_steps_are_traced_once(make):
-    module, traces = make(), []
+    module = make()
 
+    @chex.assert_max_traces(n=1)
     def counting(model, batch):
-        traces.append(1)
         return jnp.mean(model(batch["x"]) ** 2)
 
     tx = optax.inject_hyperparams(optax.adamw)(schedules.Cosine(0.01, steps=100))
@@ -152,7 +135,6 @@ def test_many_steps_are_traced_once(make):
     step = training.make_step(module, counting, tx, ema=0.9, on_nonfinite="keep")
     for index in range(4):
         state, _ = step(state, batch(index))
-    assert len(traces) == 1
     for leaf in jax.tree.leaves(state):
         assert isinstance(leaf, jax.Array)
         assert not jax.typeof(leaf).weak_type
@@ -201,7 +183,7 @@ class TestMonitors:
         again = training.init(call, tx, key=jax.random.key(0), params=model())
         plain = training.make_step(call, loss_fn, tx, monitors=())
         other, short = training.fit(plain, again, source, steps=25, log_every=10)
-        jax.tree.map(np.testing.assert_array_equal, other.params, state.params)
+        chex.assert_trees_all_equal(other.params, state.params)
         assert "param_norm" not in short
 
     def test_the_size_of_an_update_that_was_skipped_is_zero(self):
@@ -232,15 +214,13 @@ def test_both_ways_of_skipping_give_the_same(backend, monkeypatch):
             assert metrics["skipped"] == (index in (3, 4, 9))
             if metrics["skipped"] and index:
                 after = jax.device_get((state.params, state.opt_state, state.ema))
-                jax.tree.map(np.testing.assert_array_equal, before, after)
+                chex.assert_trees_all_equal(before, after)
         return jax.device_get(state.params), rates
 
     expected, rates = run()
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params, others = run()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), expected, params
-    )
+    chex.assert_trees_all_close(expected, params, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(rates, others)
     np.testing.assert_allclose(rates[3:6], [0.09] * 3, rtol=1e-6)
 

@@ -7,11 +7,13 @@ import threading
 import time
 import traceback
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from models import masked_loss
 
 from jax_lrreg import training
 
@@ -20,12 +22,7 @@ def apply(params, x):
     return x @ params
 
 
-def loss_fn(model, batch):
-    weight = batch["mask"] if "mask" in batch else jnp.ones(len(batch["x"]))
-    return jnp.sum(weight * (model(batch["x"]) - batch["y"]) ** 2) / jnp.sum(weight)
-
-
-STEP = training.make_step(apply, loss_fn, optax.adam(0.05))
+STEP = training.make_step(apply, masked_loss, optax.adam(0.05))
 
 
 def start():
@@ -39,13 +36,6 @@ def batch(index, size=8):
 
 def batches(count, begin=0):
     return [batch(index) for index in range(begin, begin + count)]
-
-
-def same(a, b):
-    return all(
-        np.array_equal(x, y)
-        for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
-    )
 
 
 def by_hand(data):
@@ -65,8 +55,8 @@ def test_every_chunk_gives_the_same_numbers_in_the_order_of_the_iterable(chunk):
     state, history = training.fit(
         STEP, start(), iter(batches(40)), steps=40, log_every=10, chunk=chunk
     )
-    assert same(state, reference)
-    assert all(np.array_equal(history[name], expected[name]) for name in expected)
+    chex.assert_trees_all_equal(state, reference)
+    chex.assert_trees_all_equal(dict(history), dict(expected))
     np.testing.assert_allclose(state.params, by_hand(batches(40)).params, rtol=1e-5)
 
 
@@ -75,7 +65,7 @@ def test_never_more_is_drawn_than_is_needed_so_an_iterator_goes_on():
     stream, state = iter(batches(30)), start()
     for steps in (7, 11, 12):
         state, _ = training.fit(STEP, state, stream, steps=steps, log_every=4)
-    assert same(state, whole)
+    chex.assert_trees_all_equal(state, whole)
     assert next(stream, None) is None
 
 
@@ -117,7 +107,7 @@ def test_an_error_of_the_iterable_comes_with_its_traceback_after_every_batch_bef
     assert "after step 10" in caught.value.__notes__[0]
     rest, _ = training.fit(STEP, left, batches(5, begin=10), steps=5)
     whole, _ = training.fit(STEP, start(), batches(15), steps=15)
-    assert same(rest, whole)
+    chex.assert_trees_all_equal(rest, whole)
 
 
 WRONG = {
@@ -193,14 +183,14 @@ def test_a_loader_may_use_its_memory_again():
             yield memory
 
     state, _ = training.fit(STEP, start(), stream(), steps=20, chunk=5)
-    assert same(state, training.fit(STEP, start(), batches(20), steps=20)[0])
+    chex.assert_trees_all_equal(state, training.fit(STEP, start(), batches(20), steps=20)[0])
 
 
 def test_arrays_of_the_device_are_stacked_there():
     stream = (jax.tree.map(jnp.asarray, each) for each in batches(20))
     with jax.transfer_guard_device_to_host("disallow"):
         state, _ = training.fit(STEP, start(), stream, steps=20, chunk=7)
-    assert same(state, training.fit(STEP, start(), batches(20), steps=20)[0])
+    chex.assert_trees_all_equal(state, training.fit(STEP, start(), batches(20), steps=20)[0])
 
 
 def test_tensors_of_torch():
@@ -208,19 +198,19 @@ def test_tensors_of_torch():
     tensors = [jax.tree.map(torch.from_numpy, each) for each in batches(20)]
     loader = torch.utils.data.DataLoader(tensors, batch_size=None)
     state, _ = training.fit(STEP, start(), loader, steps=20)
-    assert same(state, training.fit(STEP, start(), batches(20), steps=20)[0])
+    chex.assert_trees_all_equal(state, training.fit(STEP, start(), batches(20), steps=20)[0])
 
 
 def test_the_types_are_those_of_the_callers_context():
     with jax.enable_x64(True):
         tx = optax.sgd(0.1)
         state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(3, jnp.float64))
-        step = training.make_step(apply, loss_fn, tx)
+        step = training.make_step(apply, masked_loss, tx)
         data = [jax.tree.map(np.float64, each) for each in batches(20)]
         one, _ = training.fit(step, jax.tree.map(jnp.copy, state), data, steps=20, chunk=1)
         many, _ = training.fit(step, state, data, steps=20, chunk=10)
     assert one.params.dtype == np.float64
-    assert same(one, many)
+    chex.assert_trees_all_equal(one, many)
 
 
 def test_batches_on_a_device_are_stacked_by_the_thread_that_trains(monkeypatch):
@@ -234,7 +224,7 @@ def test_batches_on_a_device_are_stacked_by_the_thread_that_trains(monkeypatch):
     monkeypatch.setattr(jnp, "stack", seen)
     given = [jax.tree.map(jnp.asarray, each) for each in batches(6)]
     state, _ = training.fit(STEP, start(), given, steps=6, chunk=3)
-    assert same(state, training.fit(STEP, start(), batches(6), steps=6, chunk=3)[0])
+    chex.assert_trees_all_equal(state, training.fit(STEP, start(), batches(6), steps=6, chunk=3)[0])
     assert stackers == [threading.current_thread()] * 4  # x and y, of two calls
 
 
