@@ -1,13 +1,13 @@
 """Arrays and trees of them: precision, what is a parameter and where it stands, what is known while tracing."""
 
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 LAST_STEP = 2**31 - 1  # steps are counted in int32, JAX's widest integer unless x64 is switched on
@@ -61,13 +61,13 @@ def leaves(params: chex.ArrayTree) -> list[Leaf]:
     return [Leaf(path_of(keys), value) for keys, value in pairs]
 
 
-def path_of(keys: KeyPath) -> str:
+def path_of(keys: Sequence[object]) -> str:
     """JAX's key path as names joined by `/`."""
     # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
     attribute = len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey)
-    if attribute and keys[-1].name in ("value", "raw_value"):
+    if attribute and getattr(keys[-1], "name", "") in ("value", "raw_value"):
         keys = keys[:-1]
-    return jax.tree_util.keystr(keys, simple=True, separator="/")
+    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
 
 
 def _refuse_shared(params: chex.ArrayTree) -> None:

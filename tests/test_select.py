@@ -1,11 +1,17 @@
 """Which parameters a pattern, a list of rules or a predicate chooses, and what it says when it chooses none."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import lines_run
 from flax import linen, nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from jax_lrreg import select
 from jax_lrreg._arrays import is_parameter, leaves
 from jax_lrreg.penalties import L1, L2
 from jax_lrreg.select import Predicate, Rules, selection
@@ -130,6 +136,65 @@ def test_special_characters_of_regular_expressions_are_letters_in_a_glob():
     assert chosen("Dense_0/kernel", ["Dense_0/kernel", "Dense_10/kernel"]) == ["Dense_0/kernel"]
 
 
+def expression(pattern):
+    """What a glob means, as a regular expression: slow for some patterns, and right for all."""
+    parts = re.split(r"((?:(?<=/)|^)\*\*/|\*\*+|\*|\?|\[!?\]?[^\]]*\])", pattern, flags=re.DOTALL)
+    known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    texts = []
+    for part in parts:
+        if part.startswith("["):
+            inside = re.sub(
+                r"([\\^\[\]&~|])", r"\\\1", part.removeprefix("[").removeprefix("!")[:-1]
+            )
+            texts.append(f"(?!/)[{'^' if part[1] == '!' else ''}{inside}]")
+        else:
+            texts.append(known.get(part, ".*" if part.startswith("**") else re.escape(part)))
+    return re.compile("".join(texts), re.DOTALL)
+
+
+pieces = st.sampled_from(
+    ["a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[!a]", "[^a]", "[]b]", "."]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(pieces, min_size=1, max_size=6).map("".join), st.text("ab/^.]", max_size=8))
+def test_a_glob_means_what_its_regular_expression_means(pattern, path):
+    found = selection(pattern).multiplier(path, None) is not None
+    assert found == (expression(pattern).fullmatch(path) is not None)
+
+
+def test_a_set_of_characters_is_that_of_a_shell():
+    assert chosen("[^a]", ["a", "^", "b"]) == ["a", "^"]  # only `!` negates
+    assert chosen("[!a]", ["a", "^", "b"]) == ["^", "b"]
+    assert chosen("[]a]", ["a", "]"]) == ["a", "]"]
+    assert chosen("[[]", ["[", "a"]) == ["["]
+    assert chosen("[a-c-]", ["b", "-"]) == ["b", "-"]
+    assert chosen("a[!b]c", ["a/c", "axc"]) == ["axc"]  # no set takes the slash
+    assert chosen("[\\d]", ["d", "\\"]) == ["d", "\\"]
+
+
+SLOW = {
+    "stars": "?*" * 12 + "X",
+    "names": "**/" * 16 + "x",
+    "crossing": "**a" * 60 + "X",
+    "sets": "[a-z]*" * 30 + "X",
+    "mixed": "**/*a*/" * 12 + "X",
+}
+
+
+@pytest.mark.parametrize("pattern", SLOW.values(), ids=SLOW)
+def test_matching_takes_a_step_for_each_character(pattern):
+    def steps(count):
+        select._glob.cache_clear()
+        path = "/".join(["aaaaaaaa"] * count)
+        return lines_run(lambda: selection(pattern).multiplier(path, None))
+
+    few, many = steps(8), steps(32)
+    assert many <= 4 * few  # with a fourfold path
+    assert many < 100_000
+
+
 def test_the_first_rule_that_matches_decides_and_the_rest_is_left_out():
     rules = selection([("**/bias", 0), ("head/**", 0.1), ("**/kernel", 1)])
     rules.check(PATHS)
@@ -244,6 +309,30 @@ def test_a_report_names_the_reason_for_each_parameter():
     assert all(path in text for path in rows)
 
 
+def test_a_report_says_which_rule_decided_in_80_columns_and_breaks_no_word():
+    names = ["encoder", "transformer_layer_0", "self_attention", "query_projection"]
+    params = {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8), "scale": jnp.ones(8)}
+    for name in names[::-1]:
+        params = {name: params}
+    rules = [("**/bias", 0), ("**/transformer_layer_?/**/kernel", 0.5), ("head_*/**", 1)]
+    report = L2(1e-4).on(rules).report({**params, "head_of_the_model": {"kernel": jnp.ones(8)}})
+    why = {row[0].rpartition("/")[2]: row[3] for row in report.rows[:3]}
+    assert why == {
+        "bias": "left out by '**/bias'",
+        "kernel": "chosen by '**/transformer_layer_?/**/kernel'",
+        "scale": "not covered by any of the 3 rules",
+    }
+    lines = str(report).splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {*names, *(row[3].split("'")[1] for row in report.rows if "'" in row[3])}
+    assert all(any(word in line for line in lines) for word in words)
+    nested = L1(1.0).on([("**/kernel", 0.5)]).on([("**/transformer*/**", 2), ("**", 0)])
+    assert {row[3] for row in nested.report(params).rows} == {
+        "not covered by [('**/kernel', 0.5)]",
+        "chosen by '**/kernel'",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
@@ -259,12 +348,33 @@ def test_a_report_names_the_reason_for_each_parameter():
         ("multiplier", [("**/kernel", float("nan"))]),
         ("pattern", [(1, "**/kernel")]),
         ("regular expression", "re:("),
+        ("regular expression", "re:a{99999999999}"),
+        ("range 'z-a', which runs backwards", "[z-a]"),
+        ("range '[+]-0', but no set takes the '/'", "[+-0]"),
+        ("set of characters '\\[\\]', which is empty or never closed", "[]"),
+        ("set of characters '\\[!\\]/b', which is empty or never closed", "a/[!]/b"),
+        ("set of characters '\\[ab', which is empty or never closed", "[ab"),
+        ("multiplier", [("**/kernel", np.array([1.0, 2.0]))]),
+        ("rules", {"**/kernel": 1}),
     ],
     ids=str,
 )
 def test_bad_selections_are_refused_by_name(name, spec):
-    with pytest.raises((ValueError, TypeError), match=name):
+    with pytest.raises((ValueError, TypeError), match=f"^on: .*{name}"):
         L1(1.0).on(spec)
+
+
+def test_a_multiplier_is_structure_and_no_traced_number():
+    with pytest.raises(TypeError, match=r"^on: `multiplier` must be a number >= 0, got"):
+        jax.jit(lambda x: L1(1.0).on([("**", x)])(jnp.ones(2)))(1.0)
+
+
+@pytest.mark.parametrize("answer", [None, "yes", -1, float("nan"), jnp.ones(2), [1]])
+def test_the_answer_of_a_predicate_is_a_bool_or_a_number(answer):
+    with pytest.raises(
+        (ValueError, TypeError), match=r"^on: `predicate` must be a bool or a number"
+    ):
+        L1(1.0).on(lambda path, value: answer)({"kernel": jnp.ones(2)})
 
 
 def test_rules_are_structure_and_do_not_retrace():

@@ -116,10 +116,9 @@ class Selected(Penalty):
         return replaced(self, penalty=self.penalty.advanced(chosen))
 
     def reason(self, path, value):
-        number = self.selection.multiplier(path, value)
-        if number is None:
-            return f"not covered by {self.selection!r}"
-        return f"left out by {self.selection!r}" if number == 0 else f"chosen by {self.selection!r}"
+        last = not self.selection.multiplier(path, value)
+        nested = isinstance(self.penalty, Selected) and not last
+        return (self.penalty if nested else self.selection).reason(path, value)
 
     def __repr__(self):
         inner = (
