@@ -4,6 +4,7 @@ import functools
 import gc
 import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -329,10 +330,9 @@ def test_vmap_over_its_numbers_is_the_loop(case):
     ]
     batch = jax.tree.map(lambda *x: jnp.stack(x), *several)
 
-    traces = []
-
+    # A penalty is data: three of them are traced once, and once for `vmap`.
+    @chex.assert_max_traces(n=2)
     def run(penalty):
-        traces.append(penalty)
         return penalty(w), *([penalty.prox(w, 0.3)] if case.prox != "none" else [])
 
     one = jit(run)
@@ -340,7 +340,6 @@ def test_vmap_over_its_numbers_is_the_loop(case):
         every, single = jit(jax.vmap(run))(batch), [one(penalty) for penalty in several]
     for together, one_by_one in zip(every, zip(*single, strict=True), strict=True):
         np.testing.assert_allclose(together, np.stack(one_by_one), rtol=2e-5, atol=1e-5)
-    assert len(traces) == 2  # a penalty is data: three of them are traced once, and once for `vmap`
 
 
 @pytest.mark.parametrize("case", PENALTIES, ids=repr)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,11 +252,9 @@ class TestPlateau:
         assert state.scale == 1
 
     def test_a_changed_number_is_not_traced_anew_and_neither_is_a_cut(self):
-        traces = []
-
         @jax.jit
+        @chex.assert_max_traces(n=1)
         def update(plateau, state, metric):
-            traces.append(1)
             return plateau.update(state, metric)
 
         state = ReduceOnPlateau(0.5).init()
@@ -266,7 +265,6 @@ class TestPlateau:
                     state,
                     metric,
                 )
-        assert len(traces) == 1
 
     def test_any_dtype_of_metric(self):
         plateau = ReduceOnPlateau(0.5, patience=0)

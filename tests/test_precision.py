@@ -1,5 +1,6 @@
 """Mixed precision: what is computed in few bits, what is kept in float32, and what a loss scale does."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -118,11 +119,8 @@ class TestMixedPrecision:
     def test_the_running_means_are_near_those_of_full_precision(self):
         half, _ = train_linen(training.mixed_precision(Net(), jnp.bfloat16))
         full, _ = train_linen(Net())
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=0.03),
-            half.model_state["batch_stats"],
-            full.model_state["batch_stats"],
-        )
+        ours, theirs = half.model_state["batch_stats"], full.model_state["batch_stats"]
+        chex.assert_trees_all_close(ours, theirs, atol=0.03)
 
     def test_a_layer_with_a_dtype_of_its_own_computes_in_that(self):
         class Wide(nn.Module):
@@ -350,7 +348,7 @@ class TestLossScale:
             scales.append(float(metrics["loss_scale"]))
             skipped.append(int(metrics["skipped"]))
             if all(skipped):
-                jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.params))
+                chex.assert_trees_all_equal(before, jax.device_get(state.params))
                 assert int(state.opt_state[0].count) == 0
         made = skipped.count(0)
         assert 3 < skipped.index(0) < 25
@@ -365,11 +363,7 @@ class TestLossScale:
         assert np.isfinite(metrics["loss"])
 
     def test_is_data_of_the_state_and_traced_once(self):
-        traces = []
-
-        def counting(model, batch):
-            traces.append(1)
-            return loss_fn(model, batch)
+        counting = chex.assert_max_traces(loss_fn, n=1)
 
         data, params = problem()
         tx = optax.sgd(0.1)
@@ -381,7 +375,6 @@ class TestLossScale:
         state = state.replace(loss_scale=state.loss_scale.replace(scale=8.0))
         state, metrics = step(state, data)
         assert metrics["loss_scale"] == 8
-        assert len(traces) == 1
 
     def test_does_not_depend_on_the_chunk(self):
         data, params = problem()
@@ -396,7 +389,7 @@ class TestLossScale:
             state, history = training.fit(step, state, source, steps=50, chunk=chunk, log_every=25)
             results.append(jax.device_get((state.params, state.loss_scale.scale, history)))
         for other in results[1:]:
-            jax.tree.map(np.testing.assert_array_equal, results[0], other)
+            chex.assert_trees_all_equal(results[0], other)
         assert results[0][2]["loss_scale"].shape == (2,)
         assert results[0][2]["skipped"][0] > 0
 
@@ -406,9 +399,7 @@ class TestLossScale:
         scaled, _ = train(
             apply, tx, penalty=penalties.L1(1e-3), loss_scale=DynamicScale(growth_interval=10)
         )
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), plain.params, scaled.params
-        )
+        chex.assert_trees_all_close(plain.params, scaled.params, rtol=2e-5)
 
     def test_refuses_by_name(self):
         with pytest.raises(TypeError, match="`loss_scale` must be a flax"):

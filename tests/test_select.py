@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -378,16 +379,13 @@ def test_the_answer_of_a_predicate_is_a_bool_or_a_number(answer):
 
 
 def test_rules_are_structure_and_do_not_retrace():
-    traces = []
-
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def run(penalty, params):
-        traces.append(penalty)
         return penalty(params)
 
     params = {"kernel": jnp.ones(2)}
     assert run(L1(1.0).on("kernel"), params) == 2
     assert run(L1(2.0).on("kernel"), params) == 4
-    assert len(traces) == 1
     assert jax.tree.leaves(L1(1.0).on("kernel")) == [1.0]
     assert isinstance(jax.tree.map(lambda x: x, L1(1.0).on("kernel")).selection, Rules)

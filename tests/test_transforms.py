@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -235,11 +236,11 @@ def test_a_strength_of_0_changes_nothing_and_has_a_derivative(add):
         tx = add(penalties.ElasticNet(strength, l2=strength))
         return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
 
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(updated)(0.0), grads)
+    chex.assert_trees_all_equal(jax.jit(updated)(0.0), grads)
     sign = -1 if add is transforms.add_independent_penalty else 1
     slopes = jax.jacobian(updated)(0.0)
     expected = jax.tree.map(lambda w: sign * (jnp.sign(w) + w), PARAMS)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), slopes, expected)
+    chex.assert_trees_all_close(slopes, expected, rtol=1e-6)
 
 
 def test_accumulating_transformations_count_it_once_where_they_average_and_each_time_where_they_add():
