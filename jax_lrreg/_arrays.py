@@ -28,7 +28,9 @@ def known(*values: object) -> bool:
 def widened(value: ArrayLike) -> jax.Array:
     """`value` in float32 at least, in which losses, gradients, norms, sums and averages are reckoned."""
     value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    # JAX promotes no float of 8 bits.
+    narrow = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
+    return value.astype(jnp.float32 if narrow else jnp.promote_types(value.dtype, jnp.float32))
 
 
 def is_parameter(value: object) -> bool:
