@@ -1,13 +1,13 @@
-"""What the states of Optax's transformations hold: counters, moments, rates, controllers, partitions.
+"""What Optax's states hold: counters, moments, rates, controllers, partitions.
 
 An Optax state is a tree of named tuples, one for each transformation, inside each other as those are. This is
-the one place that knows their names; everything else asks here. Our own transformations' states are known by
-their fields too, wherever they stand in the tree.
+the one place that knows their names and fields; everything else asks here. States of our own are declared here
+where others must find them, or known by their fields, wherever they stand in the tree.
 """
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from jax_lrreg._arrays import is_parameter
+
+Path = tuple[Any, ...]  # JAX's key path
 
 COUNTERS = ("count", "step_count", "mini_step", "gradient_step")
 GROUP = "scale/"  # begins the names of the metrics of groups of parameters
@@ -30,18 +32,26 @@ SECOND_MOMENTS = {
     "ScaleByRStdDevWithCountState": "nu",
     "ScaleByRssState": "sum_of_squares",
 }
-HOLDERS = (*SECOND_MOMENTS, "TraceState")  # their fields are trees of parameters
+
+
+class ScaleByLearningRateState(NamedTuple):
+    """How many updates `transforms.scale_by_learning_rate` has made, and the rate of the latest.
+
+    Before the first update it is the rate that this will have.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
 
 
 def nodes(state: optax.OptState) -> list[Any]:
     """The states of the transformations that an Optax state is made of, outermost first."""
-    if not isinstance(state, tuple | list | dict):
-        return []
-    own = [state] if hasattr(state, "_fields") else []
-    if own and type(state).__name__ in HOLDERS:
-        return own
-    children = state.values() if isinstance(state, dict) else state
-    return own + [node for child in children for node in nodes(child)]
+    return [node for _, node in _placed(state)]
+
+
+def holds_gradients(node: Any) -> bool:
+    """Whether `node` remembers past gradients, in fields that are trees of parameters."""
+    return type(node).__name__ in (*SECOND_MOMENTS, "TraceState")
 
 
 def second_moments(state: optax.OptState) -> list[Any]:
@@ -49,11 +59,21 @@ def second_moments(state: optax.OptState) -> list[Any]:
     return [node for node in nodes(state) if type(node).__name__ in SECOND_MOMENTS]
 
 
-def injected_rate(state: optax.OptState) -> jax.Array | None:
-    """The learning rate that `optax.inject_hyperparams` keeps in an optimizer's state, or None."""
-    held = [node.hyperparams for node in nodes(state) if "hyperparams" in node._fields]
-    rates = [hyper["learning_rate"] for hyper in held if "learning_rate" in hyper]
-    return rates[0] if rates else None
+def applied_rate(state: optax.OptState) -> jax.Array | None:
+    """The learning rate of the latest update, where the state holds it as data; else None.
+
+    `transforms.scale_by_learning_rate` and `optax.inject_hyperparams` do. In a state that `update` has returned,
+    the number of the latter is the one that was used, edited before or not. Rates of several groups of an
+    `optax.partition` are no one rate, so they give None.
+    """
+    rates: dict[str, jax.Array] = {}
+    for path, node in _placed(state):
+        hyper = getattr(node, "hyperparams", {})
+        if isinstance(node, ScaleByLearningRateState):
+            hyper = node._asdict()
+        if "learning_rate" in hyper:  # the outermost counts: one inside was made of it
+            rates.setdefault(_group(path), hyper["learning_rate"])
+    return next(iter(rates.values())) if len(rates) == 1 else None
 
 
 def update_count(state: optax.OptState) -> jax.Array | None:
@@ -64,15 +84,16 @@ def update_count(state: optax.OptState) -> jax.Array | None:
     """
     found: dict[str, jax.Array] = {}
     for node in nodes(state):
+        kind = type(node).__name__
+        scheduled = kind in ("ScaleByScheduleState", "ScaleByLearningRateState")
         for name in {"count", "gradient_step", "step_count"} & set(node._fields):
             if jnp.ndim(getattr(node, name)) == 0:
-                scheduled = type(node).__name__ == "ScaleByScheduleState"
                 found.setdefault("schedule" if scheduled else name, getattr(node, name))
     kinds = ("schedule", "gradient_step", "count", "step_count")
     return next((found[kind] for kind in kinds if kind in found), None)
 
 
-def is_counter(path: Any, value: Any) -> bool:
+def is_counter(path: Path, value: Any) -> bool:
     """Whether the leaf at JAX's key path `path` counts updates."""
     return getattr(path[-1], "name", None) in COUNTERS and jnp.ndim(value) == 0
 
@@ -80,15 +101,16 @@ def is_counter(path: Any, value: Any) -> bool:
 def own_numbers(state: optax.OptState) -> list[jax.Array | None]:
     """The scalars that an optimizer estimates, such as D-Adaptation's step size; None in the place of all else.
 
-    Controllers do not count: their numbers are never NaN.
+    Controllers do not count, since their numbers are never NaN; nor does a rate that came from a schedule.
     """
-    without = jax.tree.map(
-        lambda node: None if is_control(node) else node, state, is_leaf=is_control
-    )
-    return [
-        leaf if jnp.ndim(leaf) == 0 and is_parameter(leaf) else None
-        for leaf in jax.tree.leaves(without)
-    ]
+
+    def change(_: Path, node: Any) -> Any:
+        if isinstance(node, ScaleByLearningRateState):
+            return node._replace(learning_rate=None)
+        return None if is_control(node) else node
+
+    numbers = jax.tree.leaves(_changed(state, change))
+    return [x if jnp.ndim(x) == 0 and is_parameter(x) else None for x in numbers]
 
 
 # Controllers: the state of one stands beside the scale that came of it. Those that a metric drives hold three
@@ -107,7 +129,7 @@ def applied_scales(state: optax.OptState) -> dict[str, jax.Array]:
     and under "scale/<label>" that of each group.
     """
     scales: dict[str, jax.Array] = {}
-    for path, node in jax.tree_util.tree_flatten_with_path(state, is_leaf=is_control)[0]:
+    for path, node in _placed(state):
         if is_control(node):
             name = _group(path)
             scales[name] = scales[name] * node.scale if name in scales else node.scale
@@ -116,44 +138,38 @@ def applied_scales(state: optax.OptState) -> dict[str, jax.Array]:
 
 def hears_metrics(state: optax.OptState) -> bool:
     """Whether there is a controller that a metric drives."""
-    return any(map(_is_driven, jax.tree.leaves(state, is_leaf=is_control)))
+    return any(map(_is_driven, nodes(state)))
 
 
 def listen(state: optax.OptState, external: bool) -> optax.OptState:
     """The state whose controllers hear what `tell` gives them only, or the loss of each update again."""
-    driven = [node for node in jax.tree.leaves(state, is_leaf=is_control) if _is_driven(node)]
-    flags = jax.device_get([node.external for node in driven])
+    flags = jax.device_get([node.external for node in nodes(state) if _is_driven(node)])
     if all(flag == external for flag in flags):
         return state
-    return _map(state, lambda node: node._replace(external=_like(node.external, external)))
+    return _told(state, external=external)
 
 
 def tell(state: optax.OptState, metric: float) -> optax.OptState:
     """The state whose controllers will hear `metric` at the next update that is made."""
-    return _map(
-        state,
-        lambda node: node._replace(
-            metric=_like(node.metric, metric), waiting=_like(node.waiting, True)
-        ),
-    )
+    return _told(state, metric=metric, waiting=True)
 
 
-def _map(state: optax.OptState, change: Callable[[Any], Any]) -> optax.OptState:
-    return jax.tree.map(
-        lambda node: change(node) if _is_driven(node) else node, state, is_leaf=is_control
-    )
+def _told(state: optax.OptState, **values: chex.Numeric) -> optax.OptState:
+    def change(_: Path, node: Any) -> Any:
+        if not _is_driven(node):
+            return node
+        # In the type and the place of the old, so that nothing is compiled anew.
+        new = {name: jnp.full_like(getattr(node, name), value) for name, value in values.items()}
+        return node._replace(**new)
 
-
-def _like(old: jax.Array, value: chex.Numeric) -> jax.Array:
-    """`value` in the type and the place of `old`, so that nothing is compiled anew."""
-    return jnp.full_like(old, value)
+    return _changed(state, change)
 
 
 def _is_driven(node: Any) -> bool:
     return is_control(node) and "waiting" in node._fields
 
 
-def _group(path: Any) -> str:
+def _group(path: Path) -> str:
     """The labels of the `optax.partition`s on the way, as the name of a metric; "" where there are none."""
     labels = [
         str(below.key)
@@ -161,3 +177,31 @@ def _group(path: Any) -> str:
         if getattr(above, "name", None) == "inner_states" and hasattr(below, "key")
     ]
     return GROUP + "/".join(labels) if labels else ""
+
+
+def _placed(state: optax.OptState) -> list[tuple[Path, Any]]:
+    found: list[tuple[Path, Any]] = []
+
+    def change(path: Path, node: Any) -> Any:
+        found.append((path, node))
+        return node
+
+    _changed(state, change)
+    return found
+
+
+def _changed(state: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+    """The state with `change(path, node)` in the place of each transformation's own, outermost first.
+
+    A node that `change` leaves as it is is gone into, but for moments: what they hold are the user's trees.
+    """
+    if hasattr(state, "_fields"):
+        new = change(path, state)
+        if new is not state or holds_gradients(state):
+            return new
+    # One level at a time: whatever JAX takes for a node may hold states, a dataclass too.
+    below, structure = jax.tree_util.tree_flatten_with_path(state, lambda x: x is not state)
+    if jax.tree_util.treedef_is_leaf(structure):
+        return state
+    changed = [_changed(child, change, (*path, *keys)) for keys, child in below]
+    return jax.tree.unflatten(structure, changed)

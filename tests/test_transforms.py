@@ -7,6 +7,7 @@ import pytest
 from flax.training.dynamic_scale import DynamicScale
 
 from jax_lrreg import penalties, schedules, training, transforms
+from jax_lrreg._optax_state import applied_rate, own_numbers
 
 PARAMS = {"kernel": jnp.array([1.0, -2.0, 0.0]), "bias": jnp.array([3.0])}
 ZERO = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -144,6 +145,63 @@ def test_a_constant_rate_and_a_scheduled_one_have_the_same_state():
     assert len({jax.tree.structure(state) for state in states}) == 1
     with pytest.raises(ValueError, match="`learning_rate` must be a number >= 0"):
         transforms.scale_by_learning_rate(-0.1)
+
+
+RATE = schedules.Linear(0.4, steps=4)
+HOLDING = {  # optimizers that hold their learning rate as data
+    "ours": lambda lr: optax.chain(optax.scale_by_adam(), transforms.scale_by_learning_rate(lr)),
+    "injected": lambda lr: optax.inject_hyperparams(optax.adam)(learning_rate=lr),
+    "both": lambda lr: optax.inject_hyperparams(HOLDING["ours"])(lr),
+    "finite": lambda lr: optax.apply_if_finite(HOLDING["ours"](lr), 3),
+    "one group": lambda lr: optax.partition(
+        {"a": HOLDING["ours"](lr), "b": optax.set_to_zero()}, {"kernel": "a", "bias": "b"}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_the_rate_that_was_applied_is_read_from_the_state(name):
+    tx = HOLDING[name](RATE)
+    state = tx.init(PARAMS)
+    for step in range(6):
+        _, state = jax.jit(tx.update)(PARAMS, state, PARAMS)
+        np.testing.assert_allclose(applied_rate(state), RATE(step), rtol=1e-6)
+
+
+def test_an_edited_rate_is_the_one_that_was_applied():
+    tx = optax.inject_hyperparams(optax.sgd)(0.1)
+    state = tx.init(PARAMS)
+    state.hyperparams["learning_rate"] = jnp.float32(0.01)
+    updates, state = tx.update(PARAMS, state, PARAMS)
+    np.testing.assert_allclose(updates["bias"], -0.01 * PARAMS["bias"], rtol=1e-6)
+    np.testing.assert_allclose(applied_rate(state), 0.01, rtol=1e-6)
+
+
+def test_there_is_no_one_rate_where_none_is_held_or_each_group_has_its_own():
+    groups = {"a": HOLDING["ours"](0.1), "b": HOLDING["injected"](0.2)}
+    two = optax.partition(groups, {"kernel": "a", "bias": "b"})
+    for tx in (optax.adam(0.1), optax.adam(RATE), two):
+        assert applied_rate(tx.init(PARAMS)) is None
+
+
+def test_a_held_rate_is_no_number_that_the_optimizer_estimates():
+    assert not any(x is not None for x in own_numbers(HOLDING["ours"](RATE).init(PARAMS)))
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("learning_rate", lambda x: transforms.scale_by_learning_rate(x)),
+        ("learning_rate", lambda x: transforms.scale_by_learning_rate(lambda step: x)),
+        ("learning_rate", lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5))),
+    ],
+)  # fmt: skip
+def test_an_array_where_one_number_is_meant_is_refused(argument, call):
+    with pytest.raises(
+        ValueError,
+        match=rf"`{argument}` must be one number.*vmap.*shape \(3,\)|`{argument}`.* one number",
+    ):
+        call(jnp.full(3, 0.1))
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])

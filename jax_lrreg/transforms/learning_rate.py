@@ -1,15 +1,17 @@
 """The learning rate applied in float32, whatever the dtype of the updates."""
 
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_lrreg._check import require, require_number
+from jax_lrreg._optax_state import ScaleByLearningRateState
+from jax_lrreg.schedules import Schedule
 from jax_lrreg.schedules.base import as_schedule
 
 
-def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
+def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Turns updates downhill and scales them by the learning rate, rounding once.
 
         update <- round(-learning_rate(count) update)
@@ -22,29 +24,45 @@ def scale_by_learning_rate(learning_rate: Any) -> optax.GradientTransformation:
         learning_rate: a number, a schedule, or any function of the number of updates made so far.
 
     Returns:
-        An Optax transformation; its state is the same whether the rate is constant or scheduled.
+        An Optax transformation. Its state is the same whether the rate is constant or scheduled, and holds
+        the rate of the latest update.
 
     Example:
         >>> tx = scale_by_learning_rate(1.01)
         >>> update = {"kernel": jnp.array([190.0], jnp.bfloat16)}  # 191.9; bfloat16 has no 1.01
-        >>> print(tx.update(update, tx.init(update))[0]["kernel"])
-        [-192]
+        >>> update, state = tx.update(update, tx.init(update))
+        >>> print(update["kernel"], state.learning_rate)
+        [-192] 1.01
     """
-    schedule = as_schedule(learning_rate, "learning_rate")
+    schedule = schedule_of_one("scale_by_learning_rate", "learning_rate", learning_rate)
 
-    def init(params: Any) -> optax.ScaleByScheduleState:
+    def init(params: optax.Params) -> ScaleByLearningRateState:
         del params
-        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+        count = jnp.zeros((), jnp.int32)
+        return ScaleByLearningRateState(count, jnp.asarray(schedule(count), jnp.float32))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: ScaleByLearningRateState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ScaleByLearningRateState]:
         del params
-        rate = schedule(state.count)
-
-        def scaled(u: jax.Array) -> jax.Array:
-            return (-rate * u).astype(u.dtype)
-
-        return jax.tree.map(scaled, updates), optax.ScaleByScheduleState(
-            count=optax.safe_increment(state.count)
-        )
+        rate = jnp.asarray(schedule(state.count), jnp.float32)
+        scaled = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
+        return scaled, ScaleByLearningRateState(optax.safe_increment(state.count), rate)
 
     return optax.GradientTransformation(init, update)
+
+
+def schedule_of_one(owner: str, argument: str, value: optax.ScalarOrSchedule) -> Schedule:
+    """`value` as a schedule; refuses arrays, which updates would be broadcast against in silence."""
+    allowed = "a number >= 0, a schedule or a function of the step"
+    if not callable(value):
+        require_number(owner, argument, value, allowed, lambda x: x >= 0)
+    schedule = as_schedule(value, argument)
+    require_one(owner, argument, schedule(0))
+    return schedule
+
+
+def require_one(owner: str, argument: str, value: chex.Numeric) -> None:
+    """Refuses an array of several numbers where one is meant."""
+    allowed = "one number, or a schedule of one; several are swept with `vmap`"
+    require(jnp.ndim(value) == 0, owner, argument, f"shape {jnp.shape(value)}", allowed)

@@ -9,7 +9,7 @@ import optax
 
 from jax_lrreg._arrays import is_parameter
 from jax_lrreg._check import require_number
-from jax_lrreg._optax_state import injected_rate
+from jax_lrreg._optax_state import applied_rate
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.transforms.metric import Metric
 from jax_lrreg.transforms.probe import measure
@@ -113,7 +113,7 @@ def proximal(
         moved = jax.tree.map(
             lambda p, u: p + u.astype(p.dtype) if is_parameter(p) else p, params, updates
         )
-        now = injected_rate(inner_state)
+        now = applied_rate(inner_state)
         rate = lag * state.rate + (1 - lag) * (rate_at(state.count) if now is None else now)
         kept = penalty.trusted_prox(moved, metric(inner_state, rate), state.count)
 
