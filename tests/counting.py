@@ -1,4 +1,4 @@
-"""Steps instead of seconds: how many lines of the library a call runs, the same on every machine."""
+"""Steps instead of seconds: how many lines of the library a call runs, on any machine."""
 
 import sys
 from collections.abc import Callable

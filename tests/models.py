@@ -1,4 +1,4 @@
-"""What many tests train: small models, their losses, data and states, and the programs made of them."""
+"""What many tests train: small models, losses, data, states, and programs."""
 
 import flax.linen as nn
 import jax

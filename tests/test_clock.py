@@ -1,4 +1,4 @@
-"""The arithmetic of time: exact at the ends, in the middle, and at the last step that an int32 holds."""
+"""The arithmetic of time: exact at the ends, in the middle, at the last step of an int32."""
 
 import fractions
 

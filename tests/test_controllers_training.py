@@ -405,11 +405,10 @@ class TestControlOn:
 
     def test_an_optimizer_without_a_controller_is_refused(self):
         tx = optax.sgd(0.1)
+        options = {"control_on": "val_loss", "eval_every": 1, "eval_fn": self.evaluate}
+        step = training.make_step(apply, loss_fn, tx)
         with pytest.raises(ValueError, match="`control_on` must be None for an optimizer without"):
-            training.fit(
-                training.make_step(apply, loss_fn, tx), start(tx), self.data, steps=5, control_on="val_loss",
-                eval_every=1, eval_fn=self.evaluate,
-            )  # fmt: skip
+            training.fit(step, start(tx), self.data, steps=5, **options)
 
 
 def test_a_loss_driven_cut_is_traced_once(compilations):
@@ -561,7 +560,8 @@ def hear(event, *_, **__):
     count[0] += "/jax/core/compile" in event
 jax.monitoring.register_event_duration_secs_listener(hear)
 for where in (None, NamedSharding(mesh, P())):
-    state = training.init(lambda p, x: x @ p, tx, key=jax.random.key(0), params=jnp.zeros(3), sharding=where)
+    options = {"key": jax.random.key(0), "params": jnp.zeros(3), "sharding": where}
+    state = training.init(lambda p, x: x @ p, tx, **options)
     data = batch if where is None else jax.device_put(batch, NamedSharding(mesh, P("data")))
     step = training.make_step(lambda p, x: x @ p, loss, tx, learning_rate=0.1)
     evaluate = lambda state: {"val_loss": 1.0}

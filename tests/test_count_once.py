@@ -1,6 +1,6 @@
-"""On any mesh, in any mode and under accumulation a penalty counts once, and sharded parameters stay where they are.
+"""A penalty counts once, on any mesh, in any mode and accumulated; sharded parameters stay so.
 
-The tests read what this file, run as a program on eight devices that are really one CPU, has measured.
+The tests read what this file measures, run as a program on eight devices of one CPU.
 """
 
 import functools
@@ -73,7 +73,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def expected():
-    """The gradients of mean 1/2 |x w|^2 + penalty(w), by differences of the NumPy formulas in float64."""
+    """The gradients of mean 1/2 |x w|^2 + penalty(w), by differences in float64."""
     x, params = data()
     gradients = {}
     for name, case in families().items():
@@ -96,7 +96,7 @@ def test_every_penalty_counts_once(measured, expected, devices, mode, accumulati
 
 
 def trained(place):
-    """Steps of gradient descent in float64, with 0.5 |a| and 0.5 b^2 / 2 in the loss, or by their prox."""
+    """Gradient descent in float64, with 0.5 |a| and 0.5 b^2 / 2 in the loss, or their prox."""
     x, _ = data()
     a, b = start()
     for _ in range(STEPS):
@@ -155,7 +155,7 @@ def test_sharding_changes_no_number(measured):
 
 
 def train(mesh_of):
-    """The parameters after some steps, for each number of devices, place of the penalty, and accumulation."""
+    """The trained parameters for each number of devices, place of the penalty, accumulation."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -196,7 +196,7 @@ def train(mesh_of):
 
 
 def proximal_programs(mesh):
-    """The compiled update of sharded parameters, and how far its numbers are from those of one device."""
+    """The compiled update of sharded parameters, and how far it is from that of one device."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -265,8 +265,9 @@ def main():
         else:
 
             def local(params, x, accumulation=accumulation):
-                # The data term is averaged over devices first; the penalty is added to what all of them have.
-                total = lambda params, x: jax.lax.pmean(loss(params, x), "data") + penalty(params)  # noqa: E731
+                def total(params, x):  # the penalty is added to what all devices have
+                    return jax.lax.pmean(loss(params, x), "data") + penalty(params)
+
                 return accumulated(jax.grad(total), params, x, accumulation)
 
             specs = (PartitionSpec(), PartitionSpec("data"))
@@ -286,7 +287,7 @@ def main():
                 jax.device_put, device=NamedSharding(mesh_of(count), PartitionSpec("data"))
             )
 
-            # Numbers that belong to entries are stretched to the parameter's shape and sharded as it is.
+            # Numbers that belong to entries get the parameter's shape, and its sharding.
             big = jax.tree.map(
                 lambda leaf, place=place: (
                     place(jnp.tile(jnp.float32(leaf), (8, 2))) if np.ndim(leaf) else leaf

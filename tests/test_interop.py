@@ -1,4 +1,4 @@
-"""Other libraries' schedulers: equal value by value, live where the library is installed, as recorded everywhere."""
+"""Other libraries' schedulers: equal value by value, live where installed, else as recorded."""
 
 import json
 import re
@@ -31,7 +31,7 @@ REFUSED = [(library, case) for library, cases in record.REFUSED.items() for case
 
 
 def stand_in(library, case):
-    """What looks like the live object to a converter; Optax, a dependency, is always there itself."""
+    """What looks like the live object to a converter; Optax's own is always there."""
     return (
         record.make(library, case)
         if library == "optax"
@@ -206,7 +206,8 @@ def test_a_chain_is_a_product_only_where_the_recursion_is():
 
 
 def test_converters_import_none_of_the_libraries():
-    code = "import sys, jax_lrreg.interop; print({'torch', 'transformers', 'timm', 'keras'} & set(sys.modules))"
+    peers = {"torch", "transformers", "timm", "keras"}
+    code = f"import sys, jax_lrreg.interop; print({peers} & set(sys.modules))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

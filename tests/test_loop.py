@@ -1,4 +1,4 @@
-"""The loop: nothing is compiled twice, nothing is read in between, nothing grows, and no chunk size shows."""
+"""The loop: nothing is compiled twice, read in between or grows, and no chunk size shows."""
 
 import gc
 import io

@@ -1,4 +1,4 @@
-"""What modules need to be trained: their own arguments, what they sow, and wrong calls refused by name."""
+"""What modules need: their own arguments, what they sow, and wrong calls refused by name."""
 
 import chex
 import flax.linen as nn

@@ -1,24 +1,26 @@
 """The parameter-free optimizers of Optax with our schedules, penalties, controllers and step.
 
-Each line is run below, on least squares: a schedule `Constant(1).warmup(5)`, which is 0 at the first step, a first
-gradient of 0, a batch with a NaN, an L2 penalty in the loss, and, in `optax.MultiSteps`, a controller where it belongs.
+Each line is run below, on least squares: a schedule `Constant(1).warmup(5)`, which is 0 at the
+first step, a first gradient of 0, a batch with a NaN, an L2 penalty in the loss, and, in
+`optax.MultiSteps`, a controller where it belongs. A penalty and accumulation work everywhere; a
+batch with a NaN is skipped everywhere.
 
-| optimizer | rate 0 or gradient 0 at first | penalty, accumulation | NaN batch | controller | note |
-|---|---|---|---|---|---|
-| `dadapt_adamw` | Optax: NaN for ever; here skipped, goes on | yes | skipped | behind | base rate 1 |
-| `prodigy` | Optax: NaN for ever; here skipped, goes on | yes | skipped | behind | base rate 1 |
-| `prodigy(safeguard_warmup=True)` | rate 0: yes; gradient 0: as above | yes | skipped | behind | base rate 1 |
-| `dog`, `dowg` | yes | yes | skipped | behind | a plateau must outlast their slow start |
-| `mechanize(adam(lr))` | yes | yes | skipped | inside | its step goes to a point, not by a length |
-| `momo`, `momo_adam` | yes | yes | skipped | behind | the rate is a ceiling |
-| `polyak_sgd(scaling=lr)` | yes | yes, but a penalty lifts the minimum off `f_min` | skipped | behind | |
-| `schedule_free(sgd)`, `(adamw)` | yes | yes | skipped | inside or behind | bfloat16: its weight sum sticks at 256 |
-| `cocob` | takes no rate | yes | skipped | nowhere | its step goes to a point, not by a length |
+| optimizer | rate 0 or gradient 0 at first | controller | note |
+|---|---|---|---|
+| `dadapt_adamw` | Optax: NaN for ever; here skipped | behind | base rate 1 |
+| `prodigy` | Optax: NaN for ever; here skipped | behind | base rate 1 |
+| `prodigy(safeguard_warmup=True)` | rate 0: yes; gradient 0: skipped | behind | base rate 1 |
+| `dog`, `dowg` | yes | behind | a plateau must outlast their slow start |
+| `mechanize(adam(lr))` | yes | inside | its step goes to a point, not by a length |
+| `momo`, `momo_adam` | yes | behind | the rate is a ceiling |
+| `polyak_sgd(scaling=lr)` | yes | behind | a penalty lifts the minimum off `f_min` |
+| `schedule_free(sgd)`, `(adamw)` | yes | both | bfloat16: its weight sum sticks at 256 |
+| `cocob` | takes no rate | nowhere | its step goes to a point, not by a length |
 
-"Behind" is `chain(optimizer, scale_by_controller(...))`. With `on_nonfinite="keep"` Optax's own behaviour remains; with
-"raise" the error names the optimizers that divide 0 by 0. The step size that these optimizers estimate is in their
-state; `metrics["learning_rate"]` is the schedule's part of it. `schedule_free_eval_params(state.opt_state,
-state.params)` gives the parameters to evaluate.
+"Behind" is `chain(optimizer, scale_by_controller(...))`. With `on_nonfinite="keep"` Optax's own
+behaviour remains; with "raise" the error names the optimizers that divide 0 by 0. The step size
+that these optimizers estimate is in their state; `metrics["learning_rate"]` is the schedule's part
+of it. `schedule_free_eval_params(state.opt_state, state.params)` gives the parameters to evaluate.
 """
 
 import chex

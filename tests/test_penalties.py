@@ -29,7 +29,7 @@ WITH_STRENGTH = [case for case in ONE_OF_EACH if case.prox != "none" and not cas
 
 
 def steps_of(case):
-    """One number first; for separable penalties as an array, which is the same to them and compiles once."""
+    """One number first; for separable penalties as an array, which compiles once."""
     scalars = (
         tuple(np.full(SHAPE, step) for step in SCALAR_STEPS) if case.separable else SCALAR_STEPS
     )
@@ -38,7 +38,7 @@ def steps_of(case):
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_garbage_collection():
-    """Hundreds of compiled functions stay alive for all tests; looking through them again and again costs more."""
+    """Hundreds of compiled functions stay alive: looking through them again costs more."""
     gc.disable()
     yield
     jitted.cache_clear()
@@ -65,7 +65,7 @@ def points(complex_too=False, count=3):
 
 
 def limited(case):
-    """Whether there are parameters that cost infinitely much; then even a step size of 0 moves them."""
+    """Whether some parameters cost infinitely much: even a step size of 0 moves them."""
     return case.constraint or np.isinf(case.value(-np.ones(SHAPE)))
 
 
@@ -80,7 +80,7 @@ def objective(case, z, w, step_size):
 
 
 def candidates(case, z, w, step_size):
-    """Other solutions to compare with: near and far, sparser, and for constraints other members of the set."""
+    """Other solutions to compare with: near and far, sparser, other members of the set."""
     rng = np.random.default_rng(1)
     for size in (1e-4, 1e-2, 0.3, 2.0):
         for _ in range(5):

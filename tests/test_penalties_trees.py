@@ -1,4 +1,4 @@
-"""Penalties on trees: what is skipped, what is refused by name, what is carried, and what is sown."""
+"""Penalties on trees: what is skipped, refused by name, carried, and sown."""
 
 import chex
 import jax
@@ -555,7 +555,7 @@ def test_input_side_penalties_have_their_formulas():
 
 
 def keras(name, kind, **config):
-    """An object that looks as Keras's do; test_interop compares the real ones where Keras is installed."""
+    """An object that looks as Keras's do; test_interop compares the real ones."""
     module = f"keras.src.{kind}.{kind}"
     return type(name, (), {"__module__": module, "get_config": lambda self: config})()
 

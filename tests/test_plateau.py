@@ -1,4 +1,4 @@
-"""Controllers: equal to a model in plain Python on random sequences, and to the libraries that they are named after."""
+"""Controllers: equal to a model in plain Python, and to the libraries they are named after."""
 
 import importlib.util
 import json
@@ -49,7 +49,7 @@ def run(controller, metrics):
 
 
 def random_metrics(rng, count):
-    """Falling, flat and noisy sequences of any sign, of numbers whose sums and products are exact in float32."""
+    """Falling, flat and noisy sequences, of numbers whose sums and products are exact."""
     trend = rng.choice([0.0, -0.125, -0.5, 0.25], (count, 1)) * np.arange(LENGTH)
     noise = rng.integers(-8, 9, (count, LENGTH)) / rng.choice([1, 8, 64], (count, 1))
     metrics = rng.integers(-64, 65, (count, 1)) / 4 + trend + noise * rng.choice([0, 1], (count, 1))

@@ -88,8 +88,10 @@ def test_units_move_the_phases():
 def test_history_has_a_panel_for_each_thing():
     history = {
         "step": np.array([10, 20]), "loss": np.array([1.0, 0.5]), "data_loss": np.array([0.9, 0.4]),
-        "penalty": np.array([0.1, 0.1]), "learning_rate": np.array([0.1, 0.05]), "skipped": np.array([0, 0]),
-        "accuracy": np.array([0.5, 0.6]), "eval_step": np.array([10, 20]), "val_loss": np.array([1.1, 0.6]),
+        "penalty": np.array([0.1, 0.1]), "skipped": np.array([0, 0]),
+        "learning_rate": np.array([0.1, 0.05]),
+        "accuracy": np.array([0.5, 0.6]),
+        "eval_step": np.array([10, 20]), "val_loss": np.array([1.1, 0.6]),
         "val_accuracy": np.array([0.4, 0.5]),
     }  # fmt: skip
     axes = plots.history(history)

@@ -1,4 +1,4 @@
-"""Mixed precision: what is computed in few bits, what is kept in float32, and what a loss scale does."""
+"""Mixed precision: what has few bits, what stays float32, and what a loss scale does."""
 
 import chex
 import flax.linen as nn

@@ -126,7 +126,10 @@ def test_a_mean_in_bfloat16_reaches_the_zeros_and_the_rest_as_far_as_it_can_tell
 def test_the_two_wrong_ways_give_no_zeros_or_another_solution():
     in_loss = run(optax.chain(transforms.add_penalty(penalties.L1(0.3)), optax.adam(RATE)))
     assert (in_loss == 0).sum() == 0
-    metric = lambda state, rate: rate  # noqa: E731 - soft thresholding by the rate times the strength
+
+    def metric(state, rate):  # soft thresholding by the rate times the strength
+        return rate
+
     thresholded = run(transforms.proximal(optax.adam(RATE), penalties.L1(0.3), RATE, metric=metric))
     assert np.abs(thresholded - COEF).max() > 0.1
 
@@ -332,7 +335,9 @@ def test_works_inside(wrap):
     tx = {
         "masked": optax.masked(inner, {"a": True, "b": False}),
         "multi steps": optax.MultiSteps(inner, 2).gradient_transformation(),
-        "partition": optax.partition({"prox": inner, "sgd": optax.sgd(0.1)}, {"a": "prox", "b": "sgd"}),
+        "partition": optax.partition(
+            {"prox": inner, "sgd": optax.sgd(0.1)}, {"a": "prox", "b": "sgd"}
+        ),
         "chain": optax.chain(optax.clip_by_global_norm(10.0), inner),
     }[wrap]  # fmt: skip
     params = {"a": jnp.array([0.3, -2.0]), "b": jnp.array([0.3])}
@@ -395,18 +400,25 @@ def test_in_a_training_step_with_accumulation():
     np.testing.assert_allclose(history["learning_rate"], lr(history["step"] - 1), rtol=1e-6)
 
 
+SGD, L1 = optax.sgd(0.1), penalties.L1(0.1)
+
+
 @pytest.mark.parametrize(
     ("error", "words", "call"),
     [
-        (TypeError, "`inner`", lambda: transforms.proximal(0.1, penalties.L1(0.1), 0.1)),
-        (TypeError, "`penalty`", lambda: transforms.proximal(optax.sgd(0.1), 0.1, 0.1)),
-        (TypeError, "`learning_rate`", lambda: transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), None)),
-        (ValueError, "`learning_rate`", lambda: transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), -1.0)),
-        (TypeError, "`metric`", lambda: transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), 0.1, metric="adam")),
+        (TypeError, "`inner`", lambda: transforms.proximal(0.1, L1, 0.1)),
+        (TypeError, "`penalty`", lambda: transforms.proximal(SGD, 0.1, 0.1)),
+        (TypeError, "`learning_rate`", lambda: transforms.proximal(SGD, L1, None)),
+        (ValueError, "`learning_rate`", lambda: transforms.proximal(SGD, L1, -1.0)),
+        (TypeError, "`metric`", lambda: transforms.proximal(SGD, L1, 0.1, metric="adam")),
         (ValueError, "`b2`", lambda: transforms.Metric(b2=1.0)),
         (ValueError, "`eps`", lambda: transforms.Metric(eps=-1.0)),
         (ValueError, "`momentum`", lambda: transforms.Metric(momentum=1.5)),
-        (ValueError, "positive at some", lambda: transforms.proximal(optax.sgd(0.0), penalties.L1(0.1), lambda _: 0.0)),
+        (
+            ValueError,
+            "positive at some",
+            lambda: transforms.proximal(optax.sgd(0.0), L1, lambda _: 0.0),
+        ),
     ],
 )  # fmt: skip
 def test_wrong_calls(error, words, call):

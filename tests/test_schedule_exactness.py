@@ -36,7 +36,7 @@ HORIZONS = (7, 1000, 10**6, 2**24 + 1, 10**9, LAST)
 
 
 def steps_of(horizon):
-    """The first and the last 200 steps, some beyond, and many between: always as many, for the compiler's sake."""
+    """The first and last 200 steps, some beyond, many between: always as many, to compile once."""
     between = np.random.default_rng(0).integers(0, horizon + 1, 1000)
     ends = [np.arange(200), horizon - np.arange(200), horizon + np.arange(50)]
     return np.clip(np.concatenate([between, *ends]), 0, LAST)
@@ -288,7 +288,7 @@ def _restarts(steps, first, multiplier, floor):
 
 
 def error(value, reference):
-    """The largest error in units in the last place of a float32; what it cannot hold is left out."""
+    """The largest error in ulp of a float32; what it cannot hold is left out."""
     value = np.asarray(value, np.float64)
     assert np.all(np.isfinite(value))
     held = reference > 1.2e-38

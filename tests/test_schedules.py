@@ -74,7 +74,7 @@ def test_values_are_finite_not_negative_and_hold_outside_the_span(schedule):
 @every_schedule
 def test_jitted_equals_eager(schedule):
     steps = jnp.asarray(STEPS)
-    # XLA contracts a product and a sum; a power multiplies that unit in the last place by its exponent
+    # XLA contracts a product and a sum; a power multiplies that ulp by its exponent
     assert ulps(jax.jit(schedule)(steps), schedule(steps)) <= 8
 
 
@@ -146,7 +146,7 @@ def changed(leaf):
 
 @every_class
 def test_gradient_is_the_finite_difference(schedule):
-    # Every step is a fraction, for at a whole one some schedules jump; the last one is beyond most spans.
+    # Every step is a fraction, for at a whole one some schedules jump.
     steps = (0.37, 7.21, 10.68, 13.37, 19.41, 29.63, 36.17, 44.83, 61.54, 88.71)
     with jax.enable_x64(True):
         leaves, treedef = jax.tree.flatten(real(schedule))
@@ -379,7 +379,7 @@ def test_tokens_beyond_an_int32_end_exactly():
     assert lr(int(steps) + 1) == 0
 
 
-# Random compositions ---------------------------------------------------------------------------------
+# Random compositions
 
 durations = st.one_of(st.integers(1, 50), st.floats(0.5, 50.0))
 values = st.floats(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Which parameters a pattern, a list of rules or a predicate chooses, and what it says when it chooses none."""
+"""Which parameters a pattern, rules or a predicate choose, and what is said when none is."""
 
 import re
 

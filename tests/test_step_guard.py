@@ -1,4 +1,4 @@
-"""Numbers that are not finite, put in at random; and input that is refused with the state intact."""
+"""Numbers that are not finite, put in at random; input that is refused, the state intact."""
 
 import chex
 import jax
@@ -30,7 +30,7 @@ spoiled.defvjp(lambda x, bad: (x, bad), _backward)
 
 
 def loss_fn(model, batch):
-    """A loss into which `batch["loss"]`, `["gradient"]` and `["metric"]` put what they hold; 0 is nothing."""
+    """A loss into which `batch["loss"]`, `["gradient"]` and `["metric"]` put what they hold."""
     errors = (model(batch["x"]) - batch["y"]) ** 2
     loss = jnp.mean(errors) + jnp.sum(batch["loss"])
     return loss, {"error": jnp.sqrt(jnp.mean(errors)) + jnp.sum(batch["metric"])}

@@ -86,7 +86,7 @@ def test_a_model_that_is_a_tree_trains_as_by_hand_and_comes_back_as_itself():
     "tx", [optax.adam(0.01), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))]
 )
 def test_nnx_with_batch_norm_and_dropout_is_bit_identical_to_the_nnx_loop(tx, on_nonfinite):
-    """To the last bit where both do the same; the look for NaN changes what the compiler fuses, and the last digit."""
+    """To the last bit where both do the same; the look for NaN changes what is fused."""
     tolerance = 0 if on_nonfinite == "keep" else 1e-4
     module = NnxNet(3, 8, 1, rate=0.3)
     state = training.init(module, tx, key=jax.random.key(0))

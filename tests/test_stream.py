@@ -1,4 +1,4 @@
-"""Batches from iterables: a thread draws them, exactly as many as are needed, and what goes wrong is told."""
+"""Batches from iterables: drawn exactly as many as needed, and what goes wrong is told."""
 
 import itertools
 import subprocess
@@ -238,7 +238,7 @@ from jax_lrreg import training
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
 rng = np.random.default_rng(0)
-arrays = {"x": rng.normal(size=(96, 3)).astype(np.float32), "y": rng.normal(size=96).astype(np.float32)}
+arrays = {"x": np.float32(rng.normal(size=(96, 3))), "y": np.float32(rng.normal(size=96))}
 data = training.ArrayData(arrays, 16, jax.random.key(1))
 loss = lambda model, batch: jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
 apply, tx = lambda p, x: x @ p, optax.adam(0.05)

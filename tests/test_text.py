@@ -163,7 +163,8 @@ def test_every_class_of_the_namespaces_has_a_name():
         ("scheduler.Cosine(1)", "unknown name `scheduler`"),
         (
             "Cosine(1e-3, step=5)",
-            "Cosine has no argument `step`; its arguments are init_value, steps, end_value, exponent, k_decay",
+            "Cosine has no argument `step`; its arguments are init_value, steps, end_value, "
+            "exponent, k_decay",
         ),
         ("Cosine(1e-3)", "Cosine needs `steps`"),
         (
@@ -258,7 +259,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_text_is_refused_in_one_line(source):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - any refusal, but nothing else than a refusal
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - any refusal, nothing else
         text.parse(source)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000

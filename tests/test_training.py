@@ -526,7 +526,9 @@ def test_an_evaluation_counts_padded_batches_by_their_mask():
 
 class TestArrayData:
     def test_a_batch_is_a_pure_function_of_key_and_step(self):
-        make = lambda seed: training.ArrayData({"i": np.arange(10)}, 3, jax.random.key(seed))  # noqa: E731
+        def make(seed):
+            return training.ArrayData({"i": np.arange(10)}, 3, jax.random.key(seed))
+
         one, two = make(0), make(0)
         for step in (7, 0, 5, 7):
             np.testing.assert_array_equal(one(step)["i"], two(step)["i"])

@@ -301,7 +301,7 @@ def test_a_strength_of_0_changes_nothing_and_has_a_derivative(add):
     chex.assert_trees_all_close(slopes, expected, rtol=1e-6)
 
 
-def test_accumulating_transformations_count_it_once_where_they_average_and_each_time_where_they_add():
+def test_accumulated_it_counts_once_where_they_average_and_each_time_where_they_add():
     w, l2, sgd = jnp.array([1.0]), transforms.add_penalty(penalties.L2(0.1)), optax.sgd(1.0)
     mean = optax.MultiSteps(optax.chain(l2, sgd), 4).gradient_transformation()
     np.testing.assert_allclose(decayed(mean, w, 4), 0.9, rtol=1e-6)

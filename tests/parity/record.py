@@ -1,14 +1,15 @@
-"""The schedulers of other libraries that `jax_lrreg.interop` must equal, and how their values are recorded.
+"""The schedulers of other libraries that `jax_lrreg.interop` must equal, and their record.
 
-`CASES` holds, for each library, expressions that make one of its live schedulers, and how many updates are
-compared. The expression is the name of the case. Running this file where the libraries are installed,
+`CASES` holds, for each library, expressions that make one of its live schedulers, and how many
+updates are compared. The expression is the name of the case. Running this file where the libraries
+are installed,
 
     python tests/parity/record.py [library ...]
 
-writes `tests/parity/<library>.json`: versions, and for each case a description of the live object in plain data
-(so that a test can put up a stand-in that looks the same to the converters) and its values, update by update.
-The description is taken at the end of the run. `GROUPS` has schedulers of several parameter groups, `REFUSED` what
-has no equal, with a piece of the message.
+writes `tests/parity/<library>.json`: versions, and for each case a description of the live object
+in plain data (so that a test can put up a stand-in that looks the same to the converters) and its
+values, update by update. The description is taken at the end of the run. `GROUPS` has schedulers
+of several parameter groups, `REFUSED` what has no equal, with a piece of the message.
 """
 
 import functools
@@ -68,22 +69,22 @@ CASES: dict[str, dict[str, Any]] = {
         "CosineAnnealingWarmRestarts(sgd(), T_0=2, T_mult=3)": range(90),
         "CosineAnnealingWarmRestarts(sgd(), T_0=100, T_mult=2)": LONG,
         "CyclicLR(sgd(momentum=0.9), base_lr=0.01, max_lr=0.1, step_size_up=4)": ONCE,
-        "CyclicLR(sgd(momentum=0.9), base_lr=0.01, max_lr=0.1, step_size_up=3, step_size_down=5)": ONCE,
+        "CyclicLR(sgd(momentum=0.9), base_lr=0.01, max_lr=0.1, step_size_up=3, "
+        "step_size_down=5)": ONCE,
         "CyclicLR(sgd(), 0.0, 0.1, step_size_up=4, mode='triangular2', cycle_momentum=False)": ONCE,
         "CyclicLR(adam(), 0.01, 0.1, step_size_up=4, mode='exp_range', gamma=0.95)": ONCE,
-        "CyclicLR(sgd(), 0.01, 0.1, step_size_up=2.5, step_size_down=3.5, cycle_momentum=False)": ONCE,
+        "CyclicLR(sgd(), 0.01, 0.1, step_size_up=2.5, step_size_down=3.5, "
+        "cycle_momentum=False)": ONCE,
         "OneCycleLR(sgd(momentum=0.9), max_lr=0.1, total_steps=20)": range(21),
         "OneCycleLR(sgd(), max_lr=0.1, epochs=3, steps_per_epoch=11, cycle_momentum=False)": range(
             34
         ),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=20, three_phase=True)": range(21),
-        "OneCycleLR(adam(), 0.1, total_steps=20, pct_start=0.33, div_factor=10.0, final_div_factor=100.0)": range(
-            21
-        ),
+        "OneCycleLR(adam(), 0.1, total_steps=20, pct_start=0.33, div_factor=10.0, "
+        "final_div_factor=100.0)": range(21),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=20, anneal_strategy='linear')": range(20),
-        "OneCycleLR(adam(), 0.1, total_steps=25, anneal_strategy='linear', three_phase=True, pct_start=0.4)": range(
-            25
-        ),
+        "OneCycleLR(adam(), 0.1, total_steps=25, anneal_strategy='linear', three_phase=True, "
+        "pct_start=0.4)": range(25),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=20, pct_start=0.0)": range(21),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=10, pct_start=0.05)": range(11),
         "OneCycleLR(adam(), max_lr=0.1, total_steps=3)": range(4),
@@ -95,9 +96,11 @@ CASES: dict[str, dict[str, Any]] = {
         "LambdaLR(sgd(), lambda epoch: 0.5)": ONCE,
         "MultiplicativeLR(sgd(), lambda epoch: 0.95)": ONCE,
         "sequential([ConstantLR(o), ExponentialLR(o, 0.9)], [20])": ONCE,
-        "sequential([LinearLR(o, 0.1, total_iters=5), CosineAnnealingLR(o, 10, eta_min=0.01)], [5])": ONCE,
+        "sequential([LinearLR(o, 0.1, total_iters=5), CosineAnnealingLR(o, 10, eta_min=0.01)], "
+        "[5])": ONCE,
         "sequential([LinearLR(o, total_iters=9), CosineAnnealingLR(o, 10)], [4])": ONCE,
-        "sequential([LinearLR(o, 0.1), StepLR(o, 4, 0.5), MultiStepLR(o, [0, 3], 0.5)], [6, 15])": ONCE,
+        "sequential([LinearLR(o, 0.1), StepLR(o, 4, 0.5), MultiStepLR(o, [0, 3], 0.5)], [6, "
+        "15])": ONCE,
         "sequential([LinearLR(o), CosineAnnealingWarmRestarts(o, 3, 2)], [5])": ONCE,
         "sequential([CosineAnnealingWarmRestarts(o, 3, 2), PolynomialLR(o, 6)], [7])": ONCE,
         "sequential([PolynomialLR(o, 8, 2.0), ConstantLR(o, 0.1, 0), LinearLR(o)], [8, 12])": ONCE,
@@ -105,29 +108,30 @@ CASES: dict[str, dict[str, Any]] = {
         "sequential([LinearLR(o), ExponentialLR(o, 0.9), StepLR(o, 3)], [4, 4])": ONCE,
         "sequential([LinearLR(o), MultiplicativeLR(o, lambda epoch: 0.95)], [4])": ONCE,
         "sequential([LinearLR(o), LambdaLR(o, lambda epoch: 0.5)], [4])": ONCE,
-        "sequential([CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=False), ExponentialLR(o, 0.9)], [12])": ONCE,
+        "sequential([CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=False), ExponentialLR(o, 0.9)], "
+        "[12])": ONCE,
         "sequential([LinearLR(o), OneCycleLR(o, 0.2, 30, cycle_momentum=False)], [5])": range(36),
         "sequential([LinearLR(o)], [])": ONCE,
         "ChainedScheduler([ConstantLR(o, 0.1, 4), ExponentialLR(o, 0.9)])": ONCE,
-        "ChainedScheduler([LinearLR(o, 0.1, total_iters=6), StepLR(o, 5, 0.5), MultiStepLR(o, [3, 9], 0.7)])": ONCE,
+        "ChainedScheduler([LinearLR(o, 0.1, total_iters=6), StepLR(o, 5, 0.5), MultiStepLR(o, "
+        "[3, 9], 0.7)])": ONCE,
         "ChainedScheduler([LinearLR(o, 0.1), PolynomialLR(o, 20, 2.0)])": ONCE,
         "ChainedScheduler([LinearLR(o, 0.1), CosineAnnealingLR(o, 15)])": range(80),
         "ChainedScheduler([LinearLR(o, 0.1, 0.5), CosineAnnealingLR(o, 15, eta_min=0.01)])": range(
             80
         ),
-        "ChainedScheduler([CosineAnnealingLR(o, 15, eta_min=0.01), LinearLR(o, 0.1), ConstantLR(o, 0.5, 8)])": range(
-            80
-        ),
+        "ChainedScheduler([CosineAnnealingLR(o, 15, eta_min=0.01), LinearLR(o, 0.1), "
+        "ConstantLR(o, 0.5, 8)])": range(80),
         "ChainedScheduler([CosineAnnealingLR(o, 10), ExponentialLR(o, 0.9)])": range(80),
         "ChainedScheduler([ExponentialLR(o, 0.9), CosineAnnealingLR(o, 10), LinearLR(o)])": range(
             80
         ),
-        "ChainedScheduler([CosineAnnealingLR(o, 8), LinearLR(o, 0.3, 0.5, 11), PolynomialLR(o, 4)])": range(
-            80
-        ),
+        "ChainedScheduler([CosineAnnealingLR(o, 8), LinearLR(o, 0.3, 0.5, 11), PolynomialLR(o, "
+        "4)])": range(80),
         "ChainedScheduler([CosineAnnealingLR(o, 3, 0.02), LinearLR(o, 0.1, 1.0, 3)])": range(80),
         "ChainedScheduler([LinearLR(o, 0.1), CosineAnnealingWarmRestarts(o, 5, 2)])": ONCE,
-        "ChainedScheduler([ChainedScheduler([LinearLR(o), ExponentialLR(o, 0.9)]), StepLR(o, 4)])": ONCE,
+        "ChainedScheduler([ChainedScheduler([LinearLR(o), ExponentialLR(o, 0.9)]), StepLR(o, "
+        "4)])": ONCE,
         "ChainedScheduler([MultiplicativeLR(o, lambda epoch: 0.9), LinearLR(o)])": ONCE,
     },
     "transformers": {
@@ -142,42 +146,45 @@ CASES: dict[str, dict[str, Any]] = {
         "get_scheduler('cosine', sgd(), num_warmup_steps=5, num_training_steps=25)": range(80),
         "get_scheduler('cosine', sgd(), num_warmup_steps=0, num_training_steps=20)": range(80),
         "get_scheduler('cosine', sgd(), num_warmup_steps=8, num_training_steps=8)": ONCE,
-        "get_scheduler('cosine', sgd(), 5, 25, scheduler_specific_kwargs={'num_cycles': 1.5})": range(
-            80
-        ),
+        "get_scheduler('cosine', sgd(), 5, 25, "
+        "scheduler_specific_kwargs={'num_cycles': 1.5})": range(80),
         "get_scheduler('cosine', sgd(), 5, 25, scheduler_specific_kwargs={'num_cycles': 0})": ONCE,
         "get_scheduler('cosine', sgd(), num_warmup_steps=100, num_training_steps=5000)": LONG,
-        "get_scheduler('cosine_with_restarts', sgd(), num_warmup_steps=5, num_training_steps=25)": ONCE,
-        "get_scheduler('cosine_with_restarts', sgd(), 4, 34, scheduler_specific_kwargs={'num_cycles': 3})": range(
-            60
-        ),
-        "get_scheduler('cosine_with_restarts', sgd(), 0, 20, scheduler_specific_kwargs={'num_cycles': 3})": ONCE,
-        "get_scheduler('cosine_with_restarts', sgd(), 0, 20, scheduler_specific_kwargs={'num_cycles': 2.5})": ONCE,
+        "get_scheduler('cosine_with_restarts', sgd(), num_warmup_steps=5, "
+        "num_training_steps=25)": ONCE,
+        "get_scheduler('cosine_with_restarts', sgd(), 4, 34, "
+        "scheduler_specific_kwargs={'num_cycles': 3})": range(60),
+        "get_scheduler('cosine_with_restarts', sgd(), 0, 20, "
+        "scheduler_specific_kwargs={'num_cycles': 3})": ONCE,
+        "get_scheduler('cosine_with_restarts', sgd(), 0, 20, "
+        "scheduler_specific_kwargs={'num_cycles': 2.5})": ONCE,
         "get_scheduler('polynomial', sgd(), num_warmup_steps=5, num_training_steps=25)": ONCE,
-        "get_scheduler('polynomial', sgd(), 5, 25, scheduler_specific_kwargs={'power': 2.0, 'lr_end': 0.01})": ONCE,
-        "get_scheduler('polynomial', sgd(), 0, 25, scheduler_specific_kwargs={'power': 0, 'lr_end': 0.01})": ONCE,
+        "get_scheduler('polynomial', sgd(), 5, 25, scheduler_specific_kwargs={'power': 2.0, "
+        "'lr_end': 0.01})": ONCE,
+        "get_scheduler('polynomial', sgd(), 0, 25, scheduler_specific_kwargs={'power': 0, "
+        "'lr_end': 0.01})": ONCE,
         "get_scheduler('polynomial', sgd(), num_warmup_steps=9, num_training_steps=8)": ONCE,
         "get_scheduler('inverse_sqrt', sgd(), num_warmup_steps=5)": ONCE,
         "get_scheduler('inverse_sqrt', sgd(), num_warmup_steps=0)": ONCE,
         "get_scheduler('inverse_sqrt', sgd(), 5, scheduler_specific_kwargs={'timescale': 3})": ONCE,
-        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr': 0.01})": range(
-            80
-        ),
-        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr_rate': 0.2})": range(
-            80
-        ),
-        "get_scheduler('cosine_warmup_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs={'min_lr': 0.01})": range(
-            80
-        ),
+        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, "
+        "scheduler_specific_kwargs={'min_lr': 0.01})": range(80),
+        "get_scheduler('cosine_with_min_lr', sgd(), 5, 25, "
+        "scheduler_specific_kwargs={'min_lr_rate': 0.2})": range(80),
+        "get_scheduler('cosine_warmup_with_min_lr', sgd(), 5, 25, "
+        "scheduler_specific_kwargs={'min_lr': 0.01})": range(80),
         "get_scheduler('cosine_warmup_with_min_lr', sgd(), 5, 25, scheduler_specific_kwargs="
         "{'min_lr_rate': 0.1, 'warmup_lr_rate': 0.3})": range(80),
         "get_scheduler('cosine_warmup_with_min_lr', sgd(), 1, 25, scheduler_specific_kwargs="
         "{'min_lr_rate': 0.1, 'warmup_lr_rate': 0.3})": ONCE,
-        "get_scheduler('cosine_warmup_with_min_lr', sgd(), 0, 25, scheduler_specific_kwargs={'min_lr': 0.01})": ONCE,
-        "get_scheduler('warmup_stable_decay', sgd(), 5, 25, scheduler_specific_kwargs={'num_decay_steps': 10})": ONCE,
+        "get_scheduler('cosine_warmup_with_min_lr', sgd(), 0, 25, "
+        "scheduler_specific_kwargs={'min_lr': 0.01})": ONCE,
+        "get_scheduler('warmup_stable_decay', sgd(), 5, 25, "
+        "scheduler_specific_kwargs={'num_decay_steps': 10})": ONCE,
         "wsd(num_warmup_steps=5, num_decay_steps=10, num_training_steps=25)": ONCE,
         "wsd(num_warmup_steps=5, num_decay_steps=10, num_stable_steps=8, min_lr_ratio=0.1)": ONCE,
-        "wsd(5, 10, num_stable_steps=8, warmup_type='cosine', decay_type='linear', min_lr_ratio=0.1)": ONCE,
+        "wsd(5, 10, num_stable_steps=8, warmup_type='cosine', decay_type='linear', "
+        "min_lr_ratio=0.1)": ONCE,
         "wsd(5, 10, num_stable_steps=8, warmup_type='1-sqrt', decay_type='1-sqrt')": ONCE,
         "wsd(5, 10, num_stable_steps=8, decay_type='1-sqrt', min_lr_ratio=0.1)": ONCE,
         "wsd(5, 10, num_stable_steps=8, num_cycles=1.5, min_lr_ratio=0.1)": ONCE,
@@ -187,19 +194,19 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "timm": {
         "CosineLRScheduler(sgd(), t_initial=20)": ONCE,
-        "CosineLRScheduler(sgd(), t_initial=20, lr_min=0.001, warmup_t=5, warmup_lr_init=0.01)": ONCE,
-        "CosineLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_lr_init=0.01, warmup_prefix=True)": ONCE,
+        "CosineLRScheduler(sgd(), t_initial=20, lr_min=0.001, warmup_t=5, "
+        "warmup_lr_init=0.01)": ONCE,
+        "CosineLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_lr_init=0.01, "
+        "warmup_prefix=True)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=8, warmup_t=10, t_in_epochs=False)": ONCE,
-        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_decay=0.5, lr_min=0.001)": range(
-            60
-        ),
-        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5, warmup_t=3)": range(
-            90
-        ),
-        "CosineLRScheduler(sgd(), 10, cycle_limit=3, cycle_mul=1.5, warmup_t=3, warmup_prefix=True)": range(
-            60
-        ),
-        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=2, cycle_decay=0.001, lr_min=0.01)": ONCE,
+        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_decay=0.5, "
+        "lr_min=0.001)": range(60),
+        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5, "
+        "warmup_t=3)": range(90),
+        "CosineLRScheduler(sgd(), 10, cycle_limit=3, cycle_mul=1.5, warmup_t=3, "
+        "warmup_prefix=True)": range(60),
+        "CosineLRScheduler(sgd(), t_initial=10, cycle_limit=2, cycle_decay=0.001, "
+        "lr_min=0.01)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=20, k_decay=2.0, lr_min=0.001)": ONCE,
         "CosineLRScheduler(sgd(), t_initial=20, k_decay=0.5, cycle_limit=2)": range(60),
         "CosineLRScheduler(sgd(), t_initial=20, cycle_limit=0)": ONCE,
@@ -209,34 +216,40 @@ CASES: dict[str, dict[str, Any]] = {
         "TanhLRScheduler(sgd(), t_initial=20, lb=-3.0, ub=2.0, lr_min=0.01)": ONCE,
         "TanhLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_lr_init=0.01)": ONCE,
         "TanhLRScheduler(sgd(), t_initial=20, warmup_t=5, warmup_prefix=True)": ONCE,
-        "TanhLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5)": range(
-            90
-        ),
+        "TanhLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, "
+        "cycle_decay=0.5)": range(90),
         "PolyLRScheduler(sgd(), t_initial=20)": ONCE,
-        "PolyLRScheduler(sgd(), t_initial=20, power=2.0, lr_min=0.001, warmup_t=5, warmup_lr_init=0.01)": ONCE,
+        "PolyLRScheduler(sgd(), t_initial=20, power=2.0, lr_min=0.001, warmup_t=5, "
+        "warmup_lr_init=0.01)": ONCE,
         "PolyLRScheduler(sgd(), t_initial=20, power=1.0, warmup_t=5, warmup_prefix=True)": ONCE,
         "PolyLRScheduler(sgd(), t_initial=20, k_decay=2.0, lr_min=0.001)": ONCE,
-        "PolyLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, cycle_decay=0.5)": range(
-            90
-        ),
+        "PolyLRScheduler(sgd(), t_initial=10, cycle_limit=3, cycle_mul=2.0, "
+        "cycle_decay=0.5)": range(90),
         "StepLRScheduler(sgd(), decay_t=6, decay_rate=0.5)": ONCE,
         "StepLRScheduler(sgd(), decay_t=6)": ONCE,
         "StepLRScheduler(sgd(), decay_t=6, decay_rate=0.5, warmup_t=4, warmup_lr_init=0.01)": ONCE,
-        "StepLRScheduler(sgd(), decay_t=2.4, decay_rate=0.5, warmup_t=4, warmup_prefix=False)": ONCE,
+        "StepLRScheduler(sgd(), decay_t=2.4, decay_rate=0.5, warmup_t=4, "
+        "warmup_prefix=False)": ONCE,
         "MultiStepLRScheduler(sgd(), decay_t=[5, 9, 9, 20], decay_rate=0.5)": ONCE,
         "MultiStepLRScheduler(sgd(), decay_t=[1, 9], decay_rate=0.5)": ONCE,
-        "MultiStepLRScheduler(sgd(), decay_t=[5, 9], decay_rate=0.5, warmup_t=4, warmup_lr_init=0.01)": ONCE,
-        "MultiStepLRScheduler(sgd(), decay_t=[3, 9], decay_rate=0.5, warmup_t=4, warmup_prefix=False)": ONCE,
+        "MultiStepLRScheduler(sgd(), decay_t=[5, 9], decay_rate=0.5, warmup_t=4, "
+        "warmup_lr_init=0.01)": ONCE,
+        "MultiStepLRScheduler(sgd(), decay_t=[3, 9], decay_rate=0.5, warmup_t=4, "
+        "warmup_prefix=False)": ONCE,
         "WSDLRScheduler(sgd(), t_initial=20, decay_t=8)": ONCE,
-        "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, warmup_t=5, warmup_lr_init=0.01, lr_min=0.001)": ONCE,
+        "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, warmup_t=5, warmup_lr_init=0.01, "
+        "lr_min=0.001)": ONCE,
         "WSDLRScheduler(sgd(), t_initial=20, decay_t=20, decay_fn='linear', lr_min=0.001)": ONCE,
         "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, decay_fn='cosine', lr_min=0.001)": ONCE,
-        "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, decay_fn='power', decay_power=2.0, lr_min=0.001)": ONCE,
+        "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, decay_fn='power', decay_power=2.0, "
+        "lr_min=0.001)": ONCE,
         "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, decay_fn='exp', lr_min=0.001)": ONCE,
         "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, decay_fn='exp', decay_ratio=0.01)": ONCE,
         "WSDLRScheduler(sgd(), t_initial=20, decay_t=8, stable_fn='rsqrt', warmup_t=4)": ONCE,
-        "WSDLRScheduler(sgd(), 20, 8, stable_fn='rsqrt', warmup_t=4, decay_fn='linear', lr_min=0.05)": ONCE,
-        "WSDLRScheduler(sgd(), 20, 8, stable_fn='power', stable_timescale=3.0, stable_power=0.7, lr_min=0.01)": ONCE,
+        "WSDLRScheduler(sgd(), 20, 8, stable_fn='rsqrt', warmup_t=4, decay_fn='linear', "
+        "lr_min=0.05)": ONCE,
+        "WSDLRScheduler(sgd(), 20, 8, stable_fn='power', stable_timescale=3.0, "
+        "stable_power=0.7, lr_min=0.01)": ONCE,
         "create_scheduler_v2(sgd(), num_epochs=20, warmup_epochs=3, min_lr=1e-5)[0]": ONCE,
         "create_scheduler_v2(sgd(), 'rsqrt', num_epochs=20, warmup_epochs=3)[0]": ONCE,
         "create_scheduler_v2(sgd(), 'constant', num_epochs=20, warmup_epochs=3)[0]": ONCE,
@@ -308,14 +321,19 @@ CASES: dict[str, dict[str, Any]] = {
         "warmup_cosine_decay_schedule(0.0, 0.1, 5, 25)": ONCE,
         "warmup_cosine_decay_schedule(0.01, 0.1, 5, 25, 0.001, 2.0)": ONCE,
         "warmup_cosine_decay_schedule(0.0, 0.1, 0, 25)": ONCE,
-        "warmup_exponential_decay_schedule(0.0, 0.1, 5, 10, 0.5, transition_begin=3, end_value=0.02)": ONCE,
+        "warmup_exponential_decay_schedule(0.0, 0.1, 5, 10, 0.5, transition_begin=3, "
+        "end_value=0.02)": ONCE,
         "warmup_exponential_decay_schedule(0.0, 0.1, 5, 10, 0.5, staircase=True)": ONCE,
         "sgdr_schedule([dict(init_value=0.0, peak_value=0.1, decay_steps=15, warmup_steps=3),"
-        " dict(init_value=0.01, peak_value=0.05, decay_steps=10, warmup_steps=2, end_value=0.001)])": ONCE,
-        "join_schedules([constant_schedule(0.1), linear_schedule(0.2, 0, 9), constant_schedule(0.05)], [5, 20])": ONCE,
-        "join_schedules([constant_schedule(0.1), constant_schedule(0.2), constant_schedule(0.3)], [20, 5])": ONCE,
+        " dict(init_value=0.01, peak_value=0.05, decay_steps=10, warmup_steps=2, "
+        "end_value=0.001)])": ONCE,
+        "join_schedules([constant_schedule(0.1), linear_schedule(0.2, 0, 9), "
+        "constant_schedule(0.05)], [5, 20])": ONCE,
+        "join_schedules([constant_schedule(0.1), constant_schedule(0.2), "
+        "constant_schedule(0.3)], [20, 5])": ONCE,
         "join_schedules([constant_schedule(0.1), linear_schedule(0.2, 0.0, 10)], [-3])": ONCE,
-        "join_schedules([constant_schedule(0.1), linear_schedule(0.2, 0.0, 10), constant_schedule(0.3)], [5])": ONCE,
+        "join_schedules([constant_schedule(0.1), linear_schedule(0.2, 0.0, 10), "
+        "constant_schedule(0.3)], [5])": ONCE,
     },
 }
 GROUPS: dict[str, dict[str, Any]] = {
@@ -336,28 +354,52 @@ REFUSED: dict[str, dict[str, str]] = {
     "torch": {
         "ReduceLROnPlateau(sgd())": "follows a metric",
         "LambdaLR(sgd(), lambda epoch: 1 / (epoch + 1))": "`lr_lambda` is a function of the user's",
-        "MultiplicativeLR(sgd(), lambda epoch: 1 / (epoch + 1))": "`lr_lambda` is a function of the user's",
-        "CyclicLR(sgd(), 0.1, 0.2, scale_fn=lambda x: 1 / x, cycle_momentum=False)": "`scale_fn` is a function",
+        "MultiplicativeLR(sgd(), lambda epoch: 1 / (epoch + 1))": (
+            "`lr_lambda` is a function of the user's"
+        ),
+        "CyclicLR(sgd(), 0.1, 0.2, scale_fn=lambda x: 1 / x, cycle_momentum=False)": (
+            "`scale_fn` is a function"
+        ),
         "ConstantLR(sgd(), factor=0)": "PyTorch itself divides by zero",
         "ExponentialLR(sgd(), -0.5)": "`decay_rate` must be a positive number, got -0.5",
-        "ChainedScheduler([CosineAnnealingLR(o, 10, 0.01), ExponentialLR(o, 0.9)])": "and ExponentialLR together",
-        "ChainedScheduler([CosineAnnealingLR(o, 10), StepLR(o, 7)])": "CosineAnnealingLR and StepLR",
-        "ChainedScheduler([CosineAnnealingWarmRestarts(o, 10), LinearLR(o)])": "CosineAnnealingWarmRestarts computes",
-        "ChainedScheduler([CosineAnnealingLR(o, 10), CosineAnnealingLR(o, 9)])": "more than one CosineAnnealingLR",
-        "ChainedScheduler([sequential([LinearLR(o), StepLR(o, 3)], [5]), StepLR(o, 3)])": "a SequentialLR in it",
-        "sequential([sequential([LinearLR(o), StepLR(o, 3)], [5]), StepLR(o, 3)], [9])": "it holds a SequentialLR",
+        "ChainedScheduler([CosineAnnealingLR(o, 10, 0.01), ExponentialLR(o, 0.9)])": (
+            "and ExponentialLR together"
+        ),
+        "ChainedScheduler([CosineAnnealingLR(o, 10), StepLR(o, 7)])": (
+            "CosineAnnealingLR and StepLR"
+        ),
+        "ChainedScheduler([CosineAnnealingWarmRestarts(o, 10), LinearLR(o)])": (
+            "CosineAnnealingWarmRestarts computes"
+        ),
+        "ChainedScheduler([CosineAnnealingLR(o, 10), CosineAnnealingLR(o, 9)])": (
+            "more than one CosineAnnealingLR"
+        ),
+        "ChainedScheduler([sequential([LinearLR(o), StepLR(o, 3)], [5]), StepLR(o, 3)])": (
+            "a SequentialLR in it"
+        ),
+        "sequential([sequential([LinearLR(o), StepLR(o, 3)], [5]), StepLR(o, 3)], [9])": (
+            "it holds a SequentialLR"
+        ),
         "sequential([LinearLR(o), StepLR(o, 3), StepLR(o, 2)], [9, 5])": "not whole and rising",
         "Mine(sgd())": "Mine cannot be converted: from_torch knows",
-        "changed(StepLR(sgd(), 3))": "its learning rate is 0.7 at step 0, where its definition gives 0.1",
+        "changed(StepLR(sgd(), 3))": (
+            "its learning rate is 0.7 at step 0, where its definition gives 0.1"
+        ),
     },
     "transformers": {
-        "get_scheduler('reduce_lr_on_plateau', sgd())": "ReduceLROnPlateau cannot be converted: it follows a metric",
-        "get_scheduler('greedy', sgd())": r"it follows a metric; see schedules\.Greedy\.like_transformers",
+        "get_scheduler('reduce_lr_on_plateau', sgd())": (
+            "ReduceLROnPlateau cannot be converted: it follows a metric"
+        ),
+        "get_scheduler('greedy', sgd())": (
+            r"it follows a metric; see schedules\.Greedy\.like_transformers"
+        ),
     },
     "timm": {
         "PlateauLRScheduler(sgd())": "follows a metric",
         "CosineLRScheduler(sgd(), 20, noise_range_t=[5, 10])": "`noise_range_t` adds random noise",
-        "WSDLRScheduler(sgd(), 20, 8, decay_fn=lambda x: 1 - x)": "`decay_fn` is a function of the user's",
+        "WSDLRScheduler(sgd(), 20, 8, decay_fn=lambda x: 1 - x)": (
+            "`decay_fn` is a function of the user's"
+        ),
         "CosineLRScheduler(sgd(), 20, k_decay=2.0, cycle_limit=1000)": "`cycle_limit` is 1000",
     },
     "keras": {
@@ -367,7 +409,9 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "optax": {
         "lambda step: 0.1 / (step + 1)": "from_optax knows what constant_schedule, .* make",
-        "join_schedules([lambda step: 0.1, constant_schedule(0.1)], [5])": "<lambda> cannot be converted",
+        "join_schedules([lambda step: 0.1, constant_schedule(0.1)], [5])": (
+            "<lambda> cannot be converted"
+        ),
     },
 }
 PACKAGES = {
@@ -379,7 +423,7 @@ PACKAGES = {
 
 
 def namespace(library: str) -> dict[str, Any]:
-    """What the expressions of `CASES[library]` may use. Raises ImportError where the library is not there."""
+    """What the expressions of `CASES[library]` may use, or an ImportError."""
     if library == "optax":
         return dict(vars(importlib.import_module("optax")))
     if library == "keras":
@@ -485,7 +529,7 @@ def make(library: str, case: str) -> Any:
 
 
 def values(library: str, obj: Any, steps: Any, group: int = 0) -> list[float]:
-    """What a live object gives at `steps`, which rise: its value while each of these updates is made."""
+    """The value of a live object while each of the updates `steps`, which rise, is made."""
     if library == "optax":
         return [float(obj(step)) for step in steps]
     if library == "keras":
@@ -513,7 +557,7 @@ def values(library: str, obj: Any, steps: Any, group: int = 0) -> list[float]:
 
 
 def describe(value: Any) -> Any:
-    """A live object as plain data: its type's module and name, and its attributes; see `stand_in`."""
+    """A live object as plain data: type, module and attributes; see `stand_in`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value).__name__ in ("Tensor", "Parameter"):
@@ -545,7 +589,7 @@ def _described(value: Any, attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def stand_in(description: Any) -> Any:
-    """An object that has the type's name and the attributes that were described, and nothing else."""
+    """An object that has the type's name and the attributes described, nothing else."""
     if isinstance(description, list):
         return [stand_in(item) for item in description]
     if not isinstance(description, dict):

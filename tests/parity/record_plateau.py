@@ -1,6 +1,7 @@
-"""The loss-driven schedulers of other libraries that the presets of our controllers must equal, step by step.
+"""The loss-driven schedulers of other libraries that our controllers' presets must equal.
 
-`cases(library)` lists arguments and metrics, and `RATES[library](arguments, metrics)` drives the live scheduler.
+`cases(library)` lists arguments and metrics; `RATES[library](arguments, metrics)` drives the
+live scheduler.
 Running this file where the libraries are installed,
 
     python tests/parity/record_plateau.py
@@ -70,7 +71,7 @@ GRID: dict[str, list[dict[str, Any]]] = {
 
 
 def cases(library: str) -> list[tuple[dict[str, Any], list[float]]]:
-    """Arguments, each with several sequences of metrics: falling, noisy, flat, with ties, NaN and infinities."""
+    """Arguments, each with metrics that fall, are noisy or flat, have ties, NaN and infinities."""
     return [
         (arguments, metrics(random.Random(f"{library} {number} {kind}"), kind, library, arguments))
         for number, arguments in enumerate(GRID[library])
@@ -84,7 +85,8 @@ def metrics(rng: random.Random, kind: str, library: str, arguments: dict[str, An
     relative = (
         arguments.get("threshold_mode", "rel" if library in ("torch", "optax") else "abs") == "rel"
     )
-    # PyTorch and Optax take a worse value for a better one where the best is negative and the threshold relative.
+    # PyTorch and Optax take a worse value for a better one where the best is negative and the
+    # threshold relative.
     lift = 4.0 if relative else 0.0
     values = []
     for step in range(STEPS):
