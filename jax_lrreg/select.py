@@ -5,23 +5,27 @@ variables, NNX states and modules, and plain trees. A selection gives each path 
 0 leaves the parameter out.
 """
 
-import difflib
-import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
+from typing import TypeAlias
 
+import chex
 import jax
 import numpy as np
 
-from jax_lrreg._arrays import known
+from jax_lrreg._arrays import known, leaves
 from jax_lrreg._check import require, require_number
+from jax_lrreg._patterns import matcher, require_alive
 from jax_lrreg._struct import number_text, pytree, static
 
 _WIDTH = 80  # of a report
 
 Selection: TypeAlias = "Rules | Predicate"
+Factor: TypeAlias = "chex.Numeric | Callable[[chex.Numeric], chex.Numeric]"
+RulesLike: TypeAlias = "str | Sequence[tuple[str, Factor]] | Callable | Factors | FactorFunction"
+Layer: TypeAlias = "str | tuple[str, ...]"
 
 
 @pytree
@@ -53,13 +57,13 @@ class Rules:
         for rule in self.rules:
             pair = isinstance(rule, tuple | list) and len(rule) == 2
             require(pair, "on", "rules", rule, "pairs (pattern, multiplier)")
-            _matcher(rule[0])
+            matcher(rule[0])
         rules = ((text, _multiplier("multiplier", x, "a number >= 0")) for text, x in self.rules)
         object.__setattr__(self, "rules", tuple(rules))
 
     def rule(self, path: str) -> tuple[str, float] | None:
         """The rule that decides about `path`, or None where none covers it."""
-        return next((rule for rule in self.rules if _matcher(rule[0])(path)), None)
+        return next((rule for rule in self.rules if matcher(rule[0])(path)), None)
 
     def multiplier(self, path: str, value: jax.Array | None) -> float | None:  # noqa: ARG002
         """The multiplier of `path`, or None where no rule covers it. Rules look at the path only."""
@@ -77,9 +81,7 @@ class Rules:
     def check(self, paths: Sequence[str]) -> None:
         """Raises unless every pattern matches one of `paths`, or there are none."""
         for pattern, _ in self.rules:
-            if paths and not any(map(_matcher(pattern), paths)):
-                near = _nearest(pattern, paths)
-                raise ValueError(f"on: pattern {pattern!r} matches no parameter; {near}")
+            require_alive("on", pattern, paths)
 
     def __repr__(self):
         if len(self.rules) == 1 and self.rules[0][1] == 1:
@@ -132,6 +134,210 @@ def selection(spec: "str | Sequence[tuple[str, float]] | Callable | Selection") 
     raise TypeError(f"on: `pattern` must be {allowed}, got {spec!r}")
 
 
+@pytree
+class Factors:
+    """Ordered rules `(pattern, factor)`, of which the first that matches a path gives the parameter its factor.
+
+    Unlike the multipliers of `Rules`, factors are data: they may be traced, swept and differentiated, and they may
+    be schedules. It prints as the list of its rules.
+
+    Attributes:
+        patterns: as in `Rules`.
+        factors: as many: numbers >= 0, arrays of them, or functions of the number of updates.
+
+    Raises:
+        ValueError: there is no rule, a pattern is none, or a factor is negative.
+        TypeError: a factor is neither a number nor a function.
+
+    Example:
+        >>> Factors(("head/**", "**"), factors=(1.0, 0.1))
+        [('head/**', 1.0), ('**', 0.1)]
+    """
+
+    patterns: tuple[str, ...] = static()
+    _: KW_ONLY
+    factors: tuple[Factor, ...]
+
+    def __post_init__(self):
+        require(self.patterns != (), "rules", "rules", [], "at least one pair (pattern, factor)")
+        for pattern, factor in zip(self.patterns, self.factors, strict=True):
+            matcher(pattern)
+            require_factor(factor)
+
+    def of(self, path: str, value: jax.Array) -> Factor:  # noqa: ARG002 - rules look at paths only
+        """The factor of `path`, which a rule must cover: a rate is not left out in silence."""
+        index = self._rule(path)
+        if index is None:
+            hint = "end the list with ('**', 1.0) to leave the rest as it is"
+            raise ValueError(f"rules: no rule covers the parameter {path!r}; {hint}")
+        return self.factors[index]
+
+    def reason(self, path: str, value: jax.Array) -> str:  # noqa: ARG002
+        """Which rule decided about `path`, in words."""
+        index = self._rule(path)
+        return "no rule" if index is None else f"by {self.patterns[index]!r}"
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Raises unless every pattern matches one of `paths`, or there are none."""
+        for pattern in self.patterns:
+            require_alive("rules", pattern, paths)
+
+    def _rule(self, path: str) -> int | None:
+        found = (n for n, pattern in enumerate(self.patterns) if matcher(pattern)(path))
+        return next(found, None)
+
+    def __repr__(self):
+        pairs = zip(self.patterns, self.factors, strict=True)
+        return f"[{', '.join(f'({pattern!r}, {number_text(x)})' for pattern, x in pairs)}]"
+
+
+@pytree
+class FactorFunction:
+    """A function `(path, value) -> factor`.
+
+    Attributes:
+        function: called with each path and its array, while tracing; it returns what a rule may hold.
+    """
+
+    function: Callable[[str, jax.Array], Factor] = static()
+
+    def of(self, path: str, value: jax.Array) -> Factor:
+        """What the function says of `path`."""
+        factor = self.function(path, value)
+        require_factor(factor)
+        return factor
+
+    def reason(self, path: str, value: jax.Array) -> str:  # noqa: ARG002
+        """Which function decided about `path`, in words."""
+        return f"by {number_text(self.function)}"
+
+    def check(self, paths: Sequence[str]) -> None:
+        """A function has no pattern that could match nothing."""
+
+
+def factors(spec: "RulesLike") -> Factors | FactorFunction:
+    """A pattern, a list of rules whose numbers are data, or a function, as the object that applies it."""
+    if isinstance(spec, Factors | FactorFunction):
+        return spec
+    if isinstance(spec, str):
+        spec = [(spec, 1.0)]
+    if isinstance(spec, list | tuple):
+        for rule in spec:
+            pair = isinstance(rule, tuple | list) and len(rule) == 2
+            require(pair, "rules", "rules", rule, "pairs (pattern, factor)")
+        return Factors(tuple(r[0] for r in spec), factors=tuple(r[1] for r in spec))
+    if isinstance(spec, dict) or not callable(spec):
+        why = " (the first that matches decides, and a dict says nothing of order)"
+        allowed = f"a list of pairs (pattern, factor){why * isinstance(spec, dict)}, or a function"
+        raise TypeError(f"rules: `rules` must be {allowed}, got {spec!r:.300}")
+    return FactorFunction(spec)
+
+
+def layer_decay(params: chex.ArrayTree, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
+    """Smaller learning rates for lower layers: rules for `transforms.scale_by_rules`.
+
+        factor = decay^(layers - 1 - layer),    layer = 0 for the first in `order`, layers - 1 for the last
+
+    Args:
+        params: a tree with the parameters' paths, as arrays or shapes.
+        decay: a number in (0, 1].
+        order: patterns from the first layer to the last. One with a `*` stands for a layer for each text that the
+            `*` takes, in natural order (`block_2` before `block_10`); several patterns in a tuple are one layer.
+
+    Raises:
+        ValueError: a parameter is outside `order`, or a pattern matches none.
+
+    Source:
+        Bao et al., BEiT: BERT pre-training of image transformers, 2021, as in timm's `param_groups_layer_decay`.
+
+    Example:
+        >>> params = {"embed": {"w": 1.0}, "block_2": {"w": 1.0}, "block_10": {"w": 1.0}, "head": {"w": 1.0}}
+        >>> layer_decay(params, 0.5, order=["embed/**", "block_*/**", "head/**"])
+        [('embed/**', 0.125), ('block_2/**', 0.25), ('block_10/**', 0.5), ('head/**', 1.0)]
+    """
+    allowed = "a number in (0, 1]"
+    require_number("layer_decay", "decay", decay, allowed, lambda x: (x > 0) & (x <= 1))
+    layers = _layers("layer_decay", params, order)
+    return _by_layer(layers, [decay ** (len(layers) - 1 - n) for n in range(len(layers))])
+
+
+def spread(
+    params: chex.ArrayTree, low: chex.Numeric, high: chex.Numeric, *, order: Sequence[Layer]
+) -> Factors:
+    """Factors from `low` at the first layer to `high` at the last, in equal ratios: discriminative rates.
+
+        factor = low (high / low)^(layer / (layers - 1))
+
+    It is fastai's `slice(low, high)`; a single layer gets `high`.
+
+    Args:
+        params: a tree with the parameters' paths, as arrays or shapes.
+        low: a positive number.
+        high: a positive number.
+        order: as in `layer_decay`.
+
+    Source:
+        Howard and Ruder, Universal language model fine-tuning for text classification, 2018, section 3.2.
+
+    Example:
+        >>> params = {"embed": 1.0, "body": 1.0, "head": 1.0}
+        >>> spread(params, 0.01, 1.0, order=["embed", "body", "head"])
+        [('embed', 0.01), ('body', 0.1), ('head', 1.0)]
+    """
+    for name, value in (("low", low), ("high", high)):
+        require_number("spread", name, value, "a positive number", lambda x: x > 0)
+    layers = _layers("spread", params, order)
+    last = max(len(layers) - 1, 1)
+    ends = {0: low, len(layers) - 1: high}  # exactly
+    return _by_layer(
+        layers, [ends.get(n, low * (high / low) ** (n / last)) for n in range(len(layers))]
+    )
+
+
+def _by_layer(layers: list[tuple[str, ...]], values: list[chex.Numeric]) -> Factors:
+    pairs = [(p, value) for layer, value in zip(layers, values, strict=True) for p in layer]
+    return Factors(tuple(p for p, _ in pairs), factors=tuple(value for _, value in pairs))
+
+
+def _layers(owner: str, params: chex.ArrayTree, order: Sequence[Layer]) -> list[tuple[str, ...]]:
+    """The patterns of each layer, a `*` in one expanded; every parameter is in one of them."""
+    listed = isinstance(order, list | tuple) and len(order) > 0
+    require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
+    paths = [leaf.path for leaf in leaves(params)]
+    layers: list[tuple[str, ...]] = []
+    for layer in order:
+        several = isinstance(layer, list | tuple)
+        layers += [tuple(layer)] if several else [(one,) for one in _expanded(layer, paths)]
+    for pattern in itertools.chain.from_iterable(layers):
+        require_alive(owner, pattern, paths)
+    for path in paths:
+        inside = any(matcher(pattern)(path) for layer in layers for pattern in layer)
+        require(inside, owner, "order", order, f"such that {path!r} is in one of its layers")
+    return layers
+
+
+def _expanded(pattern: str, paths: Sequence[str]) -> list[str]:
+    """A pattern for each layer that `pattern` stands for: its names up to the last with a `*` are written out."""
+    matcher(pattern)
+    names = pattern.split("/")
+    starred = [n for n, name in enumerate(names) if "*" in name.replace("**", "")]
+    if pattern.startswith("re:") or not starred:
+        return [pattern]
+    head, rest = "/".join(names[: starred[-1] + 1]), names[starred[-1] + 1 :]
+    found = set()
+    for path in filter(matcher(pattern), paths):
+        parts = path.split("/")
+        prefixes = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+        found.add(next(filter(matcher(head), prefixes)))
+    escaped = (re.sub(r"([*?\[])", r"[\1]", prefix) for prefix in sorted(found, key=_natural))
+    return ["/".join([prefix, *rest]) for prefix in escaped] or [pattern]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts the numbers in a text by their size."""
+    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", text)]
+
+
 def _multiplier(argument: str, value: object, allowed: str) -> float:
     """The number of a rule. It is structure, which a traced number is not: it has no value yet."""
     require(known(value), "on", argument, value, allowed, error=TypeError)
@@ -139,104 +345,11 @@ def _multiplier(argument: str, value: object, allowed: str) -> float:
     return float(np.asarray(value).item())
 
 
-def _matcher(pattern: object) -> Callable[[str], bool]:
-    """Whether a path is meant by `pattern`, as a function of the path."""
-    if not isinstance(pattern, str) or not 0 < len(pattern) <= 256:
-        raise TypeError(
-            f"on: a pattern must be a text of 1 to 256 characters, got {pattern!r:.300}"
-        )
-    return _expression(pattern) if pattern.startswith("re:") else _glob(pattern)
-
-
-@functools.lru_cache(maxsize=1024)
-def _expression(pattern: str) -> Callable[[str], bool]:
-    try:
-        expression = re.compile(pattern[3:])
-    except (re.error, OverflowError, RecursionError) as error:  # `a{99999999999}` overflows
-        raise ValueError(f"on: {pattern!r} is no regular expression: {error}") from None
-    return lambda path: expression.fullmatch(path) is not None
-
-
-@functools.lru_cache(maxsize=1024)
-def _glob(pattern: str) -> Callable[[str], bool]:
-    # Not by Python's regular expressions: they try every way to share a path among the stars, and
-    # "?*?*?*?*?*?*?*?*?*?*?*?*X" takes them 10^7 steps for a path of 30 characters. Here all places of the pattern
-    # that the characters so far lead to are kept at once, and each character is looked at once.
-    places = _places(pattern)
-
-    def reached(found: Iterable[int]) -> frozenset[int]:
-        order = [*found]
-        for place in order:  # it grows meanwhile
-            order += [place + n for n in places[place].skips if place + n not in order]
-        return frozenset(order)
-
-    @functools.lru_cache(maxsize=4096)  # few sets of places ever come up: one look-up a character
-    def after(found: frozenset[int], character: str) -> frozenset[int]:
-        taken = [place for place in found if places[place].takes(character)]
-        return reached(place if places[place].stays else place + 1 for place in taken)
-
-    @functools.lru_cache(maxsize=4096)
-    def matches(path: str) -> bool:
-        return len(places) - 1 in functools.reduce(after, path, reached([0]))
-
-    return matches
-
-
-class _Place(NamedTuple):
-    """A place before, between or after the characters of a pattern: what leads away from it, and where to."""
-
-    ranges: tuple[tuple[str, str], ...] = ()  # one of these characters leads on to the next place,
-    negated: bool = False  # or any but these,
-    stays: bool = False  # or back here;
-    skips: tuple[int, ...] = ()  # and so many places further lies one that needs no character.
-
-    def takes(self, character: str) -> bool:
-        return self.negated != any(low <= character <= high for low, high in self.ranges)
-
-
-_SLASH = (("/", "/"),)
-_TOKENS = re.compile(r"(?:(?<=/)|^)\*\*/|\*+|\?|\[!?\]?[^\]]*\]?|.", re.DOTALL)
-
-
-def _places(pattern: str) -> list[_Place]:
-    places: list[_Place] = []
-    for token in _TOKENS.findall(pattern):
-        if token == "**/":  # nothing, or any characters and a slash
-            any_names = _Place(negated=True, stays=True, skips=(1,))
-            places += [_Place(skips=(1, 3)), any_names, _Place(_SLASH)]
-        elif token[0] == "*":
-            places.append(_Place(_SLASH if token == "*" else (), True, stays=True, skips=(1,)))
-        elif token[0] == "[":
-            places.append(_set(pattern, token))
-        else:
-            places.append(_Place(_SLASH, True) if token == "?" else _Place(((token, token),)))
-    return [*places, _Place()]
-
-
-def _set(pattern: str, token: str) -> _Place:
-    """The place of a set of characters such as `[a-z_]` or `[!0-9]`."""
-    inside = re.fullmatch(r"\[(!?)(.+)\]", token, re.DOTALL)
-    if inside is None:
-        why = "which is empty or never closed; the bracket itself is '[[]'"
-        raise ValueError(f"on: pattern {pattern!r} holds the set of characters {token!r}, {why}")
-    sign, characters = inside.groups()
-    pieces = re.findall("(.)-(.)|(.)", characters, re.DOTALL)
-    ranges = tuple((low or one, high or one) for low, high, one in pieces)
-    for low, high in ranges:
-        wrong = low > high or low <= "/" <= high
-        why = "which runs backwards" if low > high else "but no set takes the '/' between names"
-        if wrong:
-            raise ValueError(f"on: pattern {pattern!r} holds the range '{low}-{high}', {why}")
-    return _Place(ranges + _SLASH, True) if sign else _Place(ranges)
-
-
-def _nearest(pattern: str, paths: Sequence[str]) -> str:
-    def likeness(path: str) -> float:
-        return difflib.SequenceMatcher(None, pattern.replace("*", "").strip("/"), path).ratio()
-
-    ranked = sorted(paths, key=likeness, reverse=True)
-    more = f", and {len(ranked) - 8} more" if len(ranked) > 8 else ""
-    return f"the parameters are, nearest first: {', '.join(ranked[:8])}{more}"
+def require_factor(factor: Factor) -> None:
+    """Refuses what is no factor: not a number >= 0, an array of them, or a function of the count."""
+    if not callable(factor):
+        allowed = "a number >= 0, an array of them, or a schedule"
+        require_number("rules", "factor", factor, allowed, lambda x: x >= 0)
 
 
 class Report:

@@ -12,6 +12,7 @@ HOUSE = (  # a room imports from rooms above it only, deferred imports included
     "_struct",
     "_check",
     "_arrays",
+    "_patterns",
     "select",
     "_optax_state",
     "controllers",

@@ -19,3 +19,5 @@ from jax_lrreg.transforms.penalty import add_penalty_and_clip as add_penalty_and
 from jax_lrreg.transforms.probe import measure as measure
 from jax_lrreg.transforms.proximal import ProximalState as ProximalState
 from jax_lrreg.transforms.proximal import proximal as proximal
+from jax_lrreg.transforms.rules import ScaleByRulesState as ScaleByRulesState
+from jax_lrreg.transforms.rules import scale_by_rules as scale_by_rules
