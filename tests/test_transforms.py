@@ -193,7 +193,10 @@ def test_a_held_rate_is_no_number_that_the_optimizer_estimates():
     [
         ("learning_rate", lambda x: transforms.scale_by_learning_rate(x)),
         ("learning_rate", lambda x: transforms.scale_by_learning_rate(lambda step: x)),
-        ("learning_rate", lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5))),
+        (
+            "learning_rate",
+            lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5)),
+        ),
     ],
 )  # fmt: skip
 def test_an_array_where_one_number_is_meant_is_refused(argument, call):
