@@ -12,7 +12,6 @@ HOUSE = (  # a room imports from rooms above it only, deferred imports included
     "_struct",
     "_check",
     "_arrays",
-    "_patterns",
     "select",
     "_optax_state",
     "controllers",
@@ -39,7 +38,7 @@ HEAVY = {
     "flax": ("training/modules", "training/precision", "cli"),
     "sklearn": ("cli/data",),
     "tensorboardX": ("training/loggers",),
-    "rich": ("select", "training", "sweeps", "cli"),
+    "rich": ("training", "sweeps", "cli"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -12,10 +12,9 @@ from flax import linen, nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_lrreg import _patterns
 from jax_lrreg._arrays import is_parameter, leaves
 from jax_lrreg.penalties import L1, L2
-from jax_lrreg.select import Predicate, Rules, selection
+from jax_lrreg.select import Predicate, Rules, patterns, selection
 
 PATHS = [
     "encoder/layer_0/bias",
@@ -187,7 +186,7 @@ SLOW = {
 @pytest.mark.parametrize("pattern", SLOW.values(), ids=SLOW)
 def test_matching_takes_a_step_for_each_character(pattern):
     def steps(count):
-        _patterns._glob.cache_clear()
+        patterns._glob.cache_clear()
         path = "/".join(["aaaaaaaa"] * count)
         return lines_run(lambda: selection(pattern).multiplier(path, None))
 

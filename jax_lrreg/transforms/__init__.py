@@ -21,3 +21,5 @@ from jax_lrreg.transforms.proximal import ProximalState as ProximalState
 from jax_lrreg.transforms.proximal import proximal as proximal
 from jax_lrreg.transforms.rules import ScaleByRulesState as ScaleByRulesState
 from jax_lrreg.transforms.rules import scale_by_rules as scale_by_rules
+from jax_lrreg.transforms.scheduled import ScheduledState as ScheduledState
+from jax_lrreg.transforms.scheduled import scheduled as scheduled

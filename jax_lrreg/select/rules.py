@@ -1,12 +1,5 @@
-"""Which parameters are meant: paths, patterns, rules and predicates, and a report of what they chose.
+"""Rules: ordered patterns, or a function, that give each path a multiplier or a factor."""
 
-A parameter's path is its names joined by `/`, as in `encoder/layer_0/kernel`, the same for Linen
-variables, NNX states and modules, and plain trees. A selection gives each path a multiplier;
-0 leaves the parameter out.
-"""
-
-import itertools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from typing import TypeAlias
@@ -15,17 +8,14 @@ import chex
 import jax
 import numpy as np
 
-from jax_lrreg._arrays import known, leaves
+from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_number
-from jax_lrreg._patterns import matcher, require_alive
 from jax_lrreg._struct import number_text, pytree, static
-
-_WIDTH = 80  # of a report
+from jax_lrreg.select.patterns import matcher, require_alive
 
 Selection: TypeAlias = "Rules | Predicate"
 Factor: TypeAlias = "chex.Numeric | Callable[[chex.Numeric], chex.Numeric]"
 RulesLike: TypeAlias = "str | Sequence[tuple[str, Factor]] | Callable | Factors | FactorFunction"
-Layer: TypeAlias = "str | tuple[str, ...]"
 
 
 @pytree
@@ -233,111 +223,6 @@ def factors(spec: "RulesLike") -> Factors | FactorFunction:
     return FactorFunction(spec)
 
 
-def layer_decay(params: chex.ArrayTree, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
-    """Smaller learning rates for lower layers: rules for `transforms.scale_by_rules`.
-
-        factor = decay^(layers - 1 - layer),    layer = 0 for the first in `order`, layers - 1 for the last
-
-    Args:
-        params: a tree with the parameters' paths, as arrays or shapes.
-        decay: a number in (0, 1].
-        order: patterns from the first layer to the last. One with a `*` stands for a layer for each text that the
-            `*` takes, in natural order (`block_2` before `block_10`); several patterns in a tuple are one layer.
-
-    Raises:
-        ValueError: a parameter is outside `order`, or a pattern matches none.
-
-    Source:
-        Bao et al., BEiT: BERT pre-training of image transformers, 2021, as in timm's `param_groups_layer_decay`.
-
-    Example:
-        >>> params = {"embed": {"w": 1.0}, "block_2": {"w": 1.0}, "block_10": {"w": 1.0}, "head": {"w": 1.0}}
-        >>> layer_decay(params, 0.5, order=["embed/**", "block_*/**", "head/**"])
-        [('embed/**', 0.125), ('block_2/**', 0.25), ('block_10/**', 0.5), ('head/**', 1.0)]
-    """
-    allowed = "a number in (0, 1]"
-    require_number("layer_decay", "decay", decay, allowed, lambda x: (x > 0) & (x <= 1))
-    layers = _layers("layer_decay", params, order)
-    return _by_layer(layers, [decay ** (len(layers) - 1 - n) for n in range(len(layers))])
-
-
-def spread(
-    params: chex.ArrayTree, low: chex.Numeric, high: chex.Numeric, *, order: Sequence[Layer]
-) -> Factors:
-    """Factors from `low` at the first layer to `high` at the last, in equal ratios: discriminative rates.
-
-        factor = low (high / low)^(layer / (layers - 1))
-
-    It is fastai's `slice(low, high)`; a single layer gets `high`.
-
-    Args:
-        params: a tree with the parameters' paths, as arrays or shapes.
-        low: a positive number.
-        high: a positive number.
-        order: as in `layer_decay`.
-
-    Source:
-        Howard and Ruder, Universal language model fine-tuning for text classification, 2018, section 3.2.
-
-    Example:
-        >>> params = {"embed": 1.0, "body": 1.0, "head": 1.0}
-        >>> spread(params, 0.01, 1.0, order=["embed", "body", "head"])
-        [('embed', 0.01), ('body', 0.1), ('head', 1.0)]
-    """
-    for name, value in (("low", low), ("high", high)):
-        require_number("spread", name, value, "a positive number", lambda x: x > 0)
-    layers = _layers("spread", params, order)
-    last = max(len(layers) - 1, 1)
-    ends = {0: low, len(layers) - 1: high}  # exactly
-    return _by_layer(
-        layers, [ends.get(n, low * (high / low) ** (n / last)) for n in range(len(layers))]
-    )
-
-
-def _by_layer(layers: list[tuple[str, ...]], values: list[chex.Numeric]) -> Factors:
-    pairs = [(p, value) for layer, value in zip(layers, values, strict=True) for p in layer]
-    return Factors(tuple(p for p, _ in pairs), factors=tuple(value for _, value in pairs))
-
-
-def _layers(owner: str, params: chex.ArrayTree, order: Sequence[Layer]) -> list[tuple[str, ...]]:
-    """The patterns of each layer, a `*` in one expanded; every parameter is in one of them."""
-    listed = isinstance(order, list | tuple) and len(order) > 0
-    require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
-    paths = [leaf.path for leaf in leaves(params)]
-    layers: list[tuple[str, ...]] = []
-    for layer in order:
-        several = isinstance(layer, list | tuple)
-        layers += [tuple(layer)] if several else [(one,) for one in _expanded(layer, paths)]
-    for pattern in itertools.chain.from_iterable(layers):
-        require_alive(owner, pattern, paths)
-    for path in paths:
-        inside = any(matcher(pattern)(path) for layer in layers for pattern in layer)
-        require(inside, owner, "order", order, f"such that {path!r} is in one of its layers")
-    return layers
-
-
-def _expanded(pattern: str, paths: Sequence[str]) -> list[str]:
-    """A pattern for each layer that `pattern` stands for: its names up to the last with a `*` are written out."""
-    matcher(pattern)
-    names = pattern.split("/")
-    starred = [n for n, name in enumerate(names) if "*" in name.replace("**", "")]
-    if pattern.startswith("re:") or not starred:
-        return [pattern]
-    head, rest = "/".join(names[: starred[-1] + 1]), names[starred[-1] + 1 :]
-    found = set()
-    for path in filter(matcher(pattern), paths):
-        parts = path.split("/")
-        prefixes = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
-        found.add(next(filter(matcher(head), prefixes)))
-    escaped = (re.sub(r"([*?\[])", r"[\1]", prefix) for prefix in sorted(found, key=_natural))
-    return ["/".join([prefix, *rest]) for prefix in escaped] or [pattern]
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts the numbers in a text by their size."""
-    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", text)]
-
-
 def _multiplier(argument: str, value: object, allowed: str) -> float:
     """The number of a rule. It is structure, which a traced number is not: it has no value yet."""
     require(known(value), "on", argument, value, allowed, error=TypeError)
@@ -350,57 +235,3 @@ def require_factor(factor: Factor) -> None:
     if not callable(factor):
         allowed = "a number >= 0, an array of them, or a schedule"
         require_number("rules", "factor", factor, allowed, lambda x: x >= 0)
-
-
-class Report:
-    """What was decided for each parameter: prints as a table 80 columns wide.
-
-    Attributes:
-        title: what it is a report of.
-        rows: one tuple of texts a parameter, its path first.
-        headings: of the columns.
-    """
-
-    def __init__(
-        self,
-        title: str,
-        rows: list[tuple[str, ...]],
-        headings: Sequence[str] = ("parameter", "shape", "penalty", "why"),
-    ):
-        self.title, self.rows, self.headings = title, rows, tuple(headings)
-
-    def __repr__(self) -> str:
-        pieces = [
-            [_pieces(cell, " /" if c == 0 else " ") for c, cell in enumerate(row)]
-            for row in (self.headings, *self.rows)
-        ]
-        columns = list(zip(*pieces, strict=True))
-        widths = [max(len("".join(cell)) for cell in column) for column in columns]
-        least = [max(len(piece) for cell in column for piece in cell) for column in columns]
-        while sum(widths) + 2 * len(widths) - 2 > _WIDTH and widths != least:
-            # The widest column that has something to break gives way.
-            spare = [w if w > least[c] else 0 for c, w in enumerate(widths)]
-            widths[spare.index(max(spare))] -= 1
-        pieces.insert(1, [["-" * width] for width in widths])
-        lines = []
-        for row in pieces:
-            cells = [_filled(cell, width) for cell, width in zip(row, widths, strict=True)]
-            for parts in itertools.zip_longest(*cells, fillvalue=""):
-                texts = (f"{part:{width}}" for part, width in zip(parts, widths, strict=True))
-                lines.append("  ".join(texts).rstrip())
-        return "\n".join([*_filled(_pieces(self.title, " "), _WIDTH), "", *lines])
-
-
-def _pieces(text: str, breaks: str) -> list[str]:
-    """`text` in pieces that may stand on lines of their own: nothing is broken within a word or a pattern."""
-    return re.findall(f"[^{breaks}]*[{breaks}]|[^{breaks}]+", text) or [""]
-
-
-def _filled(pieces: Sequence[str], width: int) -> list[str]:
-    """The lines that `pieces` fill."""
-    lines = [""]
-    for piece in pieces:
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return lines

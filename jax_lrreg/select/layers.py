@@ -1,0 +1,126 @@
+"""Rates that depend on how deep a layer lies."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import chex
+
+from jax_lrreg._arrays import leaves
+from jax_lrreg._check import require, require_number
+from jax_lrreg.select.patterns import matcher, require_alive
+from jax_lrreg.select.rules import Factors
+
+Layer: TypeAlias = "str | tuple[str, ...]"
+
+
+def layer_decay(params: chex.ArrayTree, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
+    """Smaller learning rates for lower layers: rules for `transforms.scale_by_rules`.
+
+        factor = decay^(layers - 1 - layer),    layer = 0 for the first in `order`, layers - 1 for the last
+
+    Args:
+        params: a tree with the parameters' paths, as arrays or shapes.
+        decay: a number in (0, 1].
+        order: patterns from the first layer to the last. One with a `*` stands for a layer for each text that the
+            `*` takes, in natural order (`block_2` before `block_10`), but for those that are named without one.
+            Several patterns in a tuple are one layer.
+
+    Raises:
+        ValueError: a parameter is outside `order`, or a pattern matches none.
+
+    Source:
+        Bao et al., BEiT: BERT pre-training of image transformers, 2021, as in timm's `param_groups_layer_decay`.
+
+    Example:
+        >>> params = {"embed": {"w": 1.0}, "block_2": {"w": 1.0}, "block_10": {"w": 1.0}, "head": {"w": 1.0}}
+        >>> layer_decay(params, 0.5, order=["embed/**", "block_*/**", "head/**"])
+        [('embed/**', 0.125), ('block_2/**', 0.25), ('block_10/**', 0.5), ('head/**', 1.0)]
+    """
+    allowed = "a number in (0, 1]"
+    require_number("layer_decay", "decay", decay, allowed, lambda x: (x > 0) & (x <= 1))
+    layers = _layers("layer_decay", params, order)
+    return _by_layer(layers, [decay ** (len(layers) - 1 - n) for n in range(len(layers))])
+
+
+def spread(
+    params: chex.ArrayTree, low: chex.Numeric, high: chex.Numeric, *, order: Sequence[Layer]
+) -> Factors:
+    """Factors from `low` at the first layer to `high` at the last, in equal ratios: discriminative rates.
+
+        factor = low (high / low)^(layer / (layers - 1))
+
+    It is fastai's `slice(low, high)`; a single layer gets `high`.
+
+    Args:
+        params: a tree with the parameters' paths, as arrays or shapes.
+        low: a positive number.
+        high: a positive number.
+        order: as in `layer_decay`.
+
+    Source:
+        Howard and Ruder, Universal language model fine-tuning for text classification, 2018, section 3.2.
+
+    Example:
+        >>> params = {"embed": 1.0, "body": 1.0, "head": 1.0}
+        >>> spread(params, 0.01, 1.0, order=["embed", "body", "head"])
+        [('embed', 0.01), ('body', 0.1), ('head', 1.0)]
+    """
+    for name, value in (("low", low), ("high", high)):
+        require_number("spread", name, value, "a positive number", lambda x: x > 0)
+    layers = _layers("spread", params, order)
+    last = max(len(layers) - 1, 1)
+    ends = {0: low, len(layers) - 1: high}  # exactly
+    return _by_layer(
+        layers, [ends.get(n, low * (high / low) ** (n / last)) for n in range(len(layers))]
+    )
+
+
+def _by_layer(layers: list[tuple[str, ...]], values: list[chex.Numeric]) -> Factors:
+    pairs = [(p, value) for layer, value in zip(layers, values, strict=True) for p in layer]
+    return Factors(tuple(p for p, _ in pairs), factors=tuple(value for _, value in pairs))
+
+
+def _layers(owner: str, params: chex.ArrayTree, order: Sequence[Layer]) -> list[tuple[str, ...]]:
+    """The patterns of each layer, a `*` in one expanded; every parameter is in one of them."""
+    listed = isinstance(order, list | tuple) and len(order) > 0
+    require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
+    paths = [leaf.path for leaf in leaves(params)]
+    written = [(layer,) if isinstance(layer, str) else tuple(layer) for layer in order]
+    fixed = [p for layer in written for p in layer if len(layer) > 1 or not _starred(p)]
+    free = [path for path in paths if not any(matcher(pattern)(path) for pattern in fixed)]
+    layers: list[tuple[str, ...]] = []
+    for layer in written:
+        expands = len(layer) == 1 and _starred(layer[0])
+        layers += [(one,) for one in _expanded(layer[0], free)] if expands else [layer]
+    for pattern in itertools.chain.from_iterable(layers):
+        require_alive(owner, pattern, paths)
+    for path in paths:
+        inside = any(matcher(pattern)(path) for layer in layers for pattern in layer)
+        require(inside, owner, "order", order, f"such that {path!r} is in one of its layers")
+    return layers
+
+
+def _starred(pattern: str) -> list[int]:
+    """Where the names of a pattern have a `*` that stands for one text."""
+    matcher(pattern)
+    names = [] if pattern.startswith("re:") else pattern.split("/")
+    return [n for n, name in enumerate(names) if "*" in name.replace("**", "")]
+
+
+def _expanded(pattern: str, paths: Sequence[str]) -> list[str]:
+    """A pattern for each layer that `pattern` stands for: its names up to the last with a `*` are written out."""
+    names, last = pattern.split("/"), _starred(pattern)[-1] + 1
+    head, found = "/".join(names[:last]), set()
+    for path in filter(matcher(pattern), paths):
+        parts = path.split("/")
+        prefixes = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+        found.add(next(filter(matcher(head), prefixes)))
+    escaped = (re.sub(r"([*?\[])", r"[\1]", prefix) for prefix in sorted(found, key=_natural))
+    return ["/".join([prefix, *names[last:]]) for prefix in escaped] or [pattern]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts the numbers in a text by their size."""
+    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", text)]

@@ -1,0 +1,104 @@
+"""Any number of an Optax transformation as a schedule: momentum against the rate, b2 raised in the cooldown."""
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_lrreg._check import nearest
+from jax_lrreg.schedules import Schedule
+
+
+class ScheduledState(NamedTuple):
+    """The state of `scheduled`.
+
+    Attributes:
+        count: how many updates have been made.
+        hyperparams: by name, the numbers that the latest update was made with; before the first, those it will be.
+        inner_state: of the transformation inside.
+    """
+
+    count: jax.Array
+    hyperparams: dict[str, jax.Array]
+    inner_state: optax.OptState
+
+
+def scheduled(
+    factory: Callable[..., optax.GradientTransformation],
+    **arguments: chex.Numeric | Callable | str | None,
+) -> optax.GradientTransformationExtraArgs:
+    """`factory(**arguments)`, in which any number may be a schedule of the number of updates.
+
+        update <- factory(name=schedule(count), ...) update
+
+    Unlike `optax.inject_hyperparams` it refuses a name that the factory does not have, and takes its numbers from
+    the schedules as they are at each update: those of `hyper`, changed in the middle of a run, are in force at the
+    next, and nothing is compiled anew. What is neither a number nor a schedule (a mask, a dtype, a flag) goes
+    through as it is.
+
+    Args:
+        factory: of an Optax transformation, such as `optax.scale_by_adam`.
+        arguments: its arguments, all by name; numbers, schedules, or functions of the count where the factory
+            expects a number.
+
+    Returns:
+        An Optax transformation, whose state records the numbers applied.
+
+    Example:
+        >>> from jax_lrreg.schedules import Linear
+        >>> tx = scheduled(optax.sgd, learning_rate=0.1, momentum=Linear(0.9, steps=2, end_value=0.5))
+        >>> state = tx.init(jnp.zeros(1))
+        >>> for _ in range(2):
+        ...     update, state = tx.update(jnp.ones(1), state)
+        >>> print(update, state.hyperparams["momentum"])
+        [-0.17] 0.7
+    """
+    known = inspect.signature(factory).parameters
+    for name in arguments:
+        if name not in known:
+            near = [*nearest(name, known), *known][0]
+            which = getattr(factory, "__name__", repr(factory))
+            raise ValueError(
+                f"scheduled: `{name}` must be an argument of {which}, which has {', '.join(known)}; "
+                f"did you mean {near!r}?"
+            )
+    numbers = {name: value for name, value in arguments.items() if _varies(value, known[name])}
+    fixed = {name: value for name, value in arguments.items() if name not in numbers}
+
+    def at(count: jax.Array) -> tuple[dict[str, jax.Array], optax.GradientTransformationExtraArgs]:
+        now = {n: jnp.asarray(x(count) if callable(x) else x) for n, x in numbers.items()}
+        return now, optax.with_extra_args_support(factory(**fixed, **now))
+
+    def init(params: optax.Params) -> ScheduledState:
+        count = jnp.zeros((), jnp.int32)
+        now, inner = at(count)
+        return ScheduledState(count, now, inner.init(params))
+
+    def update(
+        updates: optax.Updates,
+        state: ScheduledState,
+        params: optax.Params | None = None,
+        **extra: object,
+    ) -> tuple[optax.Updates, ScheduledState]:
+        now, inner = at(state.count)
+        updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return updates, ScheduledState(count, now, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _varies(value: object, parameter: inspect.Parameter) -> bool:
+    """Whether an argument is a number that may change, or a schedule of one.
+
+    A whole number is a size, as of a memory. A function is a schedule where the factory expects a number: a mask is
+    a function too, but stands where None is the default.
+    """
+    if callable(value) and not isinstance(value, Schedule):
+        return parameter.default is inspect.Parameter.empty or isinstance(parameter.default, float)
+    return isinstance(value, float | np.floating | jax.Array | Schedule)
