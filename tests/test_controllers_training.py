@@ -62,19 +62,6 @@ def scales(controller, losses):
 LOSSES = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.5, 3.5, 3.5, 2.0, 2.5]
 
 
-def test_program_6_a_loss_driven_learning_rate_inside_jit():
-    lr = schedules.Constant(0.1)
-    plateau = schedules.ReduceOnPlateau(
-        factor=0.5, patience=10, cooldown=0, mode="min", threshold=1e-4
-    )
-    tx = optax.chain(optax.adam(lr), transforms.scale_by_controller(plateau))
-    params = {"w": jnp.ones(3)}
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(13):
-        updates, state = update(params, state, params, value=jnp.float32(1))
-    np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     "controller",
     [

@@ -13,9 +13,8 @@ import numpy as np
 import optax
 import pytest
 from models import loss_fn
-from sklearn.datasets import load_digits
 
-from jax_lrreg import finder, penalties, plots, schedules, training
+from jax_lrreg import finder, penalties, plots, training
 from jax_lrreg.cli import main
 from jax_lrreg.finder.suggestions import longest_fall, suggest
 
@@ -47,31 +46,6 @@ def start(tx=None, **options):
 
 def data(**options):
     return training.ArrayData(arrays(**options), 32, jax.random.key(1))
-
-
-def test_program_10_find_a_learning_rate_and_look_at_things():
-    module = nn.Dense(10)
-    x, y = load_digits(return_X_y=True)
-    source = training.ArrayData(
-        {"x": (x / 16).astype(np.float32), "y": y.astype(np.int32)}, 128, jax.random.key(1)
-    )
-
-    def cross_entropy(model, batch):
-        return optax.softmax_cross_entropy_with_integer_labels(model(batch["x"]), batch["y"]).mean()
-
-    tx = optax.adam(1e-3)
-    state = training.init(module, tx, key=jax.random.key(0), example=source(0)["x"])
-    found = finder.range_test(
-        module, cross_entropy, optax.scale_by_adam(), state, source, low=1e-7, high=1.0, steps=100
-    )
-    assert 1e-3 < found.suggestion < 1
-    ax = plots.range_test(found)
-    assert ax.get_xscale() == "log"
-    assert [text.get_text().split()[0] for text in ax.get_legend().get_texts()] == list(
-        found.suggestions
-    )
-    assert list(found.suggestions) == ["halfway", "valley", "steepest", "minimum"]
-    plots.schedule(schedules.Constant(found.suggestion), steps=10_000)
 
 
 class TestRange:

@@ -1,17 +1,17 @@
 """The user programs of the design, as written."""
 
-import ast
-
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from models import NnxNet
 from sklearn.datasets import load_digits
 
-from jax_lrreg import penalties, schedules, text, training, transforms
+from jax_lrreg import finder, penalties, plots, schedules, text, training, transforms
 
 
 def test_program_1_a_schedule_in_any_optax_optimizer(capsys):
@@ -26,7 +26,7 @@ def test_program_1_a_schedule_in_any_optax_optimizer(capsys):
     np.testing.assert_allclose(values[:50], [lr(step) for step in range(50)], rtol=1e-6)
     params = {"w": jnp.ones(3)}
     updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
-    assert jax.tree.all(jax.tree.map(lambda u: bool(jnp.all(u == 0)), updates))
+    chex.assert_trees_all_equal(updates, {"w": jnp.zeros(3)})  # the rate is 0 at step 0
 
 
 def test_program_2_the_source_articles_schedules_and_penalties():
@@ -66,16 +66,30 @@ def test_program_3_algebra():
     assert lr(90 * 390) == 0
 
 
-def test_program_4_with_a_group_lasso():
-    params = {
-        "encoder": {"layer": {"kernel": jnp.ones((3, 4))}},
-        "head": {"kernel": jnp.ones((4, 2))},
-    }
+def test_program_4_penalties_by_path(capsys):
+    params = {"encoder": {"layer": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}}
+    params["head"] = {"kernel": jnp.ones((4, 2))}
+    lr = schedules.Constant(0.1)
     reg = penalties.L2(1e-4).on("**/kernel") + penalties.GroupLasso(1e-3, axis=-2).on(
         "encoder/**/kernel"
     )
-    np.testing.assert_allclose(reg(params), 1e-4 / 2 * 20 + 1e-3 * 4 * 3**0.5, rtol=1e-6)
+    print(reg.report(params))
+    report = capsys.readouterr().out
+    assert "encoder/layer/bias" in report
+    assert "not covered" in report
+    value = reg(params)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, 1e-4 / 2 * 20 + 1e-3 * 4 * 3**0.5, rtol=1e-6)
     assert text.parse(repr(reg)) == reg
+    coupled = optax.chain(transforms.add_penalty(reg), optax.adam(lr))
+    decoupled = optax.chain(
+        optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr)
+    )
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for tx, expected in ((coupled, -0.1), (decoupled, -0.1 * (1e-4 + 1e-3 / 3**0.5))):
+        updates, _ = tx.update(zero, tx.init(params), params)
+        np.testing.assert_allclose(updates["encoder"]["layer"]["kernel"], expected, rtol=1e-3)
+        np.testing.assert_array_equal(updates["encoder"]["layer"]["bias"], 0)
 
 
 def test_program_5_real_zeros():
@@ -89,25 +103,17 @@ def test_program_5_real_zeros():
     assert moved["bias"][0] == params["bias"][0]
 
 
-def test_program_4_penalties_by_path():
-    params = {"encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "kernel": jnp.ones(4)}
+def test_program_6_a_loss_driven_learning_rate_inside_jit():
     lr = schedules.Constant(0.1)
-    reg = penalties.L2(1e-4).on("**/kernel") + penalties.L1(1e-3).on("encoder/**/kernel")
-    report = str(reg.report(params))
-    assert "encoder/bias" in report
-    assert "not covered" in report
-    value = reg(params)
-    assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, 1e-4 / 2 * 10 + 1e-3 * 6, rtol=1e-6)
-    coupled = optax.chain(transforms.add_penalty(reg), optax.adam(lr))
-    decoupled = optax.chain(
-        optax.scale_by_adam(), transforms.add_penalty(reg), optax.scale_by_learning_rate(lr)
+    plateau = schedules.ReduceOnPlateau(
+        factor=0.5, patience=10, cooldown=0, mode="min", threshold=1e-4
     )
-    zero = jax.tree.map(jnp.zeros_like, params)
-    for tx, expected in ((coupled, -0.1), (decoupled, -0.1 * (1e-4 + 1e-3))):
-        updates, _ = tx.update(zero, tx.init(params), params)
-        np.testing.assert_allclose(updates["encoder"]["kernel"], expected, rtol=1e-3)
-        np.testing.assert_array_equal(updates["encoder"]["bias"], 0)
+    tx = optax.chain(optax.adam(lr), transforms.scale_by_controller(plateau))
+    params = {"w": jnp.ones(3)}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(13):
+        updates, state = update(params, state, params, value=jnp.float32(1))
+    np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-5)
 
 
 class Net(nn.Module):
@@ -116,17 +122,6 @@ class Net(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(32)(x)))
         x = nn.Dropout(0.1, deterministic=not train)(x)
         return nn.Dense(10)(x)
-
-
-class NnxNet(nnx.Module):
-    def __init__(self, rngs):
-        self.first = nnx.Linear(64, 32, rngs=rngs)
-        self.norm = nnx.BatchNorm(32, rngs=rngs)
-        self.drop = nnx.Dropout(0.1, rngs=rngs)
-        self.last = nnx.Linear(32, 10, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))
 
 
 def plain(params, x):
@@ -143,16 +138,20 @@ def plain_params():
 
 MODULES = {
     "linen": (Net(), {}),
-    "nnx": (NnxNet(nnx.Rngs(0)), {}),
+    "nnx": (NnxNet(64, 32, 10, rate=0.1), {}),
     "function": (plain, {"params": plain_params()}),
 }
 
 
-@pytest.mark.parametrize("kind", MODULES)
-def test_programs_7_and_8_a_step_and_a_loop(kind):
-    module, given = MODULES[kind]
+@pytest.fixture(scope="module")
+def digits():
     x, y = load_digits(return_X_y=True)
-    x, y = (x / 16).astype(np.float32), y.astype(np.int32)
+    return (x / 16).astype(np.float32), y.astype(np.int32)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_programs_7_8_and_10_a_step_a_loop_and_a_look(kind, digits):
+    (module, given), (x, y) = MODULES[kind], digits
     lr = schedules.Cosine(1e-2, steps=270).warmup(30)
     reg = penalties.L2(1e-4).on("**/kernel")
     tx = optax.adam(lr)
@@ -197,8 +196,28 @@ def test_programs_7_and_8_a_step_and_a_loop(kind):
     else:
         logits = module(trained, x)
     assert (np.asarray(logits).argmax(-1) == y).mean() > 0.95
+    if kind == "linen":
+        assert len(plots.history(history)) == 4  # loss, accuracy, penalty, learning rate
+        plt.close("all")
 
 
-def test_the_programs_are_python():
-    with open(__file__) as file:
-        ast.parse(file.read())
+def test_program_10_find_a_learning_rate_and_look_at_things(digits):
+    module, (x, y) = nn.Dense(10), digits
+    data = training.ArrayData({"x": x, "y": y}, batch_size=128, key=jax.random.key(1))
+
+    def loss_fn(model, batch):
+        logits = model(batch["x"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+    state = training.init(module, optax.adam(1e-3), key=jax.random.key(0), example=x[:1])
+    found = finder.range_test(
+        module, loss_fn, optax.scale_by_adam(), state, data, low=1e-7, high=1.0, steps=100
+    )
+    assert 1e-3 < found.suggestion < 1
+    assert list(found.suggestions) == ["halfway", "valley", "steepest", "minimum"]
+    ax = plots.range_test(found)
+    assert ax.get_xscale() == "log"
+    shown = [entry.get_text().split()[0] for entry in ax.get_legend().get_texts()]
+    assert shown == list(found.suggestions)
+    plots.schedule(schedules.Constant(found.suggestion), steps=10_000)
+    plt.close("all")
