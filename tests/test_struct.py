@@ -1,3 +1,4 @@
+import math
 import pickle
 from dataclasses import KW_ONLY
 from typing import Any
@@ -5,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jax_lrreg._check import require, require_number
-from jax_lrreg._struct import number_text, pytree, static
+from jax_lrreg._struct import is_pytree, number_text, pytree, static
 
 
 @pytree
@@ -29,6 +31,59 @@ def test_prints_the_shortest_call_that_makes_it():
     assert repr(Point(jnp.float32(0.1))) == "Point(0.10000000149011612)"
     assert repr(Point(np.arange(3))) == "Point([0, 1, 2])"
     assert number_text(jnp.ones(100)) == "<float32[100]>"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.float64(4), "4.0"),
+        (np.int64(3), "3"),
+        (np.bool_(True), "True"),
+        (np.str_("a"), "'a'"),
+        (jnp.bfloat16(1.5), "1.5"),
+        (np.ones(8), str([1.0] * 8)),
+        (np.ones(9), "<float64[9]>"),
+        (np.ones((3, 4), bool), "<bool[3, 4]>"),
+        (jax.random.key(0), "<key<fry>[]>"),
+        ((np.float64(2), [1, jnp.ones(9)]), "(2.0, (1, <float32[9]>))"),
+        ({"a": np.ones(9), 0: {}}, "{'a': <float64[9]>, 0: {}}"),
+        ({str(i): np.ones((2, 3)) for i in range(9)}, "<dict of 9 leaves, 54 numbers>"),
+        ([{"w": np.ones(3)}] * 9, "<list of 9 leaves, 27 numbers>"),
+        (tuple(range(64)), str(tuple(range(64)))),
+        (tuple(range(65)), "<tuple of 65 leaves>"),
+        (optax.EmptyState(), "<EmptyState of 0 leaves>"),
+        (optax.TraceState({"w": jnp.ones((2, 3))}), "<TraceState of 1 leaves, 6 numbers>"),
+        (math.sqrt, "<built-in function sqrt>"),
+        (lambda x: x, "<function <lambda>>"),
+        (object(), "<object object>"),
+    ],
+    ids=str,
+)
+def test_numbers_print_at_their_shortest_and_what_is_long_as_its_shape(value, text):
+    assert number_text(value) == text
+    assert repr(Point(np.ones(3), y=value)) == f"Point([1.0, 1.0, 1.0], y={text})"
+
+
+def test_a_large_tree_prints_in_one_line_and_is_not_looked_at():
+    params = {f"layer_{i}": {"kernel": jnp.ones((64, 64)), "bias": jnp.ones(64)} for i in range(50)}
+    text = repr(Point(1, y=(params, optax.adam(1e-3).init(params))))
+    assert text == "Point(1, y=<tuple of 301 leaves, 624,001 numbers>)"
+    donated = jnp.ones(3)
+    donated.delete()
+    assert repr(Point(1, y=donated)) == "Point(1, y=<float32[3]>)"
+    assert jax.jit(lambda x: len(repr(Point(x))))(jnp.ones(2)) == len("Point(<traced float32[2]>)")
+
+
+def test_a_dict_whose_keys_are_of_several_types_prints_and_compares():
+    assert Point(1, y={"a": 1, 0: 2}) == Point(1, y={0: 2, "a": 1}) != Point(1, y={0: 1, "a": 2})
+
+
+def test_only_what_pytree_itself_made_is_a_pytree_of_ours():
+    class Sub(Point):
+        pass
+
+    assert is_pytree(Point)
+    assert not any(map(is_pytree, (Sub, int, Point(1), optax.TraceState)))
 
 
 def test_equality_and_hash_are_by_value():

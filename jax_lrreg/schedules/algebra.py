@@ -121,6 +121,6 @@ def method_text(obj: Any, method: str) -> str:
 
     The field `steps` is the method's first argument and stands without its name.
     """
-    arguments = [text.partition("=") for text in arguments_text(obj)[1:]]
+    arguments = [text.partition("=") for text in arguments_text(obj, skip=1)]
     texts = [value if name == "steps" else f"{name}={value}" for name, _, value in arguments]
     return f"{_operand(obj.schedule, Sum | Product)}.{method}({', '.join(texts)})"
