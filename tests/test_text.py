@@ -2,10 +2,12 @@
 
 import ast
 import contextlib
+import functools
 import json
 import math
 import pickle
 from dataclasses import is_dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import laws
 import laws_penalties
 import numpy as np
 import pytest
+from counting import lines_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,15 +27,20 @@ from jax_lrreg.schedules import (
     Exponential,
     InverseSqrt,
     Linear,
+    MultiStep,
     Polynomial,
     Step,
     join,
 )
-from jax_lrreg.text.names import names
+from jax_lrreg.text.vocabulary import names
 
 SCHEDULES = [
     Constant(0.1),
     Constant(np.float32(0.1)),
+    np.sqrt(4) * Cosine(0.1, steps=10),
+    Cosine(np.float64(0.1), steps=np.int64(10)) + np.float32(0.1),
+    Cosine(0.1, steps=np.int32(10)).warmup(np.int64(5)).clip(min=np.float64(0.01)),
+    MultiStep(0.1, boundaries=tuple(range(1, 65)), decay_rate=0.9),
     Constant(jnp.logspace(-4, -1, 8)),
     Constant(jnp.ones((2, 3), jnp.bfloat16)),
     Cosine(1e-3, steps=jnp.array([10, 20])),
@@ -62,6 +70,8 @@ PENALTIES = [
     L2SP(0.1, reference=[jnp.ones(2), jnp.ones(2)]),
     L2(1e-4).on("**/kernel") + L1(0.1).on([("**/bias", 0), ("head/**", 0.5)]),
     (L1(0.1) + L2(0.2)) / 3,
+    L2(1e-4).on([("**", 1e41)]),
+    L2(1e-4).on([("**/bias", 2**53), ("**", np.float32(0.1))]),
     0.5 * (0.1 * L1(0.3)),
     0.5 * (0.1 * (L1(0.3) + 2 * L2(0.1))).on("**"),
     L1(0.1) * np.array([1.0, 2.0]),
@@ -119,6 +129,42 @@ def test_any_composition_reads_back(schedule):
     assert (
         text.from_dict(json.loads(json.dumps(text.to_dict(schedule), allow_nan=False))) == schedule
     )
+
+
+def test_objects_of_ones_own_read_back_once_their_class_is_registered():  # program 18 of the design
+    from jax_lrreg import pytree
+
+    @pytree
+    class Sawtooth(schedules.Schedule):
+        peak_value: Any
+        steps: Any
+
+        def value_at(self, clock):
+            return self.peak_value * clock.cycle(self.steps)[1].left(self.steps)
+
+    @pytree
+    class Cosine(schedules.Schedule):
+        """Of a name that is taken."""
+
+    saw = Sawtooth(0.1, 50)
+    with pytest.raises(ValueError, match=r"Sawtooth has no text: see text.register\(Sawtooth\)"):
+        text.to_dict(saw)
+    with pytest.raises(ValueError, match="unknown name `Sawtooth`"):
+        text.parse(repr(saw))
+    assert text.register(Sawtooth) is Sawtooth is text.register(Sawtooth)
+    assert text.parse(repr(saw)) == saw == text.from_dict(text.to_dict(saw))
+    assert float(saw(25)) == float(text.parse("Sawtooth(0.1, steps=50)")(25)) == np.float32(0.05)
+    whole = 0.5 * saw.warmup(5) + saw.clip(max=0.01)
+    assert text.parse(repr(whole)) == whole == text.from_dict(text.to_dict(whole))
+    assert text.parse("L1(Sawtooth(0.1, steps=50))") == L1(saw)
+    for other in (Cosine, pytree(type("Sawtooth", (schedules.Schedule,), {}))):
+        with pytest.raises(ValueError, match=r"register: the name '.*' is taken by <class"):
+            text.register(other)
+    for none_of_ours in (type("Plain", (schedules.Schedule,), {}), saw, Constant.warmup, int, None):
+        with pytest.raises(TypeError, match=r"`cls` must be a class made by jax_lrreg.pytree"):
+            text.register(none_of_ours)
+    with pytest.raises(ValueError, match="unknown method of what is Sawtooth, `value_at`"):
+        text.parse("(Sawtooth(0.1, steps=50)).value_at(3)")
 
 
 def test_what_a_user_types_is_what_python_makes_of_it():
@@ -192,10 +238,11 @@ def test_every_class_of_the_namespaces_has_a_name():
         ("L1(0.1).on(Predicate(1))", "`Predicate` holds a Python function"),
         (
             repr(2 * schedules.Function(math.sqrt)),
-            "functions, traced values and arrays of more than 64 numbers have no text",
+            "functions, traced values, arrays of more than 8 numbers and long trees have no text",
         ),
-        (repr(schedules.Function(lambda step: step)), "functions, .* have no text"),
-        (repr(Constant(jnp.ones(100))), "arrays of more than 64 numbers have no text"),
+        (repr(schedules.Function(lambda step: step)), "functions, .* have no text; see to_dict"),
+        (repr(Constant(jnp.ones(9))), "arrays of more than 8 numbers .* have no text"),
+        (repr(L1({str(i): 0.1 for i in range(9)})), "long trees have no text"),
     ],
 )
 def test_mistakes_are_named(source, message):
@@ -275,6 +322,82 @@ def test_arbitrary_text_is_read_or_refused(source):
         text.parse(source)
 
 
+def mutated(source, cuts):
+    """A text with pieces of it cut out, doubled or moved."""
+    for kind, begin, length, to in cuts:
+        begin, to = begin % (len(source) + 1), to % (len(source) + 1)
+        piece = source[begin : begin + length]
+        if kind == "cut":
+            source = source[:begin] + source[begin + length :]
+        elif kind == "copy":
+            source = source[:to] + piece + source[to:]
+        else:
+            source = source[:begin] + kind + source[begin + length :]
+    return source
+
+
+kinds = st.sampled_from(
+    ["cut", "copy", "0", "-", "1e400", "None", "nan", "[", "'", ", ", "**", "=", "(1, 2)"]
+)
+cuts = st.lists(
+    st.tuples(kinds, st.integers(0, 999), st.integers(0, 9), st.integers(0, 999)), max_size=4
+)
+SOURCES = sorted({repr(obj) for obj in OBJECTS} | set(HOSTILE.values()), key=len)[:-20]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(SOURCES), cuts)
+def test_a_mutated_text_is_read_or_refused_in_one_line(source, cuts):
+    try:
+        obj = text.parse(mutated(source, cuts))
+    except (ValueError, TypeError) as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert len(str(error)) < 2000  # noqa: PT017
+    else:
+        assert text.parse(repr(obj)) == obj == text.from_dict(text.to_dict(obj))
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just(10**400),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "items", "value", "shape", "a"]), inner, max_size=3
+        )
+        | st.builds(
+            lambda kind, inner: {"type": kind, "items": inner, "value": inner, "shape": [1]},
+            st.sampled_from(["float", "array", "tuple", "dict", "L1", "Sum", "Rules", "Constant"]),
+            inner,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(OBJECTS), st.data())
+def test_a_mutated_dictionary_is_read_or_refused_in_one_line(obj, data):
+    d = here = text.to_dict(obj)
+    while True:
+        key = data.draw(st.sampled_from(sorted(here)))
+        if not isinstance(here[key], dict) or not here[key] or data.draw(st.booleans()):
+            break
+        here = here[key]
+    here[key] = data.draw(values)
+    try:
+        found = text.from_dict(d)
+    except (ValueError, TypeError) as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert len(str(error)) < 2000  # noqa: PT017
+    else:
+        assert found == text.from_dict(text.to_dict(found))
+
+
 def test_reading_never_runs_python(monkeypatch):
     for name in ("eval", "exec", "compile"):
         monkeypatch.setattr(
@@ -345,6 +468,100 @@ def test_dictionaries_are_checked_by_name(d, message):
 
 def test_defaults_may_be_left_out_of_a_dictionary():
     assert text.from_dict({"type": "Linear", "init_value": 1.0, "steps": 3}) == Linear(1.0, steps=3)
+
+
+TOO_MUCH = {
+    "numbers": {"type": "Constant", "value": [0.1] * 1_100_000},
+    "objects": {"type": "penalties.Sum", "penalties": [{"type": "L1", "strength": 1}] * 600_000},
+    "the same twice, twice, ...": functools.reduce(
+        lambda d, _: {"type": "Product", "first": d, "second": d},
+        range(60),
+        {"type": "Constant", "value": 1},
+    ),
+    "digits": {"type": "Constant", "value": 10**400},
+    "digits beside a float": {"type": "Constant", "value": [10**400, 0.5]},
+    "digits of a float": {"type": "Constant", "value": {"type": "float", "value": 10**400}},
+    "digits of an array": {"type": "Constant", "value": {"type": "array", "items": [10**400]}},
+    "digits of a shape": {
+        "type": "Constant",
+        "value": {"type": "array", "items": [1], "shape": [10**400]},
+    },
+    "shape": {
+        "type": "Constant",
+        "value": {"type": "array", "items": [1], "shape": [10**9, 10**9]},
+    },
+    "words in an array": {
+        "type": "Constant",
+        "value": {"type": "array", "items": [[{}]], "shape": [1]},
+    },
+    "a key that is none": {"type": "L1", "strength": {"type": "dict", "items": [[[], 1]]}},
+    "a type that is none": {"type": "L1", "strength": {"type": ["L1"]}},
+    "a long name": {"type": "x" * 10**6},
+    "a long argument": {"type": "L1", "x" * 10**6: 1},
+    "no type": {f"{index}": 1 for index in range(10**5)},
+}
+
+
+@pytest.mark.parametrize("d", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_hostile_dictionaries_are_refused_in_one_line(d):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - any refusal, but nothing else than a refusal
+        text.from_dict(d)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
+def test_what_to_dict_writes_is_not_more_than_from_dict_reads():
+    with pytest.raises(ValueError, match="to_dict: there are more than 1,000,000 entries"):
+        text.to_dict(L1(np.zeros(10**6)))
+    deep = Constant(0.1)
+    for _ in range(200):
+        deep = deep.shift(1)
+    with pytest.raises(ValueError, match="to_dict: nested too deeply"):
+        text.to_dict(deep)
+    with pytest.raises(ValueError, match=r"other keys than .* have no text"):
+        text.to_dict(L1({(1, 2): 0.1}))
+
+
+NESTED = {
+    "methods": ("Constant(1)", ".shift(1)", "", ""),
+    "warmups": ("Constant(1)", ".warmup(5)", "", ""),
+    "cooldowns": ("Constant(1)", ".cooldown(5, at=9)", "", ""),
+    "clips": ("Constant(1)", ".clip(min=0.0)", "", ""),
+    "units": ("Constant(1)", ".in_units(0.5)", "", ""),
+    "selections": ("L1(1)", ".on('**')", "", ""),
+    "products": ("Constant(1)", " * Constant(1)", "", ""),
+    "sums": ("L1(1)", " + L1(1)", "", ""),
+    "brackets": ("Constant(1)", ")", "", "0.5 * ("),
+    "multiples": ("L1(1)", ")", "", "0.5 * ("),
+    "joins": ("Constant(1)", ", 5), (Constant(0.0), None)])", "", "join([("),
+}
+
+
+@pytest.mark.parametrize(("middle", "after", "end", "before"), NESTED.values(), ids=NESTED)
+def test_reading_checking_and_printing_take_time_in_proportion_to_the_text(
+    middle, after, end, before
+):
+    def lines(count):
+        source = before * count + middle + after * count + end
+        obj = text.parse(source)
+        assert text.parse(repr(obj)) == obj == text.from_dict(text.to_dict(obj))
+        run = [
+            lines_run(lambda: text.parse(source)),
+            lines_run(lambda: repr(obj)),
+            lines_run(lambda: text.to_dict(obj)),
+        ]
+        return np.array(run)
+
+    few, many = lines(4), lines(16)
+    assert np.all(many <= 5 * few)  # four times the text
+
+
+def test_a_long_text_is_read_once():
+    def lines(count):
+        source = f"Constant([{', '.join(['0.0'] * count)}])"
+        return lines_run(lambda: text.parse(source))
+
+    assert lines(1200) <= 4.2 * lines(300)
 
 
 def test_a_deep_dictionary_is_refused():

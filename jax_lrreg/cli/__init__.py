@@ -157,7 +157,7 @@ def _list_names() -> None:
 
     from jax_lrreg import penalties, schedules
     from jax_lrreg._struct import call_text
-    from jax_lrreg.text.names import methods, names
+    from jax_lrreg.text.vocabulary import methods, names
 
     def shapes(base: type) -> dict[str, Any]:
         written = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_lrreg._arrays import known
 from jax_lrreg._check import require_number
-from jax_lrreg._struct import arguments_text, pytree
+from jax_lrreg._struct import arguments_text, number_text, pytree
 from jax_lrreg.schedules.base import Constant, Schedule, latest, require_schedules
 
 
@@ -112,7 +112,7 @@ class Clip(Schedule):
 def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
     """The text of an operand: a plain number for `Constant`, brackets around what binds looser."""
     if number and isinstance(schedule, Constant) and isinstance(schedule.value, int | float):
-        return repr(schedule.value)
+        return number_text(schedule.value)
     return f"({schedule!r})" if isinstance(schedule, looser) else repr(schedule)
 
 

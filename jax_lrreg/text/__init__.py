@@ -18,3 +18,4 @@ Example:
 from jax_lrreg.text.dictionary import from_dict as from_dict
 from jax_lrreg.text.dictionary import to_dict as to_dict
 from jax_lrreg.text.expression import parse as parse
+from jax_lrreg.text.vocabulary import register as register

@@ -1,0 +1,201 @@
+"""What text and dictionaries may name: classes of ours, what makes their objects, and their arguments."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from jax_lrreg import penalties, schedules, select
+from jax_lrreg._check import nearest
+from jax_lrreg._struct import is_pytree
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+HOLD_FUNCTIONS = ("Function", "Predicate")
+MAX_DEPTH = (
+    150  # calls, brackets and dictionaries within each other: Python's own stack ends near 1000
+)
+MAX_DIGITS = 40  # of a whole number, whose arithmetic takes longer the more it has
+
+_NAMESPACES = (schedules, penalties, select)
+_registered: dict[str, type] = {}
+
+
+def register(cls: C) -> C:
+    """Lets the objects of a class of one's own read back: by `parse`, `to_dict` and `from_dict`.
+
+    Its methods and class methods are no part of the text, but for those that it inherits from ours. A cell of a
+    notebook that is run again replaces its class. It returns the class, so it may decorate it.
+
+    Args:
+        cls: a class made by `jax_lrreg.pytree`, such as a schedule or a penalty.
+
+    Raises:
+        TypeError: it is no such class.
+        ValueError: its name is that of another class or function.
+
+    Example:
+        >>> import jax_lrreg
+        >>> @register
+        ... @jax_lrreg.pytree
+        ... class Half(schedules.Schedule):
+        ...     value: float
+        ...     def value_at(self, clock):
+        ...         return self.value / 2
+        >>> from jax_lrreg.text import parse
+        >>> parse("Half(0.1).warmup(5)")
+        Half(0.1).warmup(5)
+    """
+    if not is_pytree(cls):
+        raise TypeError(f"register: `cls` must be a class made by jax_lrreg.pytree, got {cls!r}")
+    name = cls.__name__
+    other = names().get(name)
+    rerun = other in _registered.values() and cls.__module__ == "__main__" == other.__module__
+    if name in HOLD_FUNCTIONS or (other not in (None, cls) and not rerun):
+        raise ValueError(f"register: the name {name!r} is taken by {other or 'one of ours'!r}")
+    _registered[name] = cls
+    names.cache_clear()
+    return cls
+
+
+@functools.cache
+def names() -> dict[str, Callable]:
+    """The closed set: classes of ours and functions that return one, alone and with their namespace."""
+    found: dict[str, Callable] = dict(_registered)
+    for namespace in _NAMESPACES:
+        short = namespace.__name__.rpartition(".")[2]
+        for name, thing in vars(namespace).items():
+            public = not name.startswith("_") and name not in HOLD_FUNCTIONS
+            if public and (is_pytree(thing) or _makes_ours(thing)):
+                found.setdefault(name, thing)
+                found[f"{short}.{name}"] = thing
+    return found
+
+
+def name_of(cls: type) -> str:
+    """The name of a class of ours; one that two namespaces have is qualified in the second."""
+    name = cls.__name__
+    for full in (name, ".".join([*cls.__module__.split(".")[1:2], name])):
+        if names().get(full) is cls:
+            return full
+    why = "it holds a function" if name in HOLD_FUNCTIONS else f"see text.register({name})"
+    raise ValueError(f"{name} has no text: {why}")
+
+
+def methods(value: object) -> dict[str, Callable]:
+    """The public methods of an object of ours that make another one."""
+    return _methods(type(value)) if is_pytree(type(value)) else {}
+
+
+@functools.cache
+def _methods(cls: type) -> dict[str, Callable]:
+    public = (pair for pair in inspect.getmembers(cls, inspect.isfunction) if pair[0][0] != "_")
+    return {name: function for name, function in public if _makes_ours(function)}
+
+
+def constructors(cls: object) -> dict[str, Callable]:
+    """The public class methods of a class of ours that make its objects, such as `InverseSqrt.noam`."""
+    own = vars(cls) if isinstance(cls, type) else {}
+    made = {
+        name: getattr(cls, name) for name, thing in own.items() if isinstance(thing, classmethod)
+    }
+    return {name: thing for name, thing in made.items() if name[0] != "_" and _makes_ours(thing)}
+
+
+def parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments of a function, a class or a bound method, which is told from all others by its object."""
+    own = getattr(function, "__func__", None)
+    return dict([*_parameters(own).items()][1:]) if own else dict(_parameters(function))
+
+
+@functools.cache
+def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def made(
+    name: str, function: Callable, given: Mapping[str, T], read: Callable[[T, bool], Any]
+) -> Any:
+    """What `function` makes of the arguments `given`, once each is read: all by name, none unknown or missing.
+
+    `read` is told whether a list is a tuple in that argument, or an array of numbers as elsewhere.
+    """
+    known = parameters(function)
+    _require_known(name, known, given)
+    arguments = {key: read(value, takes_tuple(known[key])) for key, value in given.items()}
+    try:
+        return function(**arguments)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        raise
+    except Exception as error:  # an OverflowError and its like
+        raise ValueError(f"{name} cannot be made: {error}") from error
+
+
+def _require_known(name: str, known: Mapping[str, inspect.Parameter], given: Iterable[str]) -> None:
+    its = f"its arguments are {', '.join(known) or '(none)'}"
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{name} has no argument `{key!s:.60}`; {its}")
+    required = (key for key, p in known.items() if p.default is p.empty)
+    missing = [f"`{key}`" for key in required if key not in given]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}; {its}")
+
+
+def takes_tuple(parameter: inspect.Parameter) -> bool:
+    """Whether a list that fills this argument is a tuple, such as that of boundaries."""
+    return re.search(r"\b(tuple|Sequence|list)\b", str(parameter.annotation)) is not None
+
+
+def array_of(value: Any) -> Any:
+    """A list of numbers, or of such lists of one length, as an array; anything else as it is."""
+    if not isinstance(value, list) or not _numeric(value):
+        return value
+    try:
+        array = np.asarray(value, None if value else np.float64)
+    except (ValueError, OverflowError):  # lists of several lengths; 10^400 beside a float
+        return value
+    small = array.dtype.kind in "iu" and np.all(np.abs(array) < 2**31)
+    return array.astype(np.int32) if small else array
+
+
+def _numeric(value: list) -> bool:
+    return all(_numeric(x) if isinstance(x, list) else isinstance(x, int | float) for x in value)
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a Python number, True and False aside."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not there, with the nearest ones that are."""
+    known = [key for key in known if "." not in key] or sorted(known)
+    near = " or ".join(f"`{key}`" for key in nearest(name, known))
+    hint = f"did you mean {near}?" if near else f"known are {', '.join(known) or '(none)'}"
+    return ValueError(f"unknown {what} `{name[:60]}`; {hint}")
+
+
+def kind(value: object) -> str:
+    """What `value` is, in words."""
+    name = type(value).__name__
+    return name if is_pytree(type(value)) else f"of type {name}"
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is an object that stands for itself, as a schedule or a penalty does, no part of one."""
+    return is_pytree(type(value)) and not isinstance(value, select.Rules | select.Predicate)
+
+
+def _makes_ours(thing: object) -> bool:
+    """Whether a function or method of the library's own promises an object of ours."""
+    promised = getattr(thing, "__annotations__", {}).get("return")
+    name = promised if isinstance(promised, str) else getattr(promised, "__name__", "")
+    if isinstance(thing, type) or not getattr(thing, "__module__", "").startswith("jax_lrreg."):
+        return False
+    spaces = map(vars, _NAMESPACES)
+    return name in ("Self", "Schedule", "Penalty") or any(is_pytree(v.get(name)) for v in spaces)
