@@ -137,6 +137,8 @@ def test_a_proximal_update_of_sharded_parameters_moves_nothing_and_changes_no_nu
 @pytest.mark.parametrize("devices", DEVICES[1:])
 def test_sharded_parameters_of_separable_penalties_are_never_gathered(measured, devices):
     moves = re.compile(r"all-gather|all-to-all|collective-permute|reduce-scatter")
+    expected = separable() if devices == DEVICES[-1] else {"L1"}
+    assert set(measured["programs"][str(devices)]) == set(expected)
     for name, programs in measured["programs"][str(devices)].items():
         for method in ("value", "gradient", "prox"):
             assert not moves.search(programs[method]), f"{name} {method}"
@@ -150,6 +152,7 @@ def test_sharded_parameters_of_separable_penalties_are_never_gathered(measured, 
 
 
 def test_sharding_changes_no_number(measured):
+    assert set(measured["differences"]) == set(separable())
     for name, difference in measured["differences"].items():
         assert difference < 1e-5, name
 

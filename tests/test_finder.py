@@ -319,8 +319,9 @@ def test_find_lr_on_the_command_line(tmp_path, capsys):
         message = capsys.readouterr().err
         assert "Traceback" not in message
         assert wrong[0].strip("-") in message or "high" in message
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         main(["find-lr", "--low", "0"])
+    assert "--low" in capsys.readouterr().err
 
 
 def run(function=finder.range_test, **changes):

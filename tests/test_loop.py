@@ -218,7 +218,8 @@ class TestSteps:
             np.testing.assert_array_equal([now.metrics[name] for now in ends], history[name])
 
     def test_within_an_interval_the_metrics_are_those_so_far(self):
-        chunks = training.steps(STEP, start(), DATA, steps=20, log_every=20, chunk=5)
+        chunks = list(training.steps(STEP, start(), DATA, steps=20, log_every=20, chunk=5))
+        assert len(chunks) == 4
         every = list(training.steps(STEP, start(), DATA, steps=20, log_every=1))
         for now in chunks:
             losses = [one.metrics["loss"] for one in every[: now.step]]
@@ -287,7 +288,7 @@ class TestSteps:
                 now.step for now in training.steps(step, start(), DATA, steps=100, log_every=10)
             )
         assert made == [10, 20]
-        with pytest.raises(FloatingPointError):
+        with pytest.raises(FloatingPointError, match="not finite"):
             list(training.steps(step, start(), DATA, steps=5, log_every=10))
 
     def test_arguments_are_checked_before_the_first_chunk_is_asked_for(self):
@@ -300,7 +301,7 @@ class TestSteps:
 
 def test_an_update_that_is_not_finite_leaves_the_state_in_the_error():
     bad = training.ArrayData({**ARRAYS, "y": ARRAYS["y"] * np.nan}, 16, jax.random.key(5))
-    with pytest.raises(FloatingPointError) as caught:
+    with pytest.raises(FloatingPointError, match="not finite") as caught:
         training.fit(make(on_nonfinite="raise"), start(), bad, steps=100, log_every=10)
     assert np.array_equal(caught.value.state.params["w"], np.zeros(3))
 

@@ -96,7 +96,7 @@ def test_equality_and_hash_are_by_value():
 
 
 def test_is_frozen_and_pickles():
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot assign to field 'x'"):
         Point(1).x = 3  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(Point(jnp.float32(1), y=jnp.arange(3)))) == Point(
         1, y=np.arange(3)

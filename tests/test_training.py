@@ -407,7 +407,7 @@ class TestErrors:
         step, state, data = self.parts(on_nonfinite="raise")
         state, _ = step(state, data(0))
         before = state.copy()
-        with pytest.raises(FloatingPointError) as caught:
+        with pytest.raises(FloatingPointError, match="not finite") as caught:
             step(state, jax.tree.map(lambda x: x * np.nan, data(1)))
         left = caught.value.state
         chex.assert_trees_all_equal(left.params, before.params)

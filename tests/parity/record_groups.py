@@ -1,9 +1,9 @@
-"""Records parameter groups of PyTorch and timm for `test_rules.py`; run by hand where both are installed.
+"""Records parameter groups of PyTorch and timm for `test_rules.py`; run by hand with both there.
 
     python tests/parity/record_groups.py
 
-writes `groups.json`: parameters before and after 50 steps of `torch.optim.AdamW` with four groups, and the factor
-that timm's `param_groups_layer_decay` gives each parameter of three models.
+writes `groups.json`: parameters before and after 50 steps of `torch.optim.AdamW` with four groups,
+and the factor that timm's `param_groups_layer_decay` gives each parameter of three models.
 """
 
 import json
