@@ -1,5 +1,7 @@
 """The user programs of the design, as written."""
 
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import pytest
 from models import NnxNet
 from sklearn.datasets import load_digits
 
-from jax_lrreg import finder, penalties, plots, schedules, text, training, transforms
+from jax_lrreg import finder, penalties, plots, pytree, schedules, text, training, transforms
 
 
 def test_program_1_a_schedule_in_any_optax_optimizer(capsys):
@@ -221,3 +223,24 @@ def test_program_10_find_a_learning_rate_and_look_at_things(digits):
     assert shown == list(found.suggestions)
     plots.schedule(schedules.Constant(found.suggestion), steps=10_000)
     plt.close("all")
+
+
+def test_program_18_objects_of_your_own():
+    @pytree
+    class Sawtooth(schedules.Schedule):
+        peak_value: Any
+        steps: Any
+
+        def value_at(self, clock):
+            return self.peak_value * clock.cycle(self.steps)[1].left(self.steps)
+
+    text.register(Sawtooth)
+    lr = Sawtooth(0.1, 50)
+    assert text.parse(repr(lr)) == lr
+    steps = np.arange(120)
+    np.testing.assert_allclose(lr(steps), 0.1 * (1 - steps % 50 / 50), rtol=1e-6)
+    together = jax.vmap(lambda peak: Sawtooth(peak, 50)(10))(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(together, [0.08, 0.16], rtol=1e-6)
+    slope = jax.grad(lambda lr: lr(10))(Sawtooth(0.1, 50.0))
+    np.testing.assert_allclose([slope.peak_value, slope.steps], [0.8, 0.1 * 10 / 50**2], rtol=1e-5)
+    assert text.parse("0.5 * Sawtooth(0.1, 50).warmup(5)") == 0.5 * lr.warmup(5)

@@ -130,11 +130,11 @@ def test_any_composition_reads_back(schedule):
     )
 
 
-def test_objects_of_ones_own_read_back_once_their_class_is_registered():  # program 18 of the design
+def test_objects_of_ones_own_read_back_once_their_class_is_registered():
     from jax_lrreg import pytree
 
     @pytree
-    class Sawtooth(schedules.Schedule):
+    class Teeth(schedules.Schedule):
         peak_value: Any
         steps: Any
 
@@ -145,25 +145,25 @@ def test_objects_of_ones_own_read_back_once_their_class_is_registered():  # prog
     class Cosine(schedules.Schedule):
         """Of a name that is taken."""
 
-    saw = Sawtooth(0.1, 50)
-    with pytest.raises(ValueError, match=r"Sawtooth has no text: see text.register\(Sawtooth\)"):
+    saw = Teeth(0.1, 50)
+    with pytest.raises(ValueError, match=r"Teeth has no text: see text.register\(Teeth\)"):
         text.to_dict(saw)
-    with pytest.raises(ValueError, match="unknown name `Sawtooth`"):
+    with pytest.raises(ValueError, match="unknown name `Teeth`"):
         text.parse(repr(saw))
-    assert text.register(Sawtooth) is Sawtooth is text.register(Sawtooth)
+    assert text.register(Teeth) is Teeth is text.register(Teeth)
     assert text.parse(repr(saw)) == saw == text.from_dict(text.to_dict(saw))
-    assert float(saw(25)) == float(text.parse("Sawtooth(0.1, steps=50)")(25)) == np.float32(0.05)
+    assert float(saw(25)) == float(text.parse("Teeth(0.1, steps=50)")(25)) == np.float32(0.05)
     whole = 0.5 * saw.warmup(5) + saw.clip(max=0.01)
     assert text.parse(repr(whole)) == whole == text.from_dict(text.to_dict(whole))
-    assert text.parse("L1(Sawtooth(0.1, steps=50))") == L1(saw)
-    for other in (Cosine, pytree(type("Sawtooth", (schedules.Schedule,), {}))):
+    assert text.parse("L1(Teeth(0.1, steps=50))") == L1(saw)
+    for other in (Cosine, pytree(type("Teeth", (schedules.Schedule,), {}))):
         with pytest.raises(ValueError, match=r"register: the name '.*' is taken by <class"):
             text.register(other)
     for none_of_ours in (type("Plain", (schedules.Schedule,), {}), saw, Constant.warmup, int, None):
         with pytest.raises(TypeError, match=r"`cls` must be a class made by jax_lrreg.pytree"):
             text.register(none_of_ours)
-    with pytest.raises(ValueError, match="unknown method of what is Sawtooth, `value_at`"):
-        text.parse("(Sawtooth(0.1, steps=50)).value_at(3)")
+    with pytest.raises(ValueError, match="unknown method of what is Teeth, `value_at`"):
+        text.parse("(Teeth(0.1, steps=50)).value_at(3)")
 
 
 def test_what_a_user_types_is_what_python_makes_of_it():

@@ -253,18 +253,18 @@ def test_every_step_and_layer_has_its_own_key():
 
 
 class TestFit:
+    lr = schedules.Cosine(0.1, steps=90)
+    data = training.ArrayData(problem(), 16, jax.random.key(5))
+
+    def make(self):
+        tx, reg = optax.adam(self.lr), penalties.L1(0.01)
+        step = training.make_step(apply, loss_fn, tx, penalty=reg, learning_rate=self.lr)
+        return step, start(tx)
+
     def run(self, chunk="auto", steps=90, data=None, **options):
-        batch = problem()
-        tx = optax.adam(schedules.Cosine(0.1, steps=90))
-        data = training.ArrayData(batch, 16, jax.random.key(5)) if data is None else data
-        step = training.make_step(
-            apply,
-            loss_fn,
-            tx,
-            penalty=penalties.L1(0.01),
-            learning_rate=schedules.Cosine(0.1, steps=90),
-        )
-        return training.fit(step, start(tx), data, steps=steps, chunk=chunk, **options)
+        step, state = self.make()
+        data = self.data if data is None else data
+        return training.fit(step, state, data, steps=steps, chunk=chunk, **options)
 
     @pytest.mark.parametrize("chunk", [1, 7, 100, "auto"])
     def test_the_result_does_not_depend_on_the_chunk(self, chunk):
@@ -274,13 +274,9 @@ class TestFit:
         chex.assert_trees_all_equal(dict(history), dict(others))
 
     def test_is_the_loop_written_by_hand(self):
-        batch = problem()
-        data = training.ArrayData(batch, 16, jax.random.key(5))
-        tx = optax.adam(schedules.Cosine(0.1, steps=90))
-        step = training.make_step(apply, loss_fn, tx, penalty=penalties.L1(0.01))
-        state, losses = start(tx), []
+        (step, state), losses = self.make(), []
         for index in range(90):
-            state, metrics = step(state, data(index))
+            state, metrics = step(state, self.data(index))
             losses.append(float(metrics["loss"]))
         other, history = self.run(log_every=30)
         np.testing.assert_allclose(other.params["w"], state.params["w"], rtol=1e-5)
@@ -288,20 +284,9 @@ class TestFit:
 
     def test_goes_on_where_it_stopped(self):
         whole, _ = self.run(steps=90)
-        batch = problem()
-        tx = optax.adam(schedules.Cosine(0.1, steps=90))
-        step = training.make_step(
-            apply,
-            loss_fn,
-            tx,
-            penalty=penalties.L1(0.01),
-            learning_rate=schedules.Cosine(0.1, steps=90),
-        )
-        state = start(tx)
+        step, state = self.make()
         for steps in (31, 59):
-            state, _ = training.fit(
-                step, state, training.ArrayData(batch, 16, jax.random.key(5)), steps=steps
-            )
+            state, _ = training.fit(step, state, self.data, steps=steps)
         chex.assert_trees_all_equal(whole, state)
 
     def test_traces_once(self):
