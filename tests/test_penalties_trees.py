@@ -550,7 +550,7 @@ def test_input_side_penalties_have_their_formulas():
     assert spread == pytest.approx(100_000, rel=0.01)
     flat = jax.grad(lambda w: penalties.gradient_penalty(lambda x: jnp.sum(w * x), x))(jnp.zeros(4))
     assert np.all(np.isfinite(flat))
-    u = penalties.interpolate(jnp.zeros((4, 2, 3)), jnp.ones((4, 2, 3)), key)
+    u = penalties.points_between(jnp.zeros((4, 2, 3)), jnp.ones((4, 2, 3)), key)
     assert len(np.unique(u)) == 4
 
 
@@ -708,7 +708,7 @@ BAD = [
         "projections",
         lambda: penalties.jacobian_penalty(jnp.sin, W, jax.random.key(0), projections=0),
     ),
-    ("fake", lambda: penalties.interpolate(W, W[:1], jax.random.key(0))),
+    ("fake", lambda: penalties.points_between(W, W[:1], jax.random.key(0))),
     ("from_keras", lambda: from_keras("l2")),
     (
         "OrthogonalRegularizer",

@@ -13,19 +13,20 @@ Explicit axes JAX refuses the matrix products and reductions of some penalties w
 
 from jax_lrreg.penalties.activity import activity_penalty as activity_penalty
 from jax_lrreg.penalties.activity import gradient_penalty as gradient_penalty
-from jax_lrreg.penalties.activity import interpolate as interpolate
 from jax_lrreg.penalties.activity import jacobian_penalty as jacobian_penalty
+from jax_lrreg.penalties.activity import points_between as points_between
 from jax_lrreg.penalties.algebra import Scaled as Scaled
 from jax_lrreg.penalties.algebra import Selected as Selected
 from jax_lrreg.penalties.algebra import Sum as Sum
-from jax_lrreg.penalties.balls import L1Ball as L1Ball
-from jax_lrreg.penalties.balls import MaxNorm as MaxNorm
-from jax_lrreg.penalties.balls import Simplex as Simplex
-from jax_lrreg.penalties.balls import UnitNorm as UnitNorm
+from jax_lrreg.penalties.base import ArrayPenalty as ArrayPenalty
 from jax_lrreg.penalties.base import Penalty as Penalty
 from jax_lrreg.penalties.constraints import Box as Box
 from jax_lrreg.penalties.constraints import Constraint as Constraint
+from jax_lrreg.penalties.constraints import L1Ball as L1Ball
+from jax_lrreg.penalties.constraints import MaxNorm as MaxNorm
 from jax_lrreg.penalties.constraints import NonNegative as NonNegative
+from jax_lrreg.penalties.constraints import Simplex as Simplex
+from jax_lrreg.penalties.constraints import UnitNorm as UnitNorm
 from jax_lrreg.penalties.grouped import GroupLasso as GroupLasso
 from jax_lrreg.penalties.grouped import LInf as LInf
 from jax_lrreg.penalties.grouped import SizedGroupLasso as SizedGroupLasso

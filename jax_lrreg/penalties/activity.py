@@ -1,20 +1,25 @@
 """Penalties on what a model computes, not on its parameters: activations, and derivatives by the input."""
 
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_lrreg._arrays import leaves, widened
-from jax_lrreg._check import require, require_number
+from jax_lrreg._check import require, require_number, require_whole
 from jax_lrreg.penalties.base import Penalty
+from jax_lrreg.penalties.lift import Step
 from jax_lrreg.penalties.norms import norm, square
 
 
 def activity_penalty(
-    penalty: Penalty, collection: Any, *, batch_size: int, calls: int = 1, step: Any = None
+    penalty: Penalty,
+    collection: chex.ArrayTree,
+    *,
+    batch_size: int,
+    calls: int = 1,
+    step: Step = None,
 ) -> jax.Array:
     """A penalty of sown activations: per example, and averaged over the calls of a module in one forward pass.
 
@@ -48,45 +53,40 @@ def activity_penalty(
         >>> print(activity_penalty(L1(0.5), sown, batch_size=2))
         1.5
     """
-    if not isinstance(penalty, Penalty):
-        raise TypeError(f"activity_penalty: `penalty` must be a Penalty, got {penalty!r}")
-    for name, value in (("batch_size", batch_size), ("calls", calls)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
-        require(whole, "activity_penalty", name, value, "a positive whole number")
+    owner = "activity_penalty"
+    require(isinstance(penalty, Penalty), owner, "penalty", penalty, "a penalty", error=TypeError)
+    batch_size, calls = (
+        require_whole(owner, "batch_size", batch_size),
+        require_whole(owner, "calls", calls),
+    )
     sown, structure = jax.tree.flatten(collection, is_leaf=lambda x: isinstance(x, tuple))
     allowed = "a collection with activations in it: is it among `mutable`, and under `nn.scan` among `variable_axes`?"
-    require(len(jax.tree.leaves(sown)) > 0, "activity_penalty", "collection", collection, allowed)
+    require(len(jax.tree.leaves(sown)) > 0, owner, "collection", collection, allowed)
+    every = [value if isinstance(value, tuple) else (value,) for value in sown]
+    allowed = f"{calls} sown value(s) each, the number of `calls`; `init` and earlier steps leave theirs behind"
+    for values in every:
+        require(len(values) == calls, owner, "collection", f"one with {len(values)}", allowed)
     total = jnp.zeros((), jnp.float32)
-    for call in range(calls):
-        values = []
-        for value in sown:
-            several = value if isinstance(value, tuple) else (value,)
-            number = f"{calls} sown value(s) each, the number of `calls`; `init` and earlier steps leave theirs behind"
-            require(
-                len(several) == calls,
-                "activity_penalty",
-                "collection",
-                f"one with {len(several)}",
-                number,
-            )
-            values.append(several[call])
+    for values in zip(*every, strict=True):
         activations = jax.tree.unflatten(structure, values)
         for path, array in leaves(activations):
-            fits = batch_size in jnp.shape(array)[:2]
-            allowed = f"the length of one of the first two axes of {path!r}, which has shape {jnp.shape(array)}"
-            require(fits, "activity_penalty", "batch_size", batch_size, allowed)
+            shape = jnp.shape(array)
+            allowed = (
+                f"the length of one of the first two axes of {path!r}, which has shape {shape}"
+            )
+            require(batch_size in shape[:2], owner, "batch_size", batch_size, allowed)
         total = total + penalty(activations, step)
     return total / (batch_size * calls)
 
 
 def gradient_penalty(
-    f: Callable[[Any], jax.Array], x: jax.Array, *, target: Any = 1.0
+    f: Callable[[jax.Array], jax.Array], x: jax.Array, *, target: chex.Numeric = 1.0
 ) -> jax.Array:
     """How far the gradient of `f` by its input is from a given length, averaged over examples.
 
         gradient_penalty = mean over examples of (||gradient of f at x_i|| - target)^2
 
-    With `target=1` at points from `interpolate` it is that of WGAN-GP; half of it with `target=0` at real examples
+    With `target=1` at points from `points_between` it is that of WGAN-GP; half of it with `target=0` at real examples
     is R1. Where the gradient is 0 its norm has the derivative 0, not NaN.
 
     Args:
@@ -109,7 +109,7 @@ def gradient_penalty(
 
 
 def jacobian_penalty(
-    f: Callable[[Any], jax.Array], x: jax.Array, key: jax.Array, *, projections: int = 1
+    f: Callable[[jax.Array], jax.Array], x: jax.Array, key: chex.PRNGKey, *, projections: int = 1
 ) -> jax.Array:
     """Half the squared Frobenius norm of the Jacobian of `f` by its input, averaged over examples.
 
@@ -130,11 +130,10 @@ def jacobian_penalty(
         >>> print(jacobian_penalty(lambda x: 3 * x[:1], jnp.ones((2, 2)), jax.random.key(0)))
         4.5
     """
-    whole = isinstance(projections, int) and not isinstance(projections, bool) and projections > 0
-    require(whole, "jacobian_penalty", "projections", projections, "a positive whole number")
+    projections = require_whole("jacobian_penalty", "projections", projections)
     _require_examples("jacobian_penalty", "x", x)
 
-    def one(x: jax.Array, key: jax.Array) -> jax.Array:
+    def one(x: jax.Array, key: chex.PRNGKey) -> jax.Array:
         y, pull = jax.vjp(f, x)
         v = jax.random.normal(key, (projections, *y.shape), widened(y).dtype)
         v = (v / norm(v, tuple(range(1, v.ndim)), keepdims=True)).astype(y.dtype)
@@ -143,34 +142,24 @@ def jacobian_penalty(
     return jnp.mean(jax.vmap(one)(x, jax.random.split(key, jnp.shape(x)[0])))
 
 
-def interpolate(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
+def points_between(real: jax.Array, fake: jax.Array, key: chex.PRNGKey) -> jax.Array:
     """Random points on the lines between two sets of examples, where WGAN-GP asks for gradients of length 1.
 
-        interpolate = u real + (1 - u) fake, with one uniform u for each example
+        points_between = u real + (1 - u) fake, with one uniform u for each example
 
     Example:
-        >>> print(interpolate(jnp.ones((2, 3)), jnp.ones((2, 3)), jax.random.key(0)).shape)
+        >>> print(points_between(jnp.ones((2, 3)), jnp.ones((2, 3)), jax.random.key(0)).shape)
         (2, 3)
     """
-    _require_examples("interpolate", "real", real)
-    allowed = f"of the shape of `real`, {jnp.shape(real)}"
-    require(
-        jnp.shape(fake) == jnp.shape(real),
-        "interpolate",
-        "fake",
-        f"shape {jnp.shape(fake)}",
-        allowed,
-    )
-    u = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1), real.dtype)
+    owner, shape = "points_between", jnp.shape(real)
+    _require_examples(owner, "real", real)
+    own = jnp.shape(fake)
+    require(own == shape, owner, "fake", f"shape {own}", f"of the shape of `real`, {shape}")
+    u = jax.random.uniform(key, (shape[0],) + (1,) * (real.ndim - 1), real.dtype)
     return u * real + (1 - u) * fake
 
 
-def _require_examples(owner: str, name: str, x: Any) -> None:
-    fits = jnp.ndim(x) >= 1 and jnp.shape(x)[0] > 0
-    require(
-        fits,
-        owner,
-        name,
-        f"shape {jnp.shape(x)}",
-        "an array with at least one example along its first axis",
-    )
+def _require_examples(owner: str, name: str, x: jax.Array) -> None:
+    shape = jnp.shape(x)
+    allowed = "an array with at least one example along its first axis"
+    require(len(shape) > 0 and shape[0] > 0, owner, name, f"shape {shape}", allowed)

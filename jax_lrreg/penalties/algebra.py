@@ -1,12 +1,12 @@
 """The algebra of penalties: multiples, sums and selections."""
 
 from dataclasses import KW_ONLY
-from typing import Any
 
-from jax_lrreg._check import require_number
+import chex
+
+from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import number_text, pytree
-from jax_lrreg.penalties.base import Penalty, Term
-from jax_lrreg.penalties.lift import replaced
+from jax_lrreg.penalties.base import EVERY, Penalty, Term
 from jax_lrreg.select import Predicate, Rules
 
 
@@ -26,25 +26,22 @@ class Scaled(Penalty):
 
     penalty: Penalty
     _: KW_ONLY
-    factor: Any
+    factor: chex.Numeric
 
     def __post_init__(self):
+        _require_penalty(self, self.penalty)
         require_number("Penalty", "*", self.factor, "a number >= 0", lambda x: x >= 0)
 
-    def terms(self, items):
-        return [[Term(p, self.factor * m) for p, m in terms] for terms in self.penalty.terms(items)]
+    def _terms(self, items):
+        return [
+            [Term(p, self.factor * m) for p, m in terms] for terms in self.penalty._terms(items)
+        ]
 
-    def advanced(self, items):
-        return replaced(self, penalty=self.penalty.advanced(items))
-
-    def reason(self, path, value):
-        return self.penalty.reason(path, value)
+    def _reason(self, path, value):
+        return self.penalty._reason(path, value)
 
     def __repr__(self):
-        inner = (
-            f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
-        )
-        return f"{number_text(self.factor)} * {inner}"
+        return f"{number_text(self.factor)} * {_factor_text(self.penalty)}"
 
 
 @pytree
@@ -52,36 +49,32 @@ class Sum(Penalty):
     """The sum of penalties, written `p + q`. It has a prox where no parameter belongs to two of them.
 
     Attributes:
-        penalties: two or more.
+        penalties: a tuple of two or more.
 
     Example:
         >>> from jax_lrreg.penalties import L1, L2
-        >>> L1(0.5).on("head/*") + L2(0.1)
+        >>> L1(0.5).on('head/*') + L2(0.1)
         L1(0.5).on('head/*') + L2(0.1)
     """
 
     penalties: tuple[Penalty, ...]
 
-    def terms(self, items):
-        every = [penalty.terms(items) for penalty in self.penalties]
+    def __post_init__(self):
+        several = isinstance(self.penalties, tuple) and len(self.penalties) > 1
+        allowed = "a tuple of two or more penalties"
+        require(several, self, "penalties", self.penalties, allowed, error=TypeError)
+        for penalty in self.penalties:
+            require(isinstance(penalty, Penalty), self, "penalties", penalty, allowed, TypeError)
+
+    def _terms(self, items):
+        every = [penalty._terms(items) for penalty in self.penalties]
         return [[term for terms in of_one for term in terms] for of_one in zip(*every, strict=True)]
 
-    def advanced(self, items):
-        return replaced(
-            self, penalties=tuple(penalty.advanced(items) for penalty in self.penalties)
-        )
-
-    def reason(self, path, value):
-        return "; ".join(penalty.reason(path, value) for penalty in self.penalties)
+    def _reason(self, path, value):
+        return "; ".join(penalty._reason(path, value) for penalty in self.penalties)
 
     def __repr__(self):
         return " + ".join(map(repr, self.penalties))
-
-
-def added(first: Penalty, second: Penalty) -> Sum:
-    """The sum, with the terms of a sum taken apart, so that `(p + q) + r == p + (q + r)`."""
-    parts = [p.penalties if isinstance(p, Sum) else (p,) for p in (first, second)]
-    return Sum((*parts[0], *parts[1]))
 
 
 @pytree
@@ -102,26 +95,38 @@ class Selected(Penalty):
     _: KW_ONLY
     selection: Rules | Predicate
 
-    def terms(self, items):
+    def __post_init__(self):
+        _require_penalty(self, self.penalty)
+        known = isinstance(self.selection, Rules | Predicate)
+        allowed = "select.Rules or select.Predicate, as `.on(pattern)` makes it"
+        require(known, self, "selection", self.selection, allowed, error=TypeError)
+
+    def _terms(self, items):
         self.selection.check([item.path for item in items])
         chosen = []
-        for item, terms in zip(items, self.penalty.terms(items), strict=True):
+        for item, terms in zip(items, self.penalty._terms(items), strict=True):
             number = self.selection.multiplier(item.path, item.value)
             chosen.append([Term(p, number * m) for p, m in terms] if number else [])
         return chosen
 
-    def advanced(self, items):
-        self.selection.check([item.path for item in items])
-        chosen = [item for item in items if self.selection.multiplier(item.path, item.value)]
-        return replaced(self, penalty=self.penalty.advanced(chosen))
-
-    def reason(self, path, value):
-        last = not self.selection.multiplier(path, value)
-        nested = isinstance(self.penalty, Selected) and not last
-        return (self.penalty if nested else self.selection).reason(path, value)
+    def _reason(self, path, value):
+        inner = self.penalty._reason(path, value)
+        decided = not self.selection.multiplier(path, value) or inner == EVERY
+        return self.selection.reason(path, value) if decided else inner
 
     def __repr__(self):
-        inner = (
-            f"({self.penalty!r})" if isinstance(self.penalty, Sum | Scaled) else repr(self.penalty)
-        )
-        return f"{inner}.on({self.selection!r})"
+        return f"{_factor_text(self.penalty)}.on({self.selection!r})"
+
+
+def added(first: Penalty, second: Penalty) -> Sum:
+    """The sum, with the terms of a sum taken apart, so that `(p + q) + r == p + (q + r)`."""
+    parts = [p.penalties if isinstance(p, Sum) else (p,) for p in (first, second)]
+    return Sum((*parts[0], *parts[1]))
+
+
+def _require_penalty(owner: Penalty, penalty: object) -> None:
+    require(isinstance(penalty, Penalty), owner, "penalty", penalty, "a penalty", error=TypeError)
+
+
+def _factor_text(penalty: Penalty) -> str:
+    return f"({penalty!r})" if isinstance(penalty, Sum | Scaled) else repr(penalty)

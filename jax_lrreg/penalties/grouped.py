@@ -1,27 +1,44 @@
-"""Penalties on groups of parameters: rows, columns, filters, whole arrays."""
+"""Penalties on groups of parameters: rows, columns, filters, whole arrays; and which axes make up a group."""
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Protocol, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jax_lrreg._arrays import Leaf
+from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree, static
-from jax_lrreg.penalties.axes import Axis, group_axes, group_shape, group_size, require_axes
-from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength
+from jax_lrreg.penalties.base import ArrayPenalty, require_strength
+from jax_lrreg.penalties.lift import Strength, require_broadcast, require_one
 from jax_lrreg.penalties.norms import (
     direction,
+    magnitude,
     modulus,
     norm,
     secular_root,
     soft_threshold,
+    unit_vector,
     water_level,
 )
-from jax_lrreg.penalties.separable import require_one
+
+Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+class Grouped(Protocol):
+    """A penalty with the fields that say which axes make up a group."""
+
+    @property
+    def axis(self) -> Axis: ...
+
+    @property
+    def stacked(self) -> int: ...
 
 
 @pytree
-class GroupLasso(Penalty):
+class GroupLasso(ArrayPenalty):
     """The lasso on the norms of groups, which become zero as a whole.
 
         value(w) = strength sum over groups of ||w_g||
@@ -45,7 +62,7 @@ class GroupLasso(Penalty):
          [3.2 0. ]]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     axis: Axis = static()
     stacked: int = static(default=0)
@@ -54,7 +71,7 @@ class GroupLasso(Penalty):
         require_strength(self, "strength")
         require_axes(self)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         require_broadcast(self, leaf, group_shape(self, leaf), "strength")
 
     def value(self, w):
@@ -66,9 +83,7 @@ class GroupLasso(Penalty):
     def distance(self, w, gradient):
         axes = group_axes(self, w.ndim)
         size = norm(w, axes, keepdims=True)
-        elsewhere = norm(
-            gradient + self.strength * w / jnp.where(size > 0, size, 1), axes, keepdims=True
-        )
+        elsewhere = norm(gradient + self.strength * unit_vector(w, axes), axes, keepdims=True)
         at_zero = jnp.maximum(norm(gradient, axes, keepdims=True) - self.strength, 0)
         return norm(jnp.where(size > 0, elsewhere, at_zero))
 
@@ -81,7 +96,7 @@ class GroupLasso(Penalty):
 
 
 @pytree
-class SizedGroupLasso(Penalty):
+class SizedGroupLasso(ArrayPenalty):
     """The group lasso with larger groups penalised more, so that groups of different sizes compete fairly.
 
         value(w) = strength sum over groups of sqrt(number of entries) ||w_g||
@@ -99,7 +114,7 @@ class SizedGroupLasso(Penalty):
         10.0
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     axis: Axis = static()
     stacked: int = static(default=0)
@@ -108,7 +123,7 @@ class SizedGroupLasso(Penalty):
         require_strength(self, "strength")
         require_axes(self)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         require_broadcast(self, leaf, group_shape(self, leaf), "strength")
 
     def plain(self, w: jax.Array) -> GroupLasso:
@@ -133,7 +148,7 @@ class SizedGroupLasso(Penalty):
 
 
 @pytree
-class SparseGroupLasso(Penalty):
+class SparseGroupLasso(ArrayPenalty):
     """The lasso and the group lasso on the same parameters: few groups, and few parameters within them.
 
         value(w) = l1 sum |w| + group sum over groups of ||w_g||
@@ -153,9 +168,9 @@ class SparseGroupLasso(Penalty):
         [ 2.4  0.  -3.2]
     """
 
-    l1: Any
+    l1: Strength
     _: KW_ONLY
-    group: Any
+    group: Strength
     axis: Axis = static()
     stacked: int = static(default=0)
 
@@ -163,7 +178,7 @@ class SparseGroupLasso(Penalty):
         require_strength(self, "l1", "group")
         require_axes(self)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         require_broadcast(self, leaf, jnp.shape(leaf.value), "l1")
         require_broadcast(self, leaf, group_shape(self, leaf), "group")
 
@@ -178,7 +193,7 @@ class SparseGroupLasso(Penalty):
     def distance(self, w, gradient):
         axes = group_axes(self, w.ndim)
         size = norm(w, axes, keepdims=True)
-        slope = gradient + self.l1 * direction(w) + self.group * w / jnp.where(size > 0, size, 1)
+        slope = gradient + self.l1 * direction(w) + self.group * unit_vector(w, axes)
         slope = jnp.where(w == 0, soft_threshold(gradient, self.l1), slope)
         total = norm(slope, axes, keepdims=True)
         return norm(jnp.where(size > 0, total, jnp.maximum(total - self.group, 0)))
@@ -192,7 +207,7 @@ class SparseGroupLasso(Penalty):
 
 
 @pytree
-class LInf(Penalty):
+class LInf(ArrayPenalty):
     """The largest entry of each group: its prox lowers the largest ones to a common level.
 
         value(w) = strength sum over groups of max |w_g|
@@ -214,7 +229,7 @@ class LInf(Penalty):
         [ 2.5 -2.5  1. ]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     axis: Axis = static()
     stacked: int = static(default=0)
@@ -223,13 +238,12 @@ class LInf(Penalty):
         require_strength(self, "strength")
         require_axes(self)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         require_broadcast(self, leaf, group_shape(self, leaf), "strength")
 
     def value(self, w):
-        return jnp.sum(
-            self.strength * jnp.max(modulus(w), axis=group_axes(self, w.ndim), keepdims=True)
-        )
+        tops = jnp.max(modulus(w), axis=group_axes(self, w.ndim), keepdims=True)
+        return jnp.sum(self.strength * tops)
 
     def shrink(self, w, step_size):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
@@ -237,14 +251,12 @@ class LInf(Penalty):
         least = jnp.min(steps, axis=axes, keepdims=True, where=steps > 0, initial=jnp.inf)
         least = jnp.where(jnp.isfinite(least), least, 1)
         share = jnp.where(steps > 0, least / jnp.where(steps > 0, steps, 1), 0)
-        first, rest = water_level(size, share, least * self.strength, axes)
-        fixed = jnp.max(
-            jnp.where(steps > 0, 0, size), axis=axes, keepdims=True
-        )  # what may not move holds the level up
-        level = jnp.maximum(first + rest, fixed)
-        return direction(w) * jnp.where(
-            size < level, size, level
-        )  # `minimum` would share a tie's derivative
+        _, level = water_level(size, share, least * self.strength, axes)
+        # What may not move holds the level up.
+        fixed = jnp.max(jnp.where(steps > 0, 0, size), axis=axes, keepdims=True)
+        level = jnp.maximum(level, fixed)
+        # `minimum` would share the derivative of a tie between the two.
+        return direction(w) * jnp.where(size < level, size, level)
 
     def distance(self, w, gradient):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
@@ -252,11 +264,10 @@ class LInf(Penalty):
         strength = jnp.broadcast_to(self.strength, top.shape)
         # At 0 the subgradients are the L1 ball; elsewhere they lie on the largest entries only, of one sign.
         inward = jnp.where(top > 0, -jnp.real(gradient * jnp.conj(direction(w))), jnp.abs(gradient))
-        among = size >= top * (
-            1 - 8 * jnp.finfo(size.dtype).eps
-        )  # the rounding of a complex modulus
-        first, rest = water_level(inward, among.astype(size.dtype), strength, axes)
-        level = jnp.where(top > 0, first + rest, jnp.maximum(first + rest, 0))
+        # Less the rounding of a complex modulus, without which only one of several largest would be among them.
+        among = size >= top * (1 - 8 * jnp.finfo(size.dtype).eps)
+        _, level = water_level(inward, among, strength, axes)
+        level = jnp.where(top > 0, level, jnp.maximum(level, 0))
         nearest = jnp.where(among, jnp.maximum(inward - level, 0), 0)
         toward = jnp.where(top > 0, -direction(w), direction(gradient))
         return norm(gradient - nearest * toward)
@@ -269,20 +280,64 @@ class LInf(Penalty):
         return jnp.max(jnp.sum(jnp.abs(gradient), axis=group_axes(self, gradient.ndim)))
 
 
-def shrink_groups(w: jax.Array, step_size: Any, strength: Any, axes: tuple[int, ...]) -> jax.Array:
+def shrink_groups(
+    w: jax.Array, step_size: chex.Numeric, strength: chex.Numeric, axes: tuple[int, ...]
+) -> jax.Array:
     """The prox of `strength ||w||` over `axes`, for one step size or one for each entry."""
-    size = norm(w, axes, keepdims=True)
     pull = step_size * strength
     if jnp.ndim(step_size) == 0:
-        # The squares of tiny numbers are 0: a group whose norm is lost is removed by any pull and left alone by none.
+        size = norm(w, axes, keepdims=True)
         left = jnp.where(size > pull, 1 - pull / jnp.where(size > 0, size, 1), 0)
         return w * jnp.where((pull > 0) | (size > 0), left, 1)
-    pull = jnp.broadcast_to(pull, w.shape)
-    moved = (pull > 0) & (w != 0)
-    reach = norm(jnp.where(moved, w, 0) / jnp.where(moved, pull, 1), axes, keepdims=True)
-    held = jnp.any((pull == 0) & (w != 0), axis=axes, keepdims=True)
+    # The root's own squares overflow for large numbers, so that it is found in units of the group.
+    unit = magnitude(w, axes)
+    v, pull = w / unit, jnp.broadcast_to(pull, w.shape) / unit
+    moved = (pull > 0) & (v != 0)
+    reach = norm(jnp.where(moved, v, 0) / jnp.where(moved, pull, 1), axes, keepdims=True)
+    held = jnp.any((pull == 0) & (v != 0), axis=axes, keepdims=True)
+    size = norm(v, axes, keepdims=True)
     start = jnp.maximum(size - jnp.max(pull, axis=axes, keepdims=True), 0)
-    start = jnp.maximum(start, jnp.max(jnp.abs(w) - pull, axis=axes, keepdims=True))
-    s = secular_root(w, pull, 1, start, axes)
+    start = jnp.maximum(start, jnp.max(jnp.abs(v) - pull, axis=axes, keepdims=True))
+    s = secular_root(v, pull, 1, start, axes)
     kept = (held | (reach > 1)) & (s > 0)
     return jnp.where(kept, w * (s / jnp.where(s + pull > 0, s + pull, 1)), 0)
+
+
+def require_axes(penalty: Grouped) -> None:
+    """Checks the fields `axis` and `stacked`."""
+    each = _each_axis(penalty.axis)
+    allowed = "a whole number, a tuple of different ones, or None for all axes"
+    for axis in each:
+        require_whole(penalty, "axis", axis, -32, 32, allowed)  # NumPy's arrays have no more axes
+    different = penalty.axis is None or len(set(each)) == len(each) > 0
+    require(different, penalty, "axis", penalty.axis, allowed)
+    require_whole(penalty, "stacked", penalty.stacked, 0)
+
+
+def group_axes(penalty: Grouped, ndim: int) -> tuple[int, ...]:
+    """The axes of an array of `ndim` axes that the groups of a penalty run over, counted from 0."""
+    own = ndim - penalty.stacked
+    each = range(own) if penalty.axis is None else _each_axis(penalty.axis)
+    return tuple(penalty.stacked + a % own for a in each) if own > 0 else ()
+
+
+def group_shape(penalty: Grouped, leaf: Leaf) -> tuple[int, ...]:
+    """The shape of the groups' norms with the axes kept; refuses an array without these axes, by its path."""
+    shape = np.shape(leaf.value)
+    own, axis, stacked = len(shape) - penalty.stacked, penalty.axis, penalty.stacked
+    at = f"{leaf.path!r}, which has shape {shape}"
+    require(own >= 0, penalty, "stacked", stacked, f"at most the number of axes of {at}")
+    within = all(-own <= a < own for a in _each_axis(axis))
+    require(within, penalty, "axis", axis, f"axes of {at}")
+    axes = group_axes(penalty, len(shape))
+    require(len(set(axes)) == len(axes), penalty, "axis", axis, f"different axes of {at}")
+    return tuple(1 if index in axes else length for index, length in enumerate(shape))
+
+
+def group_size(penalty: Grouped, w: jax.Array) -> int:
+    """How many entries each group of `w` has."""
+    return int(np.prod([w.shape[axis] for axis in group_axes(penalty, w.ndim)]))
+
+
+def _each_axis(axis: Axis) -> tuple[int, ...]:
+    return () if axis is None else axis if isinstance(axis, tuple) else (axis,)

@@ -1,107 +1,154 @@
 """How a penalty on one array meets the arrays of a tree: which they are, and what it is for each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import Leaf, is_parameter, leaves, widened
+from jax_lrreg._arrays import Leaf, is_key, is_parameter, leaves, widened
 from jax_lrreg._check import require
+from jax_lrreg._struct import Array
 from jax_lrreg.schedules import Schedule
 
-
-def parameters(params: Any) -> tuple[list[int], list[Leaf]]:
-    """The leaves of a tree that hold real or complex numbers, and where they stand among all leaves."""
-    chosen = [
-        (index, leaf) for index, leaf in enumerate(leaves(params)) if is_parameter(leaf.value)
-    ]
-    return [index for index, _ in chosen], [leaf for _, leaf in chosen]
+Tree: TypeAlias = chex.ArrayTree
+Step: TypeAlias = chex.Numeric | None
+# A number >= 0, an array or a tree of them like the parameters, or a `Schedule`. To the mathematics on one array it
+# is a number or an array by then, which no type checker can know.
+Strength: TypeAlias = Any
 
 
-def replaced(penalty: Any, /, **changes: Any) -> Any:
+def parameters(
+    owner: object, params: Tree, argument: str = "params"
+) -> tuple[list[Leaf], Callable[..., Tree]]:
+    """The leaves of a tree that hold real or complex numbers, and what puts others in their places.
+
+    `rebuilt(new, rest)` is the tree with `new` for them and `rest(value)` for all else.
+    """
+    every = leaves(params)
+    for path, value in every:
+        kind = getattr(value, "dtype", type(value))
+        number = jnp.issubdtype(kind, np.number) or jnp.issubdtype(kind, np.bool_)
+        allowed = "a tree of arrays and numbers" + (f", also at {path!r}" if path else "")
+        known = number or is_key(value) or kind in (bool, int, float, complex)
+        require(known, owner, argument, value, allowed, error=TypeError)
+    where = [index for index, leaf in enumerate(every) if is_parameter(leaf.value)]
+
+    def rebuilt(new: Sequence[Any], rest: Callable[[Any], Any] = lambda value: value) -> Tree:
+        filled = dict(zip(where, new, strict=True))
+        values = [filled[i] if i in filled else rest(leaf.value) for i, leaf in enumerate(every)]
+        return jax.tree.unflatten(jax.tree.structure(params), values)
+
+    return [every[index] for index in where], rebuilt
+
+
+def aligned(
+    owner: str, argument: str, tree: Tree, items: Sequence[Leaf], scalars: bool = False
+) -> list[chex.Numeric]:
+    """The arrays of `tree`, an argument of `owner`, that stand at the paths of `items`."""
+    given, result = {leaf.path: leaf.value for leaf in leaves(tree)}, []
+    for path, w in items:
+        require(
+            path in given, owner, argument, sorted(given), f"a tree like `params`, with {path!r}"
+        )
+        shape, wanted = jnp.shape(given[path]), jnp.shape(w)
+        fits = shape == wanted or (scalars and shape == ())
+        require(fits, owner, argument, f"shape {shape}", f"of shape {wanted} at {path!r}")
+        result.append(given[path])
+    return result
+
+
+def replaced(penalty: Any, /, **changes: object) -> Any:
     """A copy with other fields, not checked again: a user wrote the penalty, and we only fill it in."""
     copy = object.__new__(type(penalty))
-    copy.__dict__.update(penalty.__dict__, **changes)
+    vars(copy).update(vars(penalty), **changes)
     return copy
 
 
-def resolved(
-    penalty: Any, leaf: Leaf, step: Any, found: dict[Any, Any], scheduled: bool = True
-) -> Any:
+def resolved(penalty: Any, leaf: Leaf, step: Step, found: dict, scheduled: bool = True) -> Any:
     """The penalty as it is for one array: schedules at `step`, trees at the path, numbers in the array's precision.
 
     What is worked out on the way is kept in `found` for the next array. Without `scheduled`, for a report, schedules
     and numbers stay as they were written.
     """
-    changes: dict[str, Any] = {}
-    for field in fields(penalty):  # type: ignore[arg-type]
-        value, name = getattr(penalty, field.name), (id(penalty), field.name)
+    changes, data = (
+        {},
+        [field.name for field in fields(penalty) if not field.metadata.get("static")],
+    )
+    for name in data:
+        value, key = getattr(penalty, name), (id(penalty), name)
         if isinstance(value, Schedule):
-            if not scheduled:
-                continue
-            if step is None:
-                raise ValueError(
-                    f"{type(penalty).__name__}: `{field.name}` is a schedule, so `step` must be given"
-                )
-            value = found[name] if name in found else found.setdefault(name, value(step))
-        elif (
-            value is not None
-            and not field.metadata.get("static")
-            and not jax.tree_util.all_leaves([value])
-        ):
-            if name not in found:
-                found[name] = {entry.path: entry.value for entry in leaves(value)}
-            allowed = f"a tree like the parameters, but it has nothing at {leaf.path!r}"
-            require(leaf.path in found[name], penalty, field.name, sorted(found[name]), allowed)
-            value = found[name][leaf.path]
-        if isinstance(value, jax.Array | np.ndarray | np.generic) and scheduled:
-            value = jnp.asarray(value, precision(leaf.value, value))
-        changes[field.name] = value
+            value = _at_step(penalty, name, step, found, key) if scheduled else value
+        elif value is not None and not jax.tree_util.all_leaves([value]):
+            value = _at_path(penalty, name, leaf.path, found, key)
+        changes[name] = cast(penalty, name, value, leaf) if scheduled else value
     penalty = replaced(penalty, **changes)
-    penalty.fits(leaf)
+    penalty._fits(leaf)
     return penalty
 
 
-def aligned(
-    owner: str, argument: str, tree: Any, items: Sequence[Leaf], scalars: bool = False
-) -> list[Any]:
-    """The arrays of `tree`, an argument of `owner`, that stand at the paths of `items`."""
-    given = leaves(tree)
-    by_path = {leaf.path: leaf.value for leaf in given}
-    result = []
-    for index, item in enumerate(items):
-        same = len(given) == len(items) and given[index].path == item.path
-        require(
-            same or item.path in by_path,
-            owner,
-            argument,
-            sorted(by_path),
-            f"a tree like `params`, with {item.path!r}",
+def _at_step(penalty: Any, name: str, step: Step, found: dict, key: tuple) -> jax.Array:
+    if step is None:
+        owner = type(penalty).__name__
+        raise ValueError(f"{owner}: `{name}` is a schedule, so `step` must be given")
+    if key not in found:
+        found[key] = getattr(penalty, name)(step)
+    return found[key]
+
+
+def _at_path(penalty: Any, name: str, path: str, found: dict, key: tuple) -> chex.Numeric:
+    if key not in found:
+        found[key] = {leaf.path: leaf.value for leaf in leaves(getattr(penalty, name))}
+    allowed = f"a tree like the parameters, but it has nothing at {path!r}"
+    require(path in found[key], penalty, name, sorted(found[key]), allowed)
+    return found[key][path]
+
+
+def cast(owner: object, name: str, value: Any, leaf: Leaf) -> Any:
+    """A number or array in the precision in which it meets the array at `leaf`; more would widen the result."""
+    dtype = jnp.finfo(widened(leaf.value).dtype).dtype
+    if jnp.iscomplexobj(value):
+        return jnp.asarray(value, jnp.promote_types(dtype, jnp.complex64))
+    if isinstance(value, int | float | np.generic):
+        # JAX would take a Python int for an int32, and make an infinity of 1e41, which is NaN times 0.
+        allowed = f"a number that {dtype} holds, as the parameter at {leaf.path!r}"
+        require(abs(float(value)) <= jnp.finfo(dtype).max, owner, name, value, allowed)
+        return float(value)
+    return jnp.asarray(value, dtype) if isinstance(value, Array) else value
+
+
+def require_broadcast(penalty: Any, leaf: Leaf, shape: Sequence[int], *names: str) -> None:
+    """Checks that the named fields are numbers, or arrays that broadcast to `shape`."""
+    for name in names:
+        value = getattr(penalty, name)
+        own = jnp.shape(value) if isinstance(value, Array) else ()
+        pairs = zip(own[::-1], shape[::-1], strict=False)
+        fits = len(own) <= len(shape) and all(a in (1, b) for a, b in pairs)
+        allowed = f"a number or of a shape that broadcasts to {tuple(shape)} at {leaf.path!r}"
+        require(fits, penalty, name, f"shape {own}", f"{allowed}; see `vmap` for sweeps")
+
+
+def require_one(penalty: Any, name: str) -> None:
+    """Refuses an array in the field that `max_strength` stands for."""
+    shape = jnp.shape(getattr(penalty, name))
+    require(shape == (), penalty, name, f"shape {shape}", "one number, for `max_strength`")
+
+
+def require_real(penalty: Any, leaf: Leaf) -> None:
+    """Refuses a complex array by its path."""
+    dtype = jnp.result_type(leaf.value)
+    allowed = f"real: {type(penalty).__name__} has no meaning for complex numbers"
+    require(not jnp.issubdtype(dtype, np.complexfloating), "on", leaf.path, dtype.name, allowed)
+
+
+def require_scalar_step(penalty: Any, step_size: chex.Numeric) -> None:
+    """Refuses a diagonal metric where only the Euclidean prox is known."""
+    if jnp.ndim(step_size):
+        name = type(penalty).__name__
+        raise ValueError(
+            f"{name}: `step_size` must be one number for each array: under a diagonal metric, such as "
+            f"that of an adaptive optimizer, {name} has no prox in closed form"
         )
-        value = given[index].value if same else by_path[item.path]
-        allowed = f"of shape {jnp.shape(item.value)} at {item.path!r}"
-        fits = jnp.shape(value) == jnp.shape(item.value) or (scalars and jnp.ndim(value) == 0)
-        require(fits, owner, argument, f"shape {jnp.shape(value)}", allowed)
-        result.append(value)
-    return result
-
-
-def with_new(values: Sequence[Any], where: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    """`values` with the `new` ones in the places `where`."""
-    result = list(values)
-    for index, value in zip(where, new, strict=True):
-        result[index] = value
-    return result
-
-
-def precision(w: Any, value: Any) -> Any:
-    """The dtype in which `value` meets `w`: that of `widened(w)`, or of its real part where `value` is real."""
-    dtype = widened(w).dtype
-    return (
-        jnp.promote_types(dtype, jnp.complex64)
-        if jnp.iscomplexobj(value)
-        else jnp.finfo(dtype).dtype
-    )

@@ -2,20 +2,21 @@
 
 import math
 from dataclasses import KW_ONLY
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree, static
-from jax_lrreg.penalties.base import Penalty, require_strength
-from jax_lrreg.penalties.norms import direction, modulus, root, soft_threshold, square
+from jax_lrreg.penalties.base import ArrayPenalty, require_strength
+from jax_lrreg.penalties.lift import Strength
+from jax_lrreg.penalties.norms import direction, magnitude, modulus, root, soft_threshold
 from jax_lrreg.penalties.separable import kinked_distance
 
 
 @pytree
-class L0(Penalty):
+class L0(ArrayPenalty):
     """The number of parameters that are not 0. It has a prox, but no gradient to follow: that is 0.
 
         value(w) = strength * number of w != 0
@@ -32,7 +33,7 @@ class L0(Penalty):
         [1.1 0.  0. ]
     """
 
-    strength: Any
+    strength: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -48,7 +49,7 @@ class L0(Penalty):
 
 
 @pytree
-class Lq(Penalty):
+class Lq(ArrayPenalty):
     """A power of the parameters below 1, sparser than the lasso. Its gradient grows without bound near 0.
 
         value(w) = strength sum |w|^q
@@ -69,7 +70,7 @@ class Lq(Penalty):
         [0. 1.]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     q: float = static()
 
@@ -77,13 +78,8 @@ class Lq(Penalty):
         require_strength(self, "strength")
         require_number(self, "q", self.q, "1/2 or 2/3", lambda _: True)
         closed = any(math.isclose(self.q, known, rel_tol=1e-6) for known in (1 / 2, 2 / 3))
-        require(
-            closed,
-            self,
-            "q",
-            self.q,
-            "1/2 or 2/3, the powers whose prox has a closed form; L1 has q = 1",
-        )
+        allowed = "1/2 or 2/3, the powers whose prox has a closed form; L1 has q = 1"
+        require(closed, self, "q", self.q, allowed)
 
     def value(self, w):
         zero = w == 0
@@ -91,17 +87,17 @@ class Lq(Penalty):
 
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
-        power = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1) ** (
-            1 / (2 - self.q)
-        )  # its slope at 0 is infinite
-        limit = jnp.where(pull > 0, (2 - self.q) / (2 * (1 - self.q)) * power, 0)
+        base = jnp.where(
+            pull > 0, 2 * (1 - self.q) * pull, 1
+        )  # the slope of the power at 0 is infinite
+        limit = (2 - self.q) / (2 * (1 - self.q)) * base ** (1 / (2 - self.q))
+        limit = jnp.where(pull > 0, limit, 0)
         kept = (size > limit) & (size > 0)
         safe = jnp.where(kept, size, 1)
         # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q - 1), which
         # is a contraction: that takes off the rounding, and gives |w| itself where u is 0.
-        ratio = jnp.clip(
-            jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4), 1, 1e4
-        )
+        ratio = jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4)
+        ratio = jnp.clip(ratio, 1, 1e4)
         larger = _half(ratio) if self.q < 0.6 else _two_thirds(ratio)
         shrunk = safe - self.q * pull * (larger * safe) ** (self.q - 1)
         return direction(w) * jnp.where(kept, shrunk, 0)
@@ -111,7 +107,7 @@ class Lq(Penalty):
 
 
 @pytree
-class MCP(Penalty):
+class MCP(ArrayPenalty):
     """The minimax concave penalty: the lasso at 0, fading out to a constant at |w| = gamma strength.
 
         value(w) = sum (strength |w| - w^2 / (2 gamma) where |w| <= gamma strength, gamma strength^2 / 2 elsewhere)
@@ -133,34 +129,32 @@ class MCP(Penalty):
         [0. 1. 4.]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    gamma: Any
+    gamma: chex.Numeric
 
     def __post_init__(self):
         require_strength(self, "strength")
         require_number(self, "gamma", self.gamma, "a positive number", lambda x: x > 0)
 
     def value(self, w):
-        inside = modulus(w) <= self.gamma * self.strength
-        near = self.strength * modulus(w) - square(w) / (2 * self.gamma)
-        return jnp.sum(jnp.where(inside, near, self.gamma * self.strength**2 / 2))
+        size = jnp.minimum(modulus(w), self.gamma * self.strength)  # it is constant from there on
+        return jnp.sum(self.strength * size - size**2 / (2 * self.gamma))
 
     def shrink(self, w, step_size):
         convex = step_size < self.gamma
         stretch = 1 - jnp.where(convex, step_size, 0) / self.gamma
         near = soft_threshold(w, step_size * self.strength) / stretch
         firm = jnp.where(jnp.abs(w) <= self.gamma * self.strength, near, w)
-        return jnp.where(
-            convex, firm, hard_threshold(w, self.strength * jnp.sqrt(self.gamma * step_size))
-        )
+        hard = hard_threshold(w, self.strength * jnp.sqrt(self.gamma * step_size))
+        return jnp.where(convex, firm, hard)
 
     def distance(self, w, gradient):
         return kinked_distance(self, w, gradient, self.strength)
 
 
 @pytree
-class SCAD(Penalty):
+class SCAD(ArrayPenalty):
     """The smoothly clipped absolute deviation: the lasso up to |w| = strength, constant from a strength on.
 
         value(w) = sum (strength |w|                                                  for |w| <= strength
@@ -181,46 +175,36 @@ class SCAD(Penalty):
         [0.  0.5 5. ]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    a: Any = 3.7
+    a: chex.Numeric = 3.7
 
     def __post_init__(self):
         require_strength(self, "strength")
         require_number(self, "a", self.a, "a number > 2", lambda x: x > 2)
 
     def value(self, w):
-        return jnp.sum(self._rate(modulus(w), square(w)))
-
-    def _rate(self, size: jax.Array, squared: jax.Array) -> jax.Array:
-        middle = (2 * self.a * self.strength * size - squared - self.strength**2) / (
-            2 * (self.a - 1)
-        )
-        beyond = self.strength**2 * (self.a + 1) / 2
-        flat = jnp.where(size <= self.a * self.strength, middle, beyond)
-        return jnp.where(size <= self.strength, self.strength * size, flat)
+        return jnp.sum(_scad(modulus(w), self.strength, self.a))
 
     def shrink(self, w, step_size):
-        size, end = jnp.abs(w), self.a * self.strength
-        curved = self.a - 1 - step_size
-        safe = jnp.where(curved > 0, curved, 1)
-        pieces = [
-            jnp.clip(size - step_size * self.strength, 0, self.strength),
-            jnp.clip(size + step_size * (size - end) / safe, self.strength, end),
-            jnp.maximum(size, end),
-        ]
-        best = pieces[0]
-        for piece in pieces[1:]:
-            costs = [(z - size) ** 2 / 2 + step_size * self._rate(z, z * z) for z in (best, piece)]
-            best = jnp.where(costs[1] < costs[0], piece, best)
-        return direction(w) * best
+        unit = magnitude(jnp.maximum(jnp.abs(w), self.strength))  # the costs below are squares
+        size, strength = jnp.abs(w) / unit, self.strength / unit
+        end, curved = self.a * strength, self.a - 1 - step_size
+        middle = size + step_size * (size - end) / jnp.where(curved > 0, curved, 1)
+        best = jnp.clip(size - step_size * strength, 0, strength)
+        for piece in (jnp.clip(middle, strength, end), jnp.maximum(size, end)):
+            old, new = (
+                (z - size) ** 2 / 2 + step_size * _scad(z, strength, self.a) for z in (best, piece)
+            )
+            best = jnp.where(new < old, piece, best)
+        return direction(w) * best * unit
 
     def distance(self, w, gradient):
         return kinked_distance(self, w, gradient, self.strength)
 
 
 @pytree
-class LogSum(Penalty):
+class LogSum(ArrayPenalty):
     """The logarithm of the parameters, whose minimisation is the reweighted lasso.
 
         value(w) = strength sum log(1 + |w| / eps)
@@ -238,9 +222,9 @@ class LogSum(Penalty):
         [0. 3.]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    eps: Any
+    eps: chex.Numeric
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -250,22 +234,34 @@ class LogSum(Penalty):
         return jnp.sum(self.strength * jnp.log1p(modulus(w) / self.eps))
 
     def shrink(self, w, step_size):
-        size, pull = jnp.abs(w), step_size * self.strength
-        inside = (size + self.eps) ** 2 - 4 * pull
-        larger = jnp.maximum(size - 2 * pull / (size + self.eps + root(inside)), 0)
-        cost = (larger - size) ** 2 / 2 + pull * jnp.log1p(larger / self.eps)
-        return direction(w) * jnp.where((inside >= 0) & (cost <= size**2 / 2), larger, 0)
+        # In units of |w| + eps, whose square may overflow. A pull of 4 is more than enough to leave no root.
+        unit = magnitude(jnp.abs(w) + self.eps)
+        size, eps = jnp.abs(w) / unit, self.eps / unit
+        pull = jnp.minimum(step_size * self.strength / unit / unit, 4)
+        inside = (size + eps) ** 2 - 4 * pull
+        larger = jnp.maximum(size - 2 * pull / (size + eps + root(inside)), 0)
+        ratio = jnp.minimum(
+            larger / eps, jnp.finfo(size.dtype).max
+        )  # a pull of 0 times infinity is NaN
+        cost = (larger - size) ** 2 / 2 + pull * jnp.log1p(ratio)
+        return direction(w) * jnp.where((inside >= 0) & (cost <= size**2 / 2), larger, 0) * unit
 
     def distance(self, w, gradient):
         return kinked_distance(self, w, gradient, self.strength / self.eps)
 
 
-def hard_threshold(w: jax.Array, threshold: Any) -> jax.Array:
-    """`w` where |w| > threshold, 0 elsewhere."""
-    return jnp.where(jnp.abs(w) > threshold, w, 0)
+def hard_threshold(w: jax.Array, threshold: chex.Numeric) -> jax.Array:
+    """`w` where |w| > threshold, 0 elsewhere; `w` for a threshold of 0."""
+    return jnp.where((jnp.abs(w) > threshold) | (threshold == 0), w, 0)
 
 
-def _steep(strength: Any) -> Any:
+def _scad(size: jax.Array, strength: chex.Numeric, a: chex.Numeric) -> jax.Array:
+    """SCAD of sizes >= 0: its slope is the strength, less (size - strength) / (a - 1) beyond it, down to 0."""
+    bend = jnp.clip(size - strength, 0, (a - 1) * strength)
+    return jnp.minimum(size, a * strength) * strength - bend**2 / (2 * (a - 1))
+
+
+def _steep(strength: chex.Numeric) -> jax.Array:
     """The slope at 0 of a penalty that rises there without bound, unless its strength is 0."""
     return jnp.where(jnp.asarray(strength) > 0, jnp.inf, 0)
 

@@ -1,36 +1,64 @@
-"""Absolute values and norms with the right derivative at 0, and the two equations that proxes of groups lead to."""
+"""Absolute values and norms, right at 0 and at every scale, and the two equations that proxes of groups lead to.
 
-from typing import Any
+A square leaves float32 above 1.8e19 and below 1e-19, so that numbers are divided by a power of two near the largest
+of them before they are squared. That is exact: where nothing would have overflowed, no digit changes.
+"""
 
+import chex
 import jax
 import jax.numpy as jnp
+
+Axes = tuple[int, ...] | None
 
 NEWTON_STEPS = 20  # float64 accuracy for step sizes over 24 orders of magnitude
 
 
+def magnitude(w: jax.Array, axes: Axes = ()) -> jax.Array:
+    """A power of two near the largest |w| over `axes`, which are kept, and 1 for zeros.
+
+    It can be divided by, and has no derivative, as it is only a unit.
+    """
+    size = jnp.maximum(jnp.abs(jnp.real(w)), jnp.abs(jnp.imag(w))) if _complex(w) else jnp.abs(w)
+    largest = jnp.max(jax.lax.stop_gradient(size), axis=axes, keepdims=True, initial=0)
+    info = jnp.finfo(size.dtype)
+    # Without mantissa a number is rounded to a power of two: 3e38 to infinity, but its half to 1.7e38.
+    half = jnp.maximum(jnp.where(largest > 0, largest / 2, 1), info.tiny)
+    return jax.lax.reduce_precision(half, info.nexp, 0)
+
+
 def modulus(w: jax.Array) -> jax.Array:
     """|w|, with the derivative 0 at 0, where `jnp.abs` has 1: training must not push an exact zero away."""
-    if jnp.iscomplexobj(w):
-        return jnp.where(w == 0, 0, jnp.abs(jnp.where(w == 0, 1, w)))
+    if _complex(w):
+        unit = magnitude(w)
+        return unit * jnp.where(w == 0, 0, jnp.abs(jnp.where(w == 0, 1, w / unit)))
     return w * jax.lax.stop_gradient(jnp.sign(w))
 
 
 def square(w: jax.Array) -> jax.Array:
     """|w|^2, a real array."""
-    return jnp.real(w) ** 2 + jnp.imag(w) ** 2 if jnp.iscomplexobj(w) else w * w
+    return jnp.real(w) ** 2 + jnp.imag(w) ** 2 if _complex(w) else w * w
 
 
 def direction(w: jax.Array) -> jax.Array:
-    """W / |w|, and 0 at 0."""
-    if jnp.iscomplexobj(w):
-        return jnp.where(w == 0, 0, w / jnp.abs(jnp.where(w == 0, 1, w)))
+    """w / |w|, and 0 at 0."""  # noqa: D403
+    if _complex(w):
+        scaled = w / magnitude(w)
+        return jnp.where(w == 0, 0, scaled / jnp.abs(jnp.where(w == 0, 1, scaled)))
     return jnp.sign(w)
 
 
-def norm(w: jax.Array, axes: tuple[int, ...] | None = None, keepdims: bool = False) -> jax.Array:
+def norm(w: jax.Array, axes: Axes = None, keepdims: bool = False) -> jax.Array:
     """The Euclidean norm over `axes`, with the derivative 0 at 0, where `jnp.linalg.norm` has NaN."""
-    squares = jnp.sum(square(w), axis=axes, keepdims=keepdims)
-    return root(squares)
+    unit = magnitude(w, axes)
+    norms = unit * root(jnp.sum(square(w / unit), axis=axes, keepdims=True))
+    return norms if keepdims else jnp.squeeze(norms, axes)
+
+
+def unit_vector(w: jax.Array, axes: Axes) -> jax.Array:
+    """`w` divided by its norm over `axes`, and 0 where that is 0; also where the norm itself would overflow."""
+    scaled = w / magnitude(w, axes)
+    size = norm(scaled, axes, keepdims=True)
+    return scaled / jnp.where(size > 0, size, 1)
 
 
 def root(x: jax.Array) -> jax.Array:
@@ -38,17 +66,15 @@ def root(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
-def soft_threshold(w: jax.Array, threshold: Any) -> jax.Array:
+def soft_threshold(w: jax.Array, threshold: chex.Numeric) -> jax.Array:
     """`sign(w) max(|w| - threshold, 0)`, on the modulus where `w` is complex; exactly `w` for a threshold of 0."""
-    if jnp.iscomplexobj(w):
-        size = jnp.abs(w)
-        return w * (jnp.maximum(size - threshold, 0) / jnp.where(size > 0, size, 1))
-    # Where the threshold is 0, `w - clip(w, -threshold, threshold)` has the wrong derivative by it.
-    return jnp.where(jnp.abs(w) <= threshold, 0, w - jnp.sign(w) * threshold)
+    # `w - clip(w, -threshold, threshold)` is shorter, but has the wrong derivatives where the threshold is 0.
+    near = (jnp.abs(w) <= threshold) & (threshold > 0)
+    return jnp.where(near, 0, w - direction(w) * threshold)
 
 
 def secular_root(
-    w: jax.Array, offset: Any, slope: Any, start: jax.Array, axes: tuple[int, ...]
+    w: jax.Array, offset: chex.Numeric, slope: chex.Numeric, start: jax.Array, axes: Axes
 ) -> jax.Array:
     """The s with `sum |w|^2 / (offset + s slope)^2 = 1` over `axes`, found from a `start` to its left.
 
@@ -69,55 +95,53 @@ def secular_root(
         return s + (jnp.sqrt(total) - 1) * total / fall
 
     start = jax.lax.stop_gradient(start)
-    root = jax.lax.fori_loop(0, NEWTON_STEPS, lambda _, s: jnp.maximum(s, newton(s)), start)
-    return newton(jax.lax.stop_gradient(root))
+    s = jax.lax.fori_loop(0, NEWTON_STEPS, lambda _, s: jnp.maximum(s, newton(s)), start)
+    return newton(jax.lax.stop_gradient(s))
 
 
 def water_level(
-    height: jax.Array, width: Any, total: Any, axes: tuple[int, ...], always: Any = False
+    height: jax.Array,
+    width: chex.Numeric,
+    total: chex.Numeric,
+    axes: tuple[int, ...],
+    base: tuple[chex.Numeric, chex.Numeric] = (0, 0),
 ) -> tuple[jax.Array, jax.Array]:
-    """The level s with `sum width max(height - s, 0) = total` over `axes`, as two numbers whose sum it is.
+    """How high each column stands above the level s with `sum width max(height - s, 0) = total`, and s.
 
-    Columns of width 0 do not count; those in `always` count with either sign. The level is the largest of
-    those at which the highest columns, one, two, three, ..., would hold the total alone. That is the first of
-    the two numbers, up to the rounding of long sums, which the second takes off. `(height - first) - rest`
-    keeps the digits of heights that are large against `total`; XLA may compute it twice, and as there is no
-    product in it to fuse with the difference, both times it comes out the same.
+    Columns of width 0 do not count. `base` is the height and the width of one more column for each group, which
+    counts with either sign.
+
+    Duchi et al. (2008) take the largest of the levels `(sum of the k highest - total) / k`. In that sum a total
+    below the last place of the heights is lost: 3e7 - 1 is 3e7 in float32, and no column stands above the level. Here
+    the level is reckoned down from the lowest column that counts, by sums of gaps between columns, all >= 0.
     """
     width = jnp.broadcast_to(jnp.asarray(width, height.dtype), height.shape)
-    always = jnp.broadcast_to(always, height.shape)
+    base_height, base_width = base
     counts = width > 0
-    fixed = always & counts
-    rank = jnp.where(fixed, jnp.inf, jnp.where(counts, height, -jnp.inf))
+    rank = jax.lax.stop_gradient(jnp.where(counts, height, -jnp.inf))
     order = jnp.argsort(_last(rank, axes), axis=-1, descending=True)
-    columns = (jnp.where(counts, width * height, 0), width, fixed)
-    contents, widths, fixeds = (
-        jnp.take_along_axis(_last(column, axes), order, -1) for column in columns
+    heights, widths = (
+        jnp.take_along_axis(_last(x, axes), order, -1) for x in (rank, jax.lax.stop_gradient(width))
     )
-    held = jnp.cumsum(widths, -1)
-    complete = jnp.cumsum(fixeds, -1) == jnp.sum(fixeds, -1, keepdims=True)
-    shape = jnp.max(rank, axis=axes, keepdims=True).shape
-    levels = jnp.cumsum(contents, -1) - _last(jnp.broadcast_to(total, shape), axes)
-    levels = jnp.where((held > 0) & complete, levels / jnp.where(held > 0, held, 1), -jnp.inf)
-    first = last_max(levels).reshape(shape)
-    first = jnp.where(jnp.isfinite(first), first, 0)
+    keep = jnp.max(rank, axis=axes, keepdims=True).shape
+    last = [_last(jnp.broadcast_to(x, keep), axes) for x in (base_height, base_width, total)]
+    # What would stand above a level at the height of each column. It rises along the columns: those count for which
+    # it is less than the total, or the same, so that of columns at the level itself a derivative takes notice.
+    wide = last[1] + jnp.cumsum(widths, -1)
+    first = jnp.where(last[1] > 0, last[1] * (last[0] - heights[..., :1]), 0)
+    above = first + jnp.cumsum(wide[..., :-1] * (heights[..., :-1] - heights[..., 1:]), -1)
+    above = jnp.concatenate([first, above], -1)
+    lowest = jnp.min(heights, -1, keepdims=True, where=above <= last[2], initial=jnp.inf)
+    lowest = jnp.where(jnp.isfinite(lowest), lowest, last[0]).reshape(keep)
+    lowest = jax.lax.stop_gradient(lowest)  # the level does not depend on what it is reckoned from
 
-    # Newton's step on a falling convex polygon is exact on the last piece. More than one is taken because over
-    # widths of many orders of magnitude the first may go too far down.
-    rest = jnp.zeros_like(first)
-    for _ in range(4):
-        above = (height - first) - rest
-        filled = counts & (always | (above > 0))
-        excess = jnp.sum(jnp.where(filled, width * above, 0), axis=axes, keepdims=True) - total
-        wide = jnp.sum(jnp.where(filled, width, 0), axis=axes, keepdims=True)
-        rest = rest + jnp.where(wide > 0, excess / jnp.where(wide > 0, wide, 1), 0)
-    return first, rest
-
-
-def last_max(x: jax.Array) -> jax.Array:
-    """The maximum over the last axis; of several alike the last one has all of the derivative."""
-    index = x.shape[-1] - 1 - jnp.argmax(x[..., ::-1], axis=-1, keepdims=True)
-    return jnp.take_along_axis(x, index, axis=-1)
+    counts = counts & (height >= lowest)
+    above = jnp.sum(jnp.where(counts, width * (height - lowest), 0), axis=axes, keepdims=True)
+    wide = jnp.sum(jnp.where(counts, width, 0), axis=axes, keepdims=True) + base_width
+    drop = (total - base_width * (base_height - lowest) - above) / jnp.where(wide > 0, wide, 1)
+    # XLA may work out these differences twice. Without a product in them that a processor could fuse with the
+    # difference, both times they come out the same.
+    return (height - lowest) + drop, lowest - drop
 
 
 def _last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -126,52 +150,5 @@ def _last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return moved.reshape(*moved.shape[: x.ndim - len(axes)], -1)
 
 
-def adjoint(matrix: jax.Array) -> jax.Array:
-    """The conjugate transpose over the last two axes."""
-    return jnp.conj(jnp.swapaxes(matrix, -1, -2))
-
-
-def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The singular value decomposition with the vectors of vanishing singular values set to 0."""
-    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
-    smallest = max(matrix.shape[-2:]) * jnp.finfo(s.dtype).eps * s[..., :1]
-    keeps = s > smallest
-    return (
-        jnp.where(keeps[..., None, :], u, 0),
-        jnp.where(keeps, s, 0),
-        jnp.where(keeps[..., None], vh, 0),
-    )
-
-
-@jax.custom_jvp
-def nuclear_norm(matrix: jax.Array) -> jax.Array:
-    """The sum of the singular values. JAX would fill the missing ranks of its gradient with some vectors."""
-    return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False), -1)
-
-
-@nuclear_norm.defjvp
-def _(primals, tangents):
-    (matrix,), (tangent,) = primals, tangents
-    return nuclear_norm(matrix), jnp.real(jnp.sum(jnp.conj(_polar(matrix)) * tangent, (-2, -1)))
-
-
-@jax.custom_jvp
-def _polar(matrix: jax.Array) -> jax.Array:
-    """U V^H over the singular values that are not 0: the subgradient of least norm of their sum."""
-    u, _, vh = ranked(matrix)
-    return u @ vh
-
-
-@_polar.defjvp
-def _(primals, tangents):
-    (matrix,), (tangent,) = primals, tangents
-    u, s, vh = ranked(matrix)
-    keeps = s > 0
-    inverse = jnp.where(keeps, 1 / jnp.where(keeps, s, 1), 0)
-    both = keeps[..., None] & keeps[..., None, :]
-    pairs = jnp.where(both, 1 / jnp.where(both, s[..., None] + s[..., None, :], 1), 0)
-    inner = adjoint(u) @ tangent @ adjoint(vh)
-    turned = u @ ((inner - adjoint(inner)) * pairs) @ vh
-    left = (tangent - u @ (adjoint(u) @ tangent)) @ (adjoint(vh) * inverse[..., None, :]) @ vh
-    right = (u * inverse[..., None, :]) @ (adjoint(u) @ (tangent - (tangent @ adjoint(vh)) @ vh))
-    return u @ vh, turned + left + right
+def _complex(w: jax.Array) -> bool:
+    return jnp.issubdtype(w.dtype, jnp.complexfloating)

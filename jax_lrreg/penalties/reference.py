@@ -7,22 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._arrays import is_key
-from jax_lrreg._check import require, require_number
+from jax_lrreg._arrays import Leaf, is_key, widened
+from jax_lrreg._check import require, require_number, require_whole
 from jax_lrreg._struct import pytree
-from jax_lrreg.penalties.base import (
-    Penalty,
-    is_object,
-    require_broadcast,
-    require_strength,
-    smooth_distance,
-)
-from jax_lrreg.penalties.lift import parameters, with_new
-from jax_lrreg.penalties.norms import modulus, norm, square
+from jax_lrreg.penalties.base import ArrayPenalty, is_object, require_strength
+from jax_lrreg.penalties.lift import Strength, Tree, parameters, require_broadcast
+from jax_lrreg.penalties.norms import direction, modulus, norm, square
+from jax_lrreg.penalties.separable import smooth_distance
 
 
 @pytree
-class L2SP(Penalty):
+class L2SP(ArrayPenalty):
     """Ridge towards a starting point, for fine-tuning; decay to the reference.
 
         value(w) = strength / 2 sum |w - reference|^2
@@ -40,15 +35,15 @@ class L2SP(Penalty):
         2.0
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    reference: Any
+    reference: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
         _require_arrays(self, "reference", "a tree of numbers like the parameters")
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         _require_same(self, leaf, "reference")
         require_broadcast(self, leaf, jnp.shape(leaf.value), "strength")
 
@@ -57,7 +52,7 @@ class L2SP(Penalty):
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength
-        return (w + pull * self.reference) / (1 + pull)
+        return w / (1 + pull) + self.reference * (pull / (1 + pull))
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)
@@ -67,7 +62,7 @@ class L2SP(Penalty):
 
 
 @pytree
-class L1SP(Penalty):
+class L1SP(ArrayPenalty):
     """The lasso towards a starting point: few parameters leave it. Its `sparsity` counts those that did not.
 
         value(w) = strength sum |w - reference|
@@ -85,15 +80,15 @@ class L1SP(Penalty):
         [1. 2. 1.]
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    reference: Any
+    reference: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
         _require_arrays(self, "reference", "a tree of numbers like the parameters")
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         _require_same(self, leaf, "reference")
         require_broadcast(self, leaf, jnp.shape(leaf.value), "strength")
 
@@ -102,23 +97,21 @@ class L1SP(Penalty):
 
     def shrink(self, w, step_size):
         move, limit = w - self.reference, step_size * self.strength
-        size = jnp.abs(move)
-        near = size <= limit
+        near = (jnp.abs(move) <= limit) & (limit > 0)
         # Taking off from w, not adding to the reference: a step size of 0 must give w itself.
-        return jnp.where(near, self.reference, w - move * (limit / jnp.where(near, 1, size)))
+        return jnp.where(near, self.reference, w - direction(move) * limit)
 
     def distance(self, w, gradient):
         elsewhere = jnp.abs(gradient + jnp.conj(jax.grad(self.value)(w)))
-        return norm(
-            jnp.where(self.zeros(w), jnp.maximum(jnp.abs(gradient) - self.strength, 0), elsewhere)
-        )
+        kept = jnp.maximum(jnp.abs(gradient) - self.strength, 0)
+        return norm(jnp.where(self.zeros(w), kept, elsewhere))
 
     def zeros(self, w):
         return w == self.reference
 
 
 @pytree
-class EWC(Penalty):
+class EWC(ArrayPenalty):
     """Elastic weight consolidation: ridge towards a former solution, where it mattered for the former task.
 
         value(w) = strength / 2 sum importance |w - reference|^2
@@ -138,10 +131,10 @@ class EWC(Penalty):
         2.0
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    importance: Any
-    reference: Any
+    importance: Strength
+    reference: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -149,7 +142,7 @@ class EWC(Penalty):
         require_strength(self, "importance")
         _require_arrays(self, "reference", "a tree of numbers like the parameters")
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         _require_same(self, leaf, "importance", "reference")
         require_broadcast(self, leaf, jnp.shape(leaf.value), "strength")
 
@@ -158,15 +151,19 @@ class EWC(Penalty):
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength * self.importance
-        return (w + pull * self.reference) / (1 + pull)
+        return w / (1 + pull) + self.reference * (pull / (1 + pull))
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)
 
 
 def fisher(
-    loss: Callable[[Any, Any], jax.Array], params: Any, examples: Any, *, batch_size: int = 32
-) -> Any:
+    loss: Callable[[Any, Any], jax.Array],
+    params: Tree,
+    examples: Tree,
+    *,
+    batch_size: int = 32,
+) -> Tree:
     """The diagonal of the empirical Fisher information: the mean of the squared gradients of single examples.
 
         fisher = 1/n sum over examples of |gradient of loss(params, example)|^2
@@ -190,80 +187,49 @@ def fisher(
         >>> print(fisher(lambda w, x: w * x, jnp.float32(1.0), jnp.array([-1.0, 1.0, 2.0])))
         2.0
     """
-    lengths = {jnp.shape(array)[:1] for array in jax.tree.leaves(examples)}
-    require(
-        len(lengths) == 1 and lengths != {()} and lengths != {(0,)},
-        "fisher",
-        "examples",
-        sorted(lengths),
-        ONE_AXIS,
+    allowed = (
+        "a tree of arrays with one and the same number of examples, at least one, along axis 0"
     )
-    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
-    require(whole, "fisher", "batch_size", batch_size, "a positive whole number")
-    values, structure = jax.tree.flatten(params)
-    where, items = parameters(params)
-
-    def squares(example: Any) -> list[jax.Array]:
-        def of(given: list[Any]) -> jax.Array:
-            return loss(jax.tree.unflatten(structure, with_new(values, where, given)), example)
-
-        return [
-            square(g.astype(jnp.promote_types(g.dtype, jnp.float32))) for g in jax.grad(of)(arrays)
-        ]
-
-    def add(total: list[jax.Array], batch: Any) -> tuple[list[jax.Array], None]:
-        return [
-            t + jnp.sum(s, axis=0) for t, s in zip(total, jax.vmap(squares)(batch), strict=True)
-        ], None
-
+    lengths = {jnp.shape(array)[:1] for array in jax.tree.leaves(examples)}
+    fits = len(lengths) == 1 and lengths != {()} and lengths != {(0,)}
+    require(fits, "fisher", "examples", sorted(lengths), allowed)
+    batch_size = require_whole("fisher", "batch_size", batch_size)
+    items, rebuilt = parameters("fisher", params)
     arrays = [jnp.asarray(item.value) for item in items]
-    (length,) = lengths.pop()
-    rest = length % batch_size
-    total = [
-        jnp.zeros(s.shape, s.dtype)
-        for s in jax.eval_shape(squares, jax.tree.map(lambda x: x[0], examples))
-    ]
+
+    def squares(example: Tree) -> list[jax.Array]:
+        gradients = jax.grad(lambda given: loss(rebuilt(given), example))(arrays)
+        return [square(widened(gradient)) for gradient in gradients]
+
+    def add(total: list[jax.Array], batch: Tree) -> tuple[list[jax.Array], None]:
+        found = jax.vmap(squares)(batch)
+        return [t + jnp.sum(s, axis=0) for t, s in zip(total, found, strict=True)], None
+
+    ((length,),) = lengths
+    rest = length % batch_size  # what fills no batch goes first
+    total = [jnp.zeros(w.shape, jnp.finfo(widened(w).dtype).dtype) for w in arrays]
     if rest:
         total, _ = add(total, jax.tree.map(lambda x: x[:rest], examples))
-    if length > rest:
-        batches = jax.tree.map(
-            lambda x: jnp.reshape(x[rest:], (-1, batch_size, *jnp.shape(x)[1:])), examples
-        )
-        total, _ = jax.lax.scan(add, total, batches)
-    zeros = [jnp.zeros(jnp.shape(value), jnp.float32) for value in values]
-    return jax.tree.unflatten(structure, with_new(zeros, where, [t / length for t in total]))
+    batched = lambda x: jnp.reshape(x[rest:], (-1, batch_size, *jnp.shape(x)[1:]))  # noqa: E731
+    total, _ = jax.lax.scan(add, total, jax.tree.map(batched, examples))
+    return rebuilt([t / length for t in total], lambda x: jnp.zeros(jnp.shape(x), jnp.float32))
 
 
-ONE_AXIS = "a tree of arrays with one and the same number of examples, at least one, along their first axis"
-
-
-def _require_arrays(penalty: Penalty, name: str, allowed: str) -> None:
+def _require_arrays(penalty: ArrayPenalty, name: str, allowed: str) -> None:
     value = getattr(penalty, name)
     given = jax.tree.leaves(value, is_leaf=is_object)
     given = [array for array in given if not is_key(array)]  # a whole model state may stand here
     require(len(given) > 0, penalty, name, value, allowed)
     for array in given:
-        number = jnp.iscomplexobj(array) and jnp.all(jnp.isfinite(jnp.asarray(array)))
-        if not number:
+        if not (jnp.iscomplexobj(array) and jnp.all(jnp.isfinite(jnp.asarray(array)))):
             require_number(penalty, name, array, allowed, lambda _: True)
 
 
-def _require_same(penalty: Penalty, leaf: Any, *names: str) -> None:
+def _require_same(penalty: ArrayPenalty, leaf: Leaf, *names: str) -> None:
+    shape = jnp.shape(leaf.value)
     for name in names:
         value = getattr(penalty, name)
-        allowed = f"of shape {jnp.shape(leaf.value)} at {leaf.path!r}"
-        require(
-            jnp.shape(value) == jnp.shape(leaf.value),
-            penalty,
-            name,
-            f"shape {jnp.shape(value)}",
-            allowed,
-        )
-        real = jnp.iscomplexobj(leaf.value) or not jnp.iscomplexobj(value)
-        require(
-            real,
-            penalty,
-            name,
-            jnp.result_type(value).name,
-            f"real at {leaf.path!r}, as the parameter is",
-        )
+        own, dtype = f"shape {jnp.shape(value)}", jnp.result_type(value).name
+        require(jnp.shape(value) == shape, penalty, name, own, f"of shape {shape} at {leaf.path!r}")
+        fits = jnp.iscomplexobj(leaf.value) or not jnp.iscomplexobj(value)
+        require(fits, penalty, name, dtype, f"real at {leaf.path!r}, as the parameter is")

@@ -1,20 +1,21 @@
 """Penalties that treat each number by itself: value, gradient and prox are elementwise."""
 
 from dataclasses import KW_ONLY
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from jax_lrreg._arrays import widened
-from jax_lrreg._check import require, require_number
+from jax_lrreg._check import require_number
 from jax_lrreg._struct import pytree
-from jax_lrreg.penalties.base import Penalty, require_strength, smooth_distance
+from jax_lrreg.penalties.base import ArrayPenalty, require_strength
+from jax_lrreg.penalties.lift import Strength, require_one, require_real
 from jax_lrreg.penalties.norms import modulus, norm, soft_threshold, square
 
 
 @pytree
-class L1(Penalty):
+class L1(ArrayPenalty):
     """The lasso.
 
         value(w) = strength sum |w|
@@ -35,7 +36,7 @@ class L1(Penalty):
         [ 0.5 -1.5  0. ]
     """
 
-    strength: Any
+    strength: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -54,7 +55,7 @@ class L1(Penalty):
 
 
 @pytree
-class L2(Penalty):
+class L2(ArrayPenalty):
     """Ridge, Tikhonov, coupled weight decay. It has the 1/2, so its gradient is `strength * w`.
 
         value(w) = strength / 2 sum |w|^2
@@ -71,7 +72,7 @@ class L2(Penalty):
         1.25
     """
 
-    strength: Any
+    strength: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -87,7 +88,7 @@ class L2(Penalty):
 
 
 @pytree
-class ElasticNet(Penalty):
+class ElasticNet(ArrayPenalty):
     """The lasso and ridge on the same parameters, with a prox.
 
         value(w) = l1 sum |w| + l2 / 2 sum |w|^2
@@ -105,24 +106,19 @@ class ElasticNet(Penalty):
         4.0
     """
 
-    l1: Any
+    l1: Strength
     _: KW_ONLY
-    l2: Any
+    l2: Strength
 
     def __post_init__(self):
         require_strength(self, "l1", "l2")
 
     @classmethod
-    def from_alpha_ratio(cls, alpha: Any, *, l1_ratio: Any) -> "ElasticNet":
+    def from_alpha_ratio(cls, alpha: chex.Numeric, *, l1_ratio: chex.Numeric) -> "ElasticNet":
         """scikit-learn's parametrisation: `l1 = alpha l1_ratio` and `l2 = alpha (1 - l1_ratio)`."""
-        require_number("ElasticNet", "alpha", alpha, "a number >= 0", lambda x: x >= 0)
-        require_number(
-            "ElasticNet",
-            "l1_ratio",
-            l1_ratio,
-            "a number from 0 to 1",
-            lambda x: (x >= 0) & (x <= 1),
-        )
+        owner, ratio = "ElasticNet", "a number from 0 to 1"
+        require_number(owner, "alpha", alpha, "a number >= 0", lambda x: x >= 0)
+        require_number(owner, "l1_ratio", l1_ratio, ratio, lambda x: (x >= 0) & (x <= 1))
         return cls(alpha * l1_ratio, l2=alpha * (1 - l1_ratio))
 
     def value(self, w):
@@ -139,7 +135,7 @@ class ElasticNet(Penalty):
 
 
 @pytree
-class Huber(Penalty):
+class Huber(ArrayPenalty):
     """Ridge for small parameters, the lasso for large ones: smooth, so it makes no zeros.
 
         value(w) = strength sum (w^2 / 2 where |w| <= delta, delta (|w| - delta / 2) elsewhere)
@@ -157,9 +153,9 @@ class Huber(Penalty):
         2.625
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
-    delta: Any
+    delta: chex.Numeric
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -167,10 +163,8 @@ class Huber(Penalty):
 
     def value(self, w):
         size = modulus(w)
-        return jnp.sum(
-            self.strength
-            * jnp.where(size <= self.delta, square(w) / 2, self.delta * (size - self.delta / 2))
-        )
+        far = self.delta * (size - self.delta / 2)
+        return jnp.sum(self.strength * jnp.where(size <= self.delta, square(w) / 2, far))
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength
@@ -182,7 +176,7 @@ class Huber(Penalty):
 
 
 @pytree
-class NonNegativeL1(Penalty):
+class NonNegativeL1(ArrayPenalty):
     """The lasso on parameters that must not be negative.
 
         value(w) = strength sum w, and infinity if some w < 0
@@ -199,57 +193,48 @@ class NonNegativeL1(Penalty):
         [0.5 0.  0. ]
     """
 
-    strength: Any
+    strength: Strength
 
     def __post_init__(self):
         require_strength(self, "strength")
 
-    def fits(self, leaf):
-        super().fits(leaf)
-        require_real(self, leaf)
-
     def value(self, w):
-        return self.cost(w, 1)
-
-    def cost(self, w, multiplier):  # a multiple of infinity is infinity, and 0 times it not NaN
-        w = widened(w)
-        return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
+        return self._cost(w, 1)
 
     def shrink(self, w, step_size):
-        pull = step_size * self.strength
-        return jnp.where(w <= pull, 0, w - pull)
+        return jnp.where(w < 0, 0, soft_threshold(w, step_size * self.strength))
 
     def distance(self, w, gradient):
-        beyond = jnp.where(
-            w > 0, gradient + self.strength, jnp.maximum(-gradient - self.strength, 0)
-        )
-        return norm(beyond) + jnp.where(jnp.any(w < 0), jnp.inf, 0)
+        slope = gradient + self.strength
+        inside = norm(jnp.where(w > 0, slope, jnp.minimum(slope, 0)))
+        return jnp.where(jnp.any(w < 0), jnp.inf, inside)
 
     def threshold(self, gradient):
         return largest(self, "strength", jnp.maximum(-gradient, 0))
 
+    def _fits(self, leaf):
+        super()._fits(leaf)
+        require_real(self, leaf)
 
-def kinked_distance(penalty: Penalty, w: jax.Array, gradient: jax.Array, slope: Any) -> jax.Array:
+    def _cost(self, w, multiplier):
+        w = widened(w)
+        return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
+
+
+def smooth_distance(penalty: ArrayPenalty, w: jax.Array, gradient: jax.Array) -> jax.Array:
+    """`distance` of a penalty that has a gradient everywhere."""
+    return norm(gradient + jnp.conj(jax.grad(penalty.value)(w)))
+
+
+def kinked_distance(
+    penalty: ArrayPenalty, w: jax.Array, gradient: jax.Array, slope: chex.Numeric
+) -> jax.Array:
     """`distance` of a penalty that has a gradient except at 0, where its slope to either side is `slope`."""
     elsewhere = jnp.abs(gradient + jnp.conj(jax.grad(penalty.value)(w)))
     return norm(jnp.where(w == 0, jnp.maximum(jnp.abs(gradient) - slope, 0), elsewhere))
 
 
-def largest(penalty: Penalty, name: str, gradient: jax.Array) -> jax.Array:
+def largest(penalty: ArrayPenalty, name: str, gradient: jax.Array) -> jax.Array:
     """`threshold` where zero solves as long as no |gradient| exceeds the one number in the field `name`."""
     require_one(penalty, name)
     return jnp.max(jnp.abs(gradient))
-
-
-def require_one(penalty: Penalty, name: str) -> None:
-    """Refuses an array in the field that `max_strength` stands for."""
-    shape = jnp.shape(getattr(penalty, name))
-    require(shape == (), penalty, name, f"shape {shape}", "one number, for `max_strength`")
-
-
-def require_real(penalty: Penalty, leaf: Any) -> None:
-    """Refuses a complex array by its path."""
-    allowed = f"real: {type(penalty).__name__} has no meaning for complex numbers"
-    require(
-        not jnp.iscomplexobj(leaf.value), "on", leaf.path, jnp.result_type(leaf.value).name, allowed
-    )

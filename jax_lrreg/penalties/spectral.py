@@ -1,32 +1,44 @@
-"""Penalties on matrices as a whole, through their singular values, and on differences of neighbours."""
+"""Penalties on matrices as a whole, through their singular values, and on differences of neighbours.
 
+Every product of matrices here asks for the highest precision: by default a TPU multiplies in bfloat16, and the prox of
+the nuclear norm, which takes a matrix apart and puts it together again, would move it by 7e-4 instead of 2e-6.
+"""
+
+import functools
 from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import leaves, widened
-from jax_lrreg._check import require
+from jax_lrreg._arrays import Leaf, leaves, widened
+from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree, static
-from jax_lrreg.penalties.axes import (
-    Axis,
-    group_axes,
-    group_shape,
-    matrices,
-    require_axes,
-    require_matrix,
+from jax_lrreg.penalties.base import ArrayPenalty, require_strength
+from jax_lrreg.penalties.grouped import Axis, group_axes, group_shape, require_axes
+from jax_lrreg.penalties.lift import (
+    Strength,
+    replaced,
+    require_broadcast,
+    require_one,
+    require_scalar_step,
 )
-from jax_lrreg.penalties.base import Penalty, require_broadcast, require_strength, smooth_distance
-from jax_lrreg.penalties.lift import replaced
-from jax_lrreg.penalties.norms import adjoint, last_max, modulus, norm, nuclear_norm, ranked, square
-from jax_lrreg.penalties.separable import require_one
+from jax_lrreg.penalties.norms import (
+    magnitude,
+    modulus,
+    norm,
+    square,
+    unit_vector,
+    water_level,
+)
+from jax_lrreg.penalties.separable import smooth_distance
 
 
 @pytree
-class Orthogonal(Penalty):
+class Orthogonal(ArrayPenalty):
     """Soft orthogonality of the smaller side: of the columns of a tall matrix, of the rows of a wide one.
 
         value(w) = strength ||W^H W - I||^2, or with W W^H where W has more columns than rows
@@ -45,32 +57,31 @@ class Orthogonal(Penalty):
         18.0
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     stacked: int = static(default=0)
 
     def __post_init__(self):
         require_strength(self, "strength")
-        _require_stacked(self)
+        require_whole(self, "stacked", self.stacked, 0)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         _require_matrices(self, leaf)
 
     def value(self, w):
         matrix = matrices(self, w)
-        if matrix.shape[-2] < matrix.shape[-1]:
-            matrix = jnp.swapaxes(matrix, -1, -2)
-        gram = jnp.conj(jnp.swapaxes(matrix, -1, -2)) @ matrix
+        tall = matrix.shape[-2] >= matrix.shape[-1]
+        gram = product(adjoint(matrix), matrix) if tall else product(matrix, adjoint(matrix))
         identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
-        defect = jnp.sum(square(gram - identity), axis=(-1, -2))
-        return jnp.sum(self.strength * defect)
+        defects = square(gram - identity)
+        return jnp.sum(self.strength * jnp.sum(defects, axis=(-1, -2)))
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)
 
 
 @pytree
-class NuclearNorm(Penalty):
+class NuclearNorm(ArrayPenalty):
     """The sum of the singular values, for low rank. At 0 the gradient is 0, and nothing on missing ranks elsewhere.
 
         value(w) = strength sum of the singular values of W
@@ -91,15 +102,15 @@ class NuclearNorm(Penalty):
         3.5
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     stacked: int = static(default=0)
 
     def __post_init__(self):
         require_strength(self, "strength")
-        _require_stacked(self)
+        require_whole(self, "stacked", self.stacked, 0)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         _require_matrices(self, leaf)
 
     def value(self, w):
@@ -112,11 +123,12 @@ class NuclearNorm(Penalty):
         u, s, vh = ranked(matrices(self, w))
         strength = jnp.broadcast_to(jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
         slope = matrices(self, gradient)
-        outside = slope - u @ (adjoint(u) @ slope)
-        outside = outside - (outside @ adjoint(vh)) @ vh
-        within = slope - outside + strength[..., None] * (u @ vh)
+        # On the ranks of w the subgradient is u vh; on the missing ones it is any matrix of spectral norm 1.
+        outside = slope - product(u, product(adjoint(u), slope))
+        outside = outside - product(outside, adjoint(vh), vh)
+        within = slope - outside + strength[..., None] * product(u, vh)
         free = jnp.maximum(jnp.linalg.svd(outside, compute_uv=False) - strength, 0)
-        return jnp.sqrt(jnp.sum(square(within)) + jnp.sum(free**2))
+        return norm(jnp.stack([norm(within), norm(free)]))
 
     def threshold(self, gradient):
         require_one(self, "strength")
@@ -124,7 +136,7 @@ class NuclearNorm(Penalty):
 
 
 @pytree
-class SpectralNorm(Penalty):
+class SpectralNorm(ArrayPenalty):
     """The largest singular value, found by power iteration from a vector that the penalty carries.
 
         value(w) = strength sigma_1(W),  sigma_1 = ||W v||,  v after `iterations` of v <- W^H W v / ||W^H W v||
@@ -156,7 +168,7 @@ class SpectralNorm(Penalty):
         3.0
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     iterations: int = static(default=50)
     stacked: int = static(default=0)
@@ -164,17 +176,10 @@ class SpectralNorm(Penalty):
 
     def __post_init__(self):
         require_strength(self, "strength")
-        _require_stacked(self)
-        whole = isinstance(self.iterations, int) and not isinstance(self.iterations, bool)
-        require(
-            whole and self.iterations >= 1,
-            self,
-            "iterations",
-            self.iterations,
-            "a whole number >= 1",
-        )
+        require_whole(self, "stacked", self.stacked, 0)
+        require_whole(self, "iterations", self.iterations)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         _require_matrices(self, leaf)
         shape = np.shape(leaf.value)
         own, needed = np.shape(self.vectors), (*shape[: self.stacked], shape[-1], 1)
@@ -183,13 +188,12 @@ class SpectralNorm(Penalty):
 
     def value(self, w):
         matrix = matrices(self, w)
-        along = matrix @ self._iterated(jax.lax.stop_gradient(matrix))
+        along = product(matrix, self._iterated(matrix))
         return jnp.sum(self.strength * norm(along, (along.ndim - 2, along.ndim - 1)))
 
     def shrink(self, w, step_size):
         def cut(s: jax.Array, pull: jax.Array) -> jax.Array:
-            above = jnp.cumsum(s, -1) - pull
-            level = last_max(above / jnp.cumsum(jnp.ones_like(s), -1))
+            _, level = water_level(s, 1, pull, (s.ndim - 1,))
             level = jnp.where(level > 0, level, 0)
             return jnp.where(s < level, s, level)  # `minimum` would share a tie's derivative
 
@@ -201,44 +205,39 @@ class SpectralNorm(Penalty):
             "occurs, which rounding does not let one tell"
         )
 
-    def advanced(self, items):
-        carried = (
-            {} if self.vectors is None else {leaf.path: leaf.value for leaf in leaves(self.vectors)}
-        )
-        vectors = {}
+    def _advanced(self, items):
+        carried = () if self.vectors is None else leaves(self.vectors)
+        found, vectors = {leaf.path: leaf.value for leaf in carried}, {}
         for item in items:
-            known = carried.get(item.path)
-            one = replaced(self, vectors=known)
-            one.fits(item)
-            vectors[item.path] = one._iterated(
-                jax.lax.stop_gradient(matrices(self, widened(item.value)))
-            )
+            one = replaced(self, vectors=found.get(item.path))
+            one._fits(item)
+            vectors[item.path] = one._iterated(matrices(self, widened(item.value)))
         return replaced(self, vectors=vectors)
 
     def _iterated(self, matrix: jax.Array) -> jax.Array:
+        """The vectors after the power iterations, without a derivative: where they end, the value has none by them."""
+        # The iteration squares the matrix, which with an entry of 1e30 would overflow.
+        matrix = jax.lax.stop_gradient(matrix / magnitude(matrix, (-2, -1)))
+        columns = matrix.shape[-1]
         if self.vectors is None:
             # Irregular, so that it is orthogonal to no singular vector that anyone would construct.
-            start = jnp.cos(
-                1.0 + 1.7 * jnp.arange(matrix.shape[-1], dtype=jnp.real(matrix).dtype) ** 1.1
-            )
-            v = jnp.broadcast_to(start[:, None], (*matrix.shape[:-2], matrix.shape[-1], 1)).astype(
-                matrix.dtype
-            )
+            angles = 1.7 * jnp.arange(columns, dtype=jnp.finfo(matrix.dtype).dtype) ** 1.1
+            start = jnp.cos(1.0 + angles)[:, None]
         else:
-            v = jax.lax.stop_gradient(jnp.asarray(self.vectors)).astype(matrix.dtype)
+            start = jax.lax.stop_gradient(jnp.asarray(self.vectors))
+        start = jnp.broadcast_to(start, (*matrix.shape[:-2], columns, 1)).astype(matrix.dtype)
 
-        def iterate(_: Any, v: jax.Array) -> jax.Array:
-            moved = adjoint(matrix) @ (matrix @ v)
+        def iterate(_: int, v: jax.Array) -> jax.Array:
+            moved = product(adjoint(matrix), product(matrix, v))
             size = norm(moved, (moved.ndim - 2, moved.ndim - 1), keepdims=True)
             return jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), v)
 
-        v = jax.lax.fori_loop(0, self.iterations, iterate, v)
-        size = norm(v, (v.ndim - 2, v.ndim - 1), keepdims=True)
-        return v / jnp.where(size > 0, size, 1)
+        v = jax.lax.fori_loop(0, self.iterations, iterate, start)
+        return unit_vector(v, (v.ndim - 2, v.ndim - 1))
 
 
 @pytree
-class TotalVariation(Penalty):
+class TotalVariation(ArrayPenalty):
     """The differences of neighbours along some axes, for piecewise constant filters and tables. A loss term only.
 
         value(w) = strength sum over axes of sum |w[i + 1] - w[i]|
@@ -258,7 +257,7 @@ class TotalVariation(Penalty):
         4.0
     """
 
-    strength: Any
+    strength: Strength
     _: KW_ONLY
     axis: Axis = static()
     stacked: int = static(default=0)
@@ -267,50 +266,106 @@ class TotalVariation(Penalty):
         require_strength(self, "strength")
         require_axes(self)
 
-    def fits(self, leaf):
+    def _fits(self, leaf):
         group_shape(self, leaf)
         require_broadcast(self, leaf, (), "strength")
 
     def value(self, w):
         steps = [jnp.diff(w, axis=axis) for axis in group_axes(self, w.ndim)]
-        return self.strength * sum(
-            (jnp.sum(modulus(step)) for step in steps), jnp.zeros((), jnp.real(w).dtype)
-        )
+        sums = [jnp.sum(modulus(step)) for step in steps]
+        return self.strength * sum(sums, jnp.zeros((), jnp.finfo(w.dtype).dtype))
 
 
-def require_scalar_step(penalty: Penalty, step_size: Any) -> None:
-    """Refuses a diagonal metric where only the Euclidean prox is known."""
-    name = type(penalty).__name__
-    if jnp.ndim(step_size):
-        raise ValueError(
-            f"{name}: `step_size` must be one number for each array: under a diagonal metric, such as "
-            f"that of an adaptive optimizer, {name} has no prox in closed form"
-        )
+def matrices(penalty: "Orthogonal | NuclearNorm | SpectralNorm", w: jax.Array) -> jax.Array:
+    """`w` as matrices (everything that goes in, out), after its stacked axes: a convolution becomes one matrix."""
+    return w.reshape(*w.shape[: penalty.stacked], -1, w.shape[-1])
 
 
-def _require_stacked(penalty: Any) -> None:
-    count = (
-        isinstance(penalty.stacked, int)
-        and not isinstance(penalty.stacked, bool)
-        and penalty.stacked >= 0
-    )
-    require(count, penalty, "stacked", penalty.stacked, "a whole number >= 0")
+def adjoint(matrix: jax.Array) -> jax.Array:
+    """The conjugate transpose over the last two axes."""
+    return jnp.conj(jnp.swapaxes(matrix, -1, -2))
 
 
-def _require_matrices(penalty: Any, leaf: Any) -> None:
-    require_matrix(penalty, leaf)
-    require_broadcast(penalty, leaf, np.shape(leaf.value)[: penalty.stacked], "strength")
+def product(*matrices: jax.Array) -> jax.Array:
+    """The product of several matrices, from the left, in the highest precision of the device."""
+    return functools.reduce(functools.partial(jnp.matmul, precision="highest"), matrices)
 
 
-def _lowered(penalty: Any, w: jax.Array, step_size: Any, lower: Callable) -> jax.Array:
+def decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The singular value decomposition, of a matrix of any size of numbers."""
+    unit = magnitude(
+        matrix, (-2, -1)
+    )  # LAPACK takes care of that by itself, not every device's library does
+    with jax.default_matmul_precision("highest"):  # JAX's derivative of it multiplies matrices too
+        u, s, vh = jnp.linalg.svd(matrix / unit, full_matrices=False)
+    return u, s * unit[..., 0], vh
+
+
+def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The singular value decomposition with the vectors of vanishing singular values set to 0."""
+    u, s, vh = decomposed(matrix)
+    smallest = max(matrix.shape[-2:]) * jnp.finfo(s.dtype).eps * s[..., :1]
+    keeps = s > smallest
+    u, vh = jnp.where(keeps[..., None, :], u, 0), jnp.where(keeps[..., None], vh, 0)
+    return u, jnp.where(keeps, s, 0), vh
+
+
+@jax.custom_jvp
+def nuclear_norm(matrix: jax.Array) -> jax.Array:
+    """The sum of the singular values. JAX would fill the missing ranks of its gradient with some vectors."""
+    return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False), -1)
+
+
+@nuclear_norm.defjvp
+def _(primals, tangents):
+    (matrix,), (tangent,) = primals, tangents
+    return nuclear_norm(matrix), jnp.real(jnp.sum(jnp.conj(_polar(matrix)) * tangent, (-2, -1)))
+
+
+@jax.custom_jvp
+def _polar(matrix: jax.Array) -> jax.Array:
+    """U V^H over the singular values that are not 0: the subgradient of least norm of their sum."""
+    u, _, vh = ranked(matrix)
+    return product(u, vh)
+
+
+@_polar.defjvp
+def _(primals, tangents):
+    # U V^H turns within the ranks that are there, by the antisymmetric part of the move over s_i + s_j, and tilts out
+    # of them, by the rest of the move over s_i. The derivatives of U and V by themselves have s_i - s_j below, which
+    # is 0 for twins; of them the product knows nothing.
+    (matrix,), (tangent,) = primals, tangents
+    u, s, vh = ranked(matrix)
+    keeps = s > 0
+    inverse = jnp.where(keeps, 1 / jnp.where(keeps, s, 1), 0)[..., None, :]
+    both = keeps[..., None] & keeps[..., None, :]
+    pairs = jnp.where(both, 1 / jnp.where(both, s[..., None] + s[..., None, :], 1), 0)
+    uh, v = adjoint(u), adjoint(vh)
+    inner = product(uh, tangent, v)
+    turned = product(u, (inner - adjoint(inner)) * pairs, vh)
+    left = product(tangent - product(u, product(uh, tangent)), v * inverse, vh)
+    right = product(u * inverse, product(uh, tangent - product(tangent, v, vh)))
+    return product(u, vh), turned + left + right
+
+
+def _require_matrices(penalty: "Orthogonal | NuclearNorm | SpectralNorm", leaf: Leaf) -> None:
+    """Refuses, by its path, an array that holds no matrices after its stacked axes."""
+    shape, stacked = np.shape(leaf.value), penalty.stacked
+    allowed = f"such that {leaf.path!r}, which has shape {shape}, keeps at least 2 axes"
+    require(len(shape) - stacked >= 2, penalty, "stacked", stacked, allowed)
+    require_broadcast(penalty, leaf, shape[:stacked], "strength")
+
+
+def _lowered(
+    penalty: "NuclearNorm | SpectralNorm", w: jax.Array, step_size: chex.Numeric, lower: Callable
+) -> jax.Array:
     """`w` with the singular values that `lower` makes of them and of the pull; exactly `w` where nothing pulls."""
     require_scalar_step(penalty, step_size)
     matrix = matrices(penalty, w)
-    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
-    pull = jnp.broadcast_to(step_size * jnp.asarray(penalty.strength, s.dtype), s.shape[:-1])[
-        ..., None
-    ]
-    product = (u * lower(s, pull)[..., None, :]) @ vh
+    u, s, vh = decomposed(matrix)
+    strength = jnp.asarray(penalty.strength, s.dtype)
+    pull = jnp.broadcast_to(step_size * strength, s.shape[:-1])[..., None]
+    moved = product(u * lower(s, pull)[..., None, :], vh)
     # Where nothing pulls, the product is `w` but for rounding, and has the derivatives.
-    exact = jax.lax.stop_gradient(matrix) + (product - jax.lax.stop_gradient(product))
-    return jnp.where(pull[..., None] > 0, product, exact).reshape(w.shape)
+    exact = jax.lax.stop_gradient(matrix) + (moved - jax.lax.stop_gradient(moved))
+    return jnp.where(pull[..., None] > 0, moved, exact).reshape(w.shape)

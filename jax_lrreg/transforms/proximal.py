@@ -11,6 +11,7 @@ from jax_lrreg._arrays import is_parameter
 from jax_lrreg._check import require_number
 from jax_lrreg._optax_state import applied_rate
 from jax_lrreg.penalties import Penalty
+from jax_lrreg.penalties.base import shrunk
 from jax_lrreg.transforms.metric import Metric
 from jax_lrreg.transforms.probe import measure
 
@@ -115,7 +116,7 @@ def proximal(
         )
         now = applied_rate(inner_state)
         rate = lag * state.rate + (1 - lag) * (rate_at(state.count) if now is None else now)
-        kept = penalty.trusted_prox(moved, metric(inner_state, rate), state.count)
+        kept = shrunk(penalty, moved, metric(inner_state, rate), state.count)
 
         def change(update: Any, before: Any, after: Any, final: Any) -> Any:
             if not is_parameter(before):
