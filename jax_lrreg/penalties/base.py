@@ -183,7 +183,7 @@ class Penalty(abc.ABC):
         """The penalties on each array, as they were written."""
 
     @abc.abstractmethod
-    def _reason(self, path: str, value: chex.Array) -> str:
+    def _reason(self, path: str, value: jax.Array) -> str:
         """Why the parameter at `path` gets what it gets."""
 
     def _applied(
@@ -255,11 +255,11 @@ class ArrayPenalty(Penalty):
     # Only what may be infinite overrides these two: of infinity a multiple is infinite, and 0 times it is not NaN,
     # and whether a constraint holds is judged by the rounding of the parameter's own precision.
 
-    def _cost(self, w: chex.Array, multiplier: chex.Numeric) -> jax.Array:
+    def _cost(self, w: chex.Numeric, multiplier: chex.Numeric) -> jax.Array:
         """`multiplier * value` of an array of any precision."""
-        return multiplier * self.value(widened(w))
+        return self.value(widened(w)) * multiplier
 
-    def _residual(self, w: chex.Array, gradient: jax.Array) -> jax.Array:
+    def _residual(self, w: chex.Numeric, gradient: jax.Array) -> jax.Array:
         """`distance` at an array of any precision."""
         return self.distance(widened(w), gradient)
 
@@ -277,8 +277,9 @@ class ArrayPenalty(Penalty):
 def shrunk(penalty: Penalty, params: Tree, step_size: Tree, step: Step = None) -> Tree:
     """`penalty.prox` with step sizes that are not looked at: an optimizer's own are NaN where its gradient is."""
     items, rebuilt = parameters(penalty, params)
-    one = jax.tree_util.all_leaves([step_size]) and jnp.ndim(step_size) == 0
-    sizes = [step_size] * len(items)
+    given = jax.tree.leaves(step_size)
+    one = jax.tree_util.all_leaves([step_size]) and jnp.ndim(given[0]) == 0
+    sizes = given * len(items)
     sizes = sizes if one else aligned("prox", "step_size", step_size, items, scalars=True)
     results = []
     for item, terms, size in zip(items, penalty._applied(items, step), sizes, strict=True):
