@@ -233,6 +233,7 @@ def test_every_class_of_the_namespaces_has_a_name():
         ("Cosine", "must be called"),
         ("1", "`1` is of type int, not a schedule or a penalty"),
         ("Rules((('**', 1),))", "is Rules, not a schedule or a penalty"),
+        ("Factors(('**',), factors=(1.0,))", "is Factors, not a schedule or a penalty"),
         ("", "cannot read ``"),
         ("L1(0.1).on(Predicate(1))", "`Predicate` holds a Python function"),
         (

@@ -1,16 +1,18 @@
 """`from_optax`: the functions that `optax.schedules` makes, read from what they enclose."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-from jax_lrreg.interop.peer import of_group, refused, sequence
+import chex
+import optax
+
+from jax_lrreg.interop.peer import Peer, Piece, converted, refused, sequence, stairs
 from jax_lrreg.schedules import (
     Constant,
     Cosine,
     Exponential,
     Linear,
-    PiecewiseConstant,
     PiecewiseCosine,
     PiecewiseLinear,
     Polynomial,
@@ -18,8 +20,10 @@ from jax_lrreg.schedules import (
     Step,
 )
 
+Value: TypeAlias = chex.Numeric  # traced or not
 
-def from_optax(schedule: Callable[[Any], Any]) -> Schedule:
+
+def from_optax(schedule: optax.Schedule) -> Schedule:
     """The equal of a schedule of Optax; our step is its `count`. A schedule of ours is returned as it is.
 
     Optax's schedules are closures without a public form: they are read from their enclosed variables.
@@ -35,32 +39,30 @@ def from_optax(schedule: Callable[[Any], Any]) -> Schedule:
     """
     if isinstance(schedule, Schedule):
         return schedule
-    maker = getattr(schedule, "__qualname__", "").partition(".<locals>")[0]
-    convert = MAKERS.get(maker)
-    code = getattr(schedule, "__code__", None)
-    if convert is None or code is None or not schedule.__module__.startswith("optax."):
-        raise refused(
-            schedule,
-            f"from_optax knows what {', '.join(MAKERS)} make, and all that is made of these",
-        )
+    function: Peer = schedule
+    convert = _MAKERS.get(getattr(function, "__qualname__", "").partition(".<locals>")[0])
+    code = getattr(function, "__code__", None)
+    if convert is None or code is None or not function.__module__.startswith("optax."):
+        made = f"what {', '.join(_MAKERS)} make, and all that is made of these"
+        raise refused(function, f"from_optax knows {made}")
     enclosed = {}
-    for name, cell in zip(code.co_freevars, schedule.__closure__ or (), strict=True):
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # a variable that was never set
             enclosed[name] = cell.cell_contents
-    if len(enclosed) == 1 and schedule.__qualname__.endswith("<lambda>"):
-        return of_group(schedule, None, 1, lambda _: Constant(*enclosed.values()))
-    return of_group(schedule, None, 1, lambda _: convert(schedule, **enclosed))
+    if len(enclosed) == 1 and function.__qualname__.endswith("<lambda>"):
+        # A constant, which Optax's makers also return where they find nothing to decay.
+        return converted(function, lambda: Constant(*enclosed.values()))
+    return converted(function, lambda: convert(function, **enclosed))
 
 
 def _polynomial(
-    schedule: Any,
-    init_value: Any,
-    end_value: Any,
-    power: Any,
-    transition_steps: Any,
-    transition_begin: Any,
+    _: Peer,
+    init_value: Value,
+    end_value: Value,
+    power: Value,
+    transition_steps: Value,
+    transition_begin: Value,
 ) -> Schedule:
-    del schedule
     if _is(power, 0):
         return Constant(init_value)
     if _is(power, 1):
@@ -71,19 +73,17 @@ def _polynomial(
 
 
 def _exponential(
-    schedule: Any,
-    init_value: Any,
-    transition_steps: Any,
-    decay_rate: Any,
-    transition_begin: Any,
+    _: Peer,
+    init_value: Value,
+    transition_steps: Value,
+    decay_rate: Value,
+    transition_begin: Value,
     staircase: bool,
-    end_value: Any = None,
-    clip_fn: Any = None,
+    end_value: Value | None = None,
+    clip_fn: Peer = None,
 ) -> Schedule:
-    del schedule
-    decay: Schedule = (Step if staircase else Exponential)(
-        init_value, steps=transition_steps, decay_rate=decay_rate
-    )
+    kind = Step if staircase else Exponential
+    decay: Schedule = kind(init_value, steps=transition_steps, decay_rate=decay_rate)
     decay = decay if _is(transition_begin, 0) else decay.shift(transition_begin)
     if end_value is None:
         return decay
@@ -91,82 +91,75 @@ def _exponential(
 
 
 def _cosine(
-    schedule: Any, init_value: Any, decay_steps: Any, alpha: Any, exponent: Any
+    _: Peer, init_value: Value, decay_steps: Value, alpha: Value, exponent: Value
 ) -> Schedule:
-    del schedule
-    steps = (
-        int(decay_steps)
-        if isinstance(decay_steps, float) and decay_steps.is_integer()
-        else decay_steps
-    )
+    whole = isinstance(decay_steps, float) and decay_steps.is_integer()
+    steps = int(decay_steps) if whole else decay_steps
     return Cosine(init_value, steps=steps, end_value=init_value * alpha, exponent=exponent)
 
 
-def _piecewise_constant(schedule: Any, init_value: Any, boundaries_and_scales: Any) -> Schedule:
-    del schedule
-    value, boundaries, values = init_value, [], []
+def _piecewise_constant(
+    _: Peer, init_value: Value, boundaries_and_scales: dict[int, float] | None
+) -> Schedule:
+    value, changes = init_value, []
     for boundary, scale in sorted((boundaries_and_scales or {}).items()):
         value = value * scale
-        if boundary <= 0:
-            init_value = value
-        else:
-            boundaries.append(boundary)
-            values.append(value)
-    if not boundaries:
-        return Constant(init_value)
-    return PiecewiseConstant(init_value, boundaries=tuple(boundaries), values=tuple(values))
+        changes.append((boundary, value))
+    return stairs(init_value, changes)
 
 
-def _piecewise_interpolate(schedule: Any, interpolate_fn: Any, **variables: Any) -> Schedule:
+def _piecewise_interpolate(schedule: Peer, interpolate_fn: Peer, **variables: Peer) -> Schedule:
     kinds = {"_linear_interpolate": PiecewiseLinear, "_cosine_interpolate": PiecewiseCosine}
     kind = kinds.get(interpolate_fn.__name__)
     if kind is None:
         raise refused(schedule, f"it interpolates by {interpolate_fn.__name__}")
-    if "bounds" in variables:  # Optax 0.2.6
-        if 0 in variables["interval_sizes"]:
-            raise refused(schedule, "it divides by 0 where two boundaries are the same")
-        knots = [
-            (int(at), float(value))
-            for at, value in zip(variables["bounds"], variables["values"], strict=True)
-        ]
-    else:
-        values = [variables["init_value"]]
-        for scale in variables["scales"]:
-            values.append(values[-1] * scale)
-        knots = list(zip((0, *variables["boundaries"]), values, strict=True))
-    begun = [knot for knot in knots if knot[0] <= 0]
-    begin, first = begun[-1]
-    later = [(boundary - begin, value) for boundary, value in knots[len(begun) :]]
+    knots = _knots(schedule, **variables)
+    begin, first = [knot for knot in knots if knot[0] <= 0][-1]
+    later = [(boundary - begin, value) for boundary, value in knots if boundary > 0]
     if not later:
         return Constant(first)
-    curve = kind(first, boundaries=tuple(b for b, _ in later), values=tuple(v for _, v in later))
+    boundaries, values = zip(*later, strict=True)
+    curve = kind(first, boundaries=boundaries, values=values)
     return curve.shift(begin) if begin else curve
 
 
-def _join(schedule: Any, schedules: Any, boundaries: Any) -> Schedule:
-    del schedule
+def _knots(schedule: Peer, **variables: Peer) -> list[tuple[int, float]]:
+    """The steps and values between which it interpolates."""
+    if "bounds" not in variables:
+        values = [variables["init_value"]]
+        for scale in variables["scales"]:
+            values.append(values[-1] * scale)
+        return list(zip((0, *variables["boundaries"]), values, strict=True))
+    # Optax 0.2.6 encloses arrays instead, and gives NaN at every step where an interval is empty.
+    if 0 in variables["interval_sizes"]:
+        raise refused(schedule, "it divides by 0 where two boundaries are the same")
+    knots = zip(variables["bounds"], variables["values"], strict=True)
+    return [(int(at), float(value)) for at, value in knots]
+
+
+def _join(_: Peer, schedules: Sequence[optax.Schedule], boundaries: Sequence[int]) -> Schedule:
     # Of unsorted boundaries the later ones win, and pieces without a boundary are never used.
-    pieces, end = [], None
+    pieces: list[Piece] = []
+    end = None
     for boundary, piece in reversed(list(zip([0, *boundaries], schedules, strict=False))):
         begin = max(boundary, 0)
         if end is None or begin < end:
             own = from_optax(piece)
-            pieces.append(
-                (own.shift(boundary) if boundary < 0 else own, None if end is None else end - begin)
-            )
+            own = own.shift(boundary) if boundary < 0 else own
+            pieces.append((own, None if end is None else end - begin))
             end = begin
     return sequence(pieces[::-1])
 
 
-def _never(schedule: Any, **enclosed: Any) -> Schedule:
+def _never(schedule: Peer, **enclosed: Peer) -> Schedule:
     raise refused(schedule, f"it encloses {', '.join(enclosed) or 'nothing'}")
 
 
-def _is(value: Any, constant: int) -> bool:
+def _is(value: Value, constant: int) -> bool:
     return isinstance(value, int | float) and value == constant
 
 
-MAKERS: dict[str, Callable[..., Schedule]] = {
+_MAKERS: dict[str, Callable[..., Schedule]] = {
     "constant_schedule": _never,
     "polynomial_schedule": _polynomial,
     "exponential_decay": _exponential,

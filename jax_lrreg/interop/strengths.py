@@ -7,11 +7,14 @@ where yours is the mean squared error, double the strengths. No other library is
 from collections.abc import Callable
 from typing import Any
 
-from jax_lrreg._check import require, require_number
+import chex
+
+from jax_lrreg._check import require, require_choice, require_number
+from jax_lrreg.interop.peer import Peer
 from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, NonNegativeL1, Penalty, Scaled
 
 
-def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
+def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty:
     """The penalty on `coef_` in the objective of a scikit-learn estimator, beside a mean over examples.
 
         Lasso(alpha)                    L1(alpha), with positive=True NonNegativeL1
@@ -25,29 +28,24 @@ def from_sklearn(estimator: Any, *, num_examples: int | None = None) -> Penalty:
     Args:
         estimator: one of these; nothing needs to be fitted.
         num_examples: m, the size of the data set, which Ridge and LogisticRegression need.
+
+    Raises:
+        TypeError: it is no estimator of `sklearn.linear_model`.
+        ValueError: it has no equal here, or `num_examples` is missing.
     """
-    kind = type(estimator)
-    if "sklearn.linear_model" not in kind.__module__:
-        raise TypeError(
-            f"from_sklearn: `estimator` must be an object from sklearn.linear_model, got {estimator!r}"
-        )
-    name = kind.__name__
+    name = type(estimator).__name__
+    if "sklearn.linear_model" not in type(estimator).__module__:
+        allowed = "an object from sklearn.linear_model"
+        raise TypeError(f"from_sklearn: `estimator` must be {allowed}, got {estimator!r:.300}")
+    if name not in _FROM_SKLEARN:
+        known = ", ".join(_FROM_SKLEARN)
+        raise ValueError(f"from_sklearn: {name} has no equal here; known are {known}")
     given = estimator.get_params()
     if given.get("positive") and name != "Lasso":
-        raise ValueError(
-            f"from_sklearn: {name} with positive=True has no equal here; Lasso's is NonNegativeL1"
-        )
-    if name == "Lasso":
-        return NonNegativeL1(given["alpha"]) if given["positive"] else L1(given["alpha"])
-    if name == "ElasticNet":
-        return ElasticNet.from_alpha_ratio(given["alpha"], l1_ratio=given["l1_ratio"])
-    if name == "MultiTaskLasso":
-        return GroupLasso(given["alpha"], axis=-1)
-    if name == "Ridge":
-        return L2(given["alpha"] / _examples("from_sklearn", num_examples))
-    if name == "LogisticRegression":
-        return _logistic(given, _examples("from_sklearn", num_examples))
-    raise ValueError(f"from_sklearn: {name} has no equal here; known are {', '.join(_TO_SKLEARN)}")
+        why = "with positive=True has no equal here; Lasso's is NonNegativeL1"
+        raise ValueError(f"from_sklearn: {name} {why}")
+    sized = name in ("Ridge", "LogisticRegression")
+    return _FROM_SKLEARN[name](given, _examples("from_sklearn", num_examples) if sized else 1)
 
 
 def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[str, float]:
@@ -59,14 +57,17 @@ def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[s
         estimator: "Lasso", "ElasticNet", "MultiTaskLasso", "Ridge" or "LogisticRegression".
         num_examples: m, the size of the data set.
 
+    Raises:
+        ValueError: the estimator is unknown or has no such penalty, or a strength is not one number.
+        TypeError: it is no penalty.
+
     Example:
         >>> to_sklearn(L1(30.0) / 200, estimator="Lasso", num_examples=200)
         {'alpha': 0.15}
         >>> to_sklearn(L2(30.0) / 200, estimator="Ridge", num_examples=200)
         {'alpha': 30.0}
     """
-    known = isinstance(estimator, str) and estimator in _TO_SKLEARN
-    require(known, "to_sklearn", "estimator", estimator, f"one of {', '.join(_TO_SKLEARN)}")
+    require_choice("to_sklearn", "estimator", estimator, _TO_SKLEARN)
     plain, factor = _plain("to_sklearn", penalty)
     result = _TO_SKLEARN[estimator](plain, factor, _examples("to_sklearn", num_examples))
     if result is None:
@@ -74,14 +75,13 @@ def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[s
     return result
 
 
-def from_weight_decay(weight_decay: Any) -> L2:
+def from_weight_decay(weight_decay: chex.Numeric) -> L2:
     """PyTorch's `weight_decay` of SGD, Adam or RMSprop, which adds `weight_decay w` to the gradient.
 
     Not that of AdamW and its kin, which is no term of the loss: see `transforms.add_penalty` behind the preconditioner.
     """
-    require_number(
-        "from_weight_decay", "weight_decay", weight_decay, "a number >= 0", lambda x: x >= 0
-    )
+    allowed = "a number >= 0"
+    require_number("from_weight_decay", "weight_decay", weight_decay, allowed, lambda x: x >= 0)
     return L2(weight_decay)
 
 
@@ -94,14 +94,13 @@ def to_weight_decay(penalty: Penalty) -> float:
     """
     plain, factor = _plain("to_weight_decay", penalty)
     if not isinstance(plain, L2):
-        raise ValueError(
-            f"to_weight_decay: `penalty` must be an L2 or a multiple of one, got {penalty!r}"
-        )
+        allowed = "an L2 or a multiple of one"
+        raise ValueError(f"to_weight_decay: `penalty` must be {allowed}, got {penalty!r}")
     return factor * _number("to_weight_decay", plain, "strength")
 
 
 def _logistic(given: dict[str, Any], num_examples: int) -> Penalty:
-    # Older versions name the penalty; newer ones tell it from the ratio alone and have no penalty for C = inf.
+    # scikit-learn before 1.8 names the penalty; later ones tell it from the ratio alone, and have none for C = inf.
     ratios = {"l1": 1.0, "l2": 0.0, None: 0.0}
     named = given.get("penalty", "deprecated")
     ratio = ratios.get(named, given.get("l1_ratio") or 0.0)
@@ -109,6 +108,17 @@ def _logistic(given: dict[str, Any], num_examples: int) -> Penalty:
     if ratio in (0, 1):
         return L1(strength) if ratio else L2(strength)
     return ElasticNet(strength * ratio, l2=strength * (1 - ratio))
+
+
+_FROM_SKLEARN: dict[str, Callable[[dict[str, Any], int], Penalty]] = {
+    "Lasso": lambda given, _: (NonNegativeL1 if given["positive"] else L1)(given["alpha"]),
+    "ElasticNet": lambda given, _: ElasticNet.from_alpha_ratio(
+        given["alpha"], l1_ratio=given["l1_ratio"]
+    ),
+    "MultiTaskLasso": lambda given, _: GroupLasso(given["alpha"], axis=-1),
+    "Ridge": lambda given, num_examples: L2(given["alpha"] / num_examples),
+    "LogisticRegression": _logistic,
+}
 
 
 def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
@@ -119,39 +129,32 @@ def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
 
 
 def _tasks(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
-    rows = (
-        isinstance(penalty, GroupLasso)
-        and penalty.axis in (-1, 1, (-1,), (1,))
-        and penalty.stacked == 0
-    )
+    group = isinstance(penalty, GroupLasso)
+    rows = group and penalty.axis in (-1, 1, (-1,), (1,)) and penalty.stacked == 0
     return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if rows else None
 
 
 def _ridge(penalty: Penalty, factor: float, num_examples: int) -> dict[str, float] | None:
-    strength = factor * num_examples
-    return (
-        {"alpha": strength * _number("to_sklearn", penalty, "strength")}
-        if isinstance(penalty, L2)
-        else None
-    )
+    if not isinstance(penalty, L2):
+        return None
+    return {"alpha": factor * num_examples * _number("to_sklearn", penalty, "strength")}
 
 
 def _net(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
-    strengths = _l1_l2(penalty)
-    if strengths is None:
+    fields = {L1: ("strength", ""), L2: ("", "strength"), ElasticNet: ("l1", "l2")}
+    if type(penalty) not in fields:
         return None
-    alpha = sum(strengths)
-    return {"alpha": factor * alpha, "l1_ratio": strengths[0] / alpha if alpha else 0.0}
+    l1, l2 = (_number("to_sklearn", penalty, f) if f else 0.0 for f in fields[type(penalty)])
+    alpha = l1 + l2
+    return {"alpha": factor * alpha, "l1_ratio": l1 / alpha if alpha else 0.0}
 
 
 def _regression(penalty: Penalty, factor: float, num_examples: int) -> dict[str, float] | None:
     net = _net(penalty, factor, num_examples)
     if net is None:
         return None
-    return {
-        "C": 1 / (net["alpha"] * num_examples) if net["alpha"] else float("inf"),
-        "l1_ratio": net["l1_ratio"],
-    }
+    inverse = net["alpha"] * num_examples
+    return {"C": 1 / inverse if inverse else float("inf"), "l1_ratio": net["l1_ratio"]}
 
 
 _TO_SKLEARN: dict[str, Callable[[Penalty, float, int], dict[str, float] | None]] = {
@@ -163,30 +166,19 @@ _TO_SKLEARN: dict[str, Callable[[Penalty, float, int], dict[str, float] | None]]
 }
 
 
-def _l1_l2(penalty: Penalty) -> tuple[float, float] | None:
-    if isinstance(penalty, L1):
-        return _number("to_sklearn", penalty, "strength"), 0.0
-    if isinstance(penalty, L2):
-        return 0.0, _number("to_sklearn", penalty, "strength")
-    if isinstance(penalty, ElasticNet):
-        return _number("to_sklearn", penalty, "l1"), _number("to_sklearn", penalty, "l2")
-    return None
-
-
-def _plain(owner: str, penalty: Any) -> tuple[Penalty, float]:
+def _plain(owner: str, penalty: Penalty) -> tuple[Penalty, float]:
     """A penalty without the multiples around it, and their product."""
     factor = 1.0
     while isinstance(penalty, Scaled):
         factor, penalty = factor * _number(owner, penalty, "factor"), penalty.penalty
     if not isinstance(penalty, Penalty):
-        raise TypeError(f"{owner}: `penalty` must be a Penalty, got {penalty!r}")
+        raise TypeError(f"{owner}: `penalty` must be a Penalty, got {penalty!r:.300}")
     return penalty, factor
 
 
-def _number(owner: str, penalty: Any, name: str) -> float:
-    value = getattr(penalty, name)
+def _number(owner: str, penalty: Penalty, name: str) -> float:
     try:
-        return float(value)
+        return float(getattr(penalty, name))
     except TypeError:
         raise ValueError(f"{owner}: `{name}` of {penalty!r} must be one number") from None
 

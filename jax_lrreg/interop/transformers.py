@@ -1,11 +1,20 @@
-"""The factors that `transformers.optimization` gives to PyTorch's `LambdaLR`, known by their private names."""
+"""The factors that `transformers.optimization` (5.24) gives to PyTorch's `LambdaLR`, known by their private names."""
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
-from jax_lrreg.interop.peer import begun, number, power_decay, ramped, sequence, value_of, wave
+from jax_lrreg.interop.peer import (
+    Number,
+    Peer,
+    begun,
+    number,
+    power_decay,
+    ramped,
+    sequence,
+    value_of,
+    wave,
+)
 from jax_lrreg.schedules import (
     Constant,
     Cosine,
@@ -17,26 +26,23 @@ from jax_lrreg.schedules import (
 )
 
 
-def from_lambda(function: Any, base: float) -> Schedule | None:
+def from_lambda(function: Peer, base: float) -> Schedule | None:
     """`base` times what the function gives, or None if it is not one of theirs."""
-    keywords: dict[str, Any] = {}
+    given: dict[str, Peer] = {}
     if isinstance(function, functools.partial):
-        function, keywords = function.func, function.keywords
-    convert = CONVERTERS.get(getattr(function, "__qualname__", ""))
+        function, given = function.func, function.keywords
+    convert = _CONVERTERS.get(getattr(function, "__qualname__", ""))
     if convert is None or not str(function.__module__).startswith("transformers."):
         return None
-    keywords = {
-        name: number(value) if name.startswith(("num_", "timescale")) else value
-        for name, value in keywords.items()
-    }
-    return convert(base, **keywords)
+    counts = ("num_", "timescale")
+    return convert(base, **{k: number(v) if k.startswith(counts) else v for k, v in given.items()})
 
 
-def _constant_with_warmup(base: float, num_warmup_steps: Any) -> Schedule:
+def _constant_with_warmup(base: float, num_warmup_steps: Number) -> Schedule:
     return ramped(Constant(base), num_warmup_steps, 0.0, base)
 
 
-def _linear(base: float, num_warmup_steps: Any, num_training_steps: Any) -> Schedule:
+def _linear(base: float, num_warmup_steps: Number, num_training_steps: Number) -> Schedule:
     steps = num_training_steps - num_warmup_steps
     decay = Linear(base, steps=steps) if steps > 0 else Constant(0.0)
     return ramped(decay, num_warmup_steps, 0.0, base)
@@ -44,20 +50,16 @@ def _linear(base: float, num_warmup_steps: Any, num_training_steps: Any) -> Sche
 
 def _cosine(
     base: float,
-    num_warmup_steps: Any,
-    num_training_steps: Any,
+    num_warmup_steps: Number,
+    num_training_steps: Number,
     num_cycles: float,
     min_lr_rate: float = 0.0,
 ) -> Schedule:
-    return ramped(
-        _waves(base, num_training_steps - num_warmup_steps, num_cycles, min_lr_rate),
-        num_warmup_steps,
-        0.0,
-        base,
-    )
+    waves = _waves(base, num_training_steps - num_warmup_steps, num_cycles, min_lr_rate)
+    return ramped(waves, num_warmup_steps, 0.0, base)
 
 
-def _waves(base: float, steps: Any, num_cycles: float, min_lr_rate: Any) -> Schedule:
+def _waves(base: float, steps: Number, num_cycles: float, min_lr_rate: float) -> Schedule:
     """`num_cycles` whole waves within `steps`, and on after them: the usual half wave comes back up."""
     if num_cycles == 0:
         return Constant(base)
@@ -65,38 +67,34 @@ def _waves(base: float, steps: Any, num_cycles: float, min_lr_rate: Any) -> Sche
 
 
 def _cosine_with_restarts(
-    base: float, num_warmup_steps: Any, num_training_steps: Any, num_cycles: Any
+    base: float, num_warmup_steps: Number, num_training_steps: Number, num_cycles: Number
 ) -> Schedule:
     steps = max(1, num_training_steps - num_warmup_steps)
+    length = number(steps / num_cycles) if num_cycles else 0
     if num_cycles == 0:
         decay = sequence([(base, steps), (0.0, None)])
     elif num_cycles == 1:
         decay = Cosine(base, steps=steps)
     elif isinstance(num_cycles, int):
-        decay = CosineRestarts(base, steps=number(steps / num_cycles), limit=num_cycles)
+        decay = CosineRestarts(base, steps=length, limit=num_cycles)
     else:
-        decay = sequence(
-            [(CosineRestarts(base, steps=number(steps / num_cycles)), steps), (0.0, None)]
-        )
+        decay = sequence([(CosineRestarts(base, steps=length), steps), (0.0, None)])
     return ramped(decay, num_warmup_steps, 0.0, base)
 
 
 def _polynomial(
     base: float,
-    num_warmup_steps: Any,
-    num_training_steps: Any,
+    num_warmup_steps: Number,
+    num_training_steps: Number,
     lr_end: float,
     power: float,
     lr_init: float,
 ) -> Schedule:
-    end_value, steps = (
-        base * value_of(lr_end) / value_of(lr_init),
-        num_training_steps - num_warmup_steps,
-    )
+    end_value = base * value_of(lr_end) / value_of(lr_init)
+    steps = num_training_steps - num_warmup_steps
     if steps == 0:
-        raise ValueError(
-            "with as many warmup steps as steps in all it divides by zero after the warmup"
-        )
+        why = "with as many warmup steps as steps in all it divides by zero after the warmup"
+        raise ValueError(why)
     if steps < 0:
         decay: Schedule = Constant(end_value)
     elif power == 0:  # 0^0 is 1: the end comes one step late
@@ -106,14 +104,14 @@ def _polynomial(
     return ramped(decay, num_warmup_steps, 0.0, base)
 
 
-def _inverse_sqrt(base: float, num_warmup_steps: Any, timescale: Any) -> Schedule:
+def _inverse_sqrt(base: float, num_warmup_steps: Number, timescale: Number) -> Schedule:
     return ramped(InverseSqrt(base, timescale=timescale), num_warmup_steps, 0.0, base)
 
 
 def _cosine_with_early_warmup(
     base: float,
-    num_warmup_steps: Any,
-    num_training_steps: Any,
+    num_warmup_steps: Number,
+    num_training_steps: Number,
     num_cycles: float,
     min_lr_rate: float = 0.0,
     warmup_lr_rate: float | None = None,
@@ -122,43 +120,36 @@ def _cosine_with_early_warmup(
     steps = math.ceil(num_warmup_steps)
     waves = _waves(base, num_training_steps - num_warmup_steps, num_cycles, min_lr_rate)
     waves = begun(waves, number(steps + 1 - num_warmup_steps))
-    if steps <= 0:
-        return waves
     first = 1 / max(1, num_warmup_steps) if warmup_lr_rate is None else value_of(warmup_lr_rate)
-    if steps == 1:
-        return sequence([(base * first, 1), (waves, None)])
-    return sequence(
-        [
-            (Linear(base * first, steps=number(num_warmup_steps - 1), end_value=base), steps),
-            (waves, None),
-        ]
-    )
+    ramp: Schedule | float = base * first
+    if steps > 1:
+        ramp = Linear(base * first, steps=number(num_warmup_steps - 1), end_value=base)
+    return sequence([(ramp, steps), (waves, None)])
 
 
 def _warmup_stable_decay(
     base: float,
-    num_warmup_steps: Any,
-    num_stable_steps: Any,
-    num_decay_steps: Any,
+    num_warmup_steps: Number,
+    num_stable_steps: Number,
+    num_decay_steps: Number,
     warmup_type: str,
     decay_type: str,
     min_lr_ratio: float,
     num_cycles: float,
 ) -> Schedule:
-    low = base * value_of(min_lr_ratio)
+    low, steps = base * value_of(min_lr_ratio), max(1, num_decay_steps)
     if decay_type == "linear":
-        decay: Schedule = Linear(base, steps=max(1, num_decay_steps), end_value=low)
+        decay: Schedule = Linear(base, steps=steps, end_value=low)
     elif decay_type == "1-sqrt":
-        decay = power_decay(base, max(1, num_decay_steps), low, 0.5)
+        decay = power_decay(base, steps, low, 0.5)
     elif num_cycles == 0.5:
-        decay = Cosine(base, steps=max(1, num_decay_steps), end_value=low)
+        decay = Cosine(base, steps=steps, end_value=low)
     else:
         decay = _waves(base, num_decay_steps, num_cycles, min_lr_ratio)
-    if num_stable_steps < 0:
-        decay = begun(decay, -num_stable_steps)
-    # a warmup that reaches into the decay hides its beginning
-    length = num_decay_steps + min(num_stable_steps, 0)
-    rest = sequence([(base, num_stable_steps), (decay, length), (low, None)])
+    # A warmup that reaches into the decay hides its beginning.
+    hidden = max(0, -num_stable_steps)
+    length = num_decay_steps - hidden
+    rest = sequence([(base, num_stable_steps), (begun(decay, hidden), length), (low, None)])
     if num_warmup_steps <= 0:
         return rest
     if math.isclose(float(rest(0)), base, rel_tol=1e-6):
@@ -167,7 +158,7 @@ def _warmup_stable_decay(
     return sequence([(ramp, num_warmup_steps), (rest, None)])
 
 
-CONVERTERS: dict[str, Callable[..., Schedule]] = {
+_CONVERTERS: dict[str, Callable[..., Schedule]] = {
     "_get_constant_lambda": Constant,
     "_get_constant_schedule_with_warmup_lr_lambda": _constant_with_warmup,
     "_get_linear_schedule_with_warmup_lr_lambda": _linear,

@@ -15,7 +15,7 @@ from jax_lrreg._struct import is_pytree
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
-HOLD_FUNCTIONS = ("Function", "Predicate")
+HOLD_FUNCTIONS = ("Function", "Predicate", "FactorFunction")
 MAX_DEPTH = (
     150  # calls, brackets and dictionaries within each other: Python's own stack ends near 1000
 )
@@ -188,7 +188,8 @@ def kind(value: object) -> str:
 
 def is_whole(value: object) -> bool:
     """Whether `value` is an object that stands for itself, as a schedule or a penalty does, no part of one."""
-    return is_pytree(type(value)) and not isinstance(value, select.Rules | select.Predicate)
+    cls = type(value)
+    return is_pytree(cls) and not cls.__module__.startswith(select.__name__)
 
 
 def _makes_ours(thing: object) -> bool:
