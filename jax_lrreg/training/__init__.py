@@ -1,11 +1,12 @@
 """Training: a state of arrays, a jitted step for Linen, NNX or plain functions, data, and the loop."""
 
-from jax_lrreg.training.chunk import Chunk as Chunk
 from jax_lrreg.training.data import ArrayData as ArrayData
+from jax_lrreg.training.data import Stream as Stream
 from jax_lrreg.training.evaluate import make_eval as make_eval
 from jax_lrreg.training.loggers import log_csv as log_csv
 from jax_lrreg.training.loggers import log_jsonl as log_jsonl
 from jax_lrreg.training.loggers import log_tensorboard as log_tensorboard
+from jax_lrreg.training.loop import Chunk as Chunk
 from jax_lrreg.training.loop import fit as fit
 from jax_lrreg.training.loop import steps as steps
 from jax_lrreg.training.precision import mixed_precision as mixed_precision
@@ -14,4 +15,3 @@ from jax_lrreg.training.state import init as init
 from jax_lrreg.training.state import merge as merge
 from jax_lrreg.training.step import Step as Step
 from jax_lrreg.training.step import make_step as make_step
-from jax_lrreg.training.stream import Stream as Stream

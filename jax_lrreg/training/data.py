@@ -1,19 +1,29 @@
-"""Batches from arrays in memory: the batch of a step is a pure function of the key and the step."""
+"""Batches: from arrays in memory, by a pure function of the key and the step, or from any iterable."""
 
+import itertools
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._check import require
-from jax_lrreg.training.stream import Draw, StreamSource
+from jax_lrreg._arrays import is_key, known, path_of
+from jax_lrreg._check import require, require_choice, require_whole
+
+Batch = (
+    chex.ArrayTree
+)  # a leaf is an array with the examples along axis 0, or a scalar or key for all
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
 INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call
+STREAM_BYTES = 64 * 2**20  # of stacked batches in one call; up to three calls' worth are in memory
+NAMED = 6  # arrays of a batch that are printed
+REMAINDERS = ("drop", "pad", "error")
+NUMBERS = (np.number, np.bool_, jax.dtypes.extended)  # PRNG keys are of the last kind
 
 
 class ArrayData:
@@ -24,7 +34,7 @@ class ArrayData:
     only the numbers of the examples.
 
     Attributes:
-        arrays: a tree of arrays with equally many examples along axis 0.
+        arrays: a tree of arrays with equally many examples along axis 0; a scalar or a key is in every batch.
         batch_size: examples per batch.
         key: a typed PRNG key for the order; needed where `shuffle` is true.
         shuffle: whether each epoch is in a random order.
@@ -42,73 +52,45 @@ class ArrayData:
 
     def __init__(
         self,
-        arrays: Any,
+        arrays: Batch,
         batch_size: int,
-        key: Any = None,
+        key: chex.PRNGKey | None = None,
         shuffle: bool = True,
         remainder: str = "drop",
     ):
-        values = jax.tree.leaves(arrays)
-        require(len(values) > 0, self, "arrays", arrays, "a tree with at least one array")
-        sizes = {name: np.shape(value)[:1] for name, value in _named(arrays)}
-        first = next(iter(sizes.values()))
-        require(
-            len(first) == 1 and first[0] > 0,
-            self,
-            "arrays",
-            sizes,
-            "arrays with examples along axis 0",
-        )
-        require(
-            len(set(sizes.values())) == 1,
-            self,
-            "arrays",
-            sizes,
-            "arrays with equally many examples",
-        )
-        self.size = first[0]
-        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
-        require(whole, self, "batch_size", batch_size, "a whole number >= 1")
-        known = ("drop", "pad", "error")
-        require(remainder in known, self, "remainder", remainder, f"one of {', '.join(known)}")
+        size = count_examples(arrays, "ArrayData", "arrays") or 0
+        allowed = "a tree with at least one array of examples along axis 0"
+        require(size > 0, self, "arrays", outline(arrays), allowed)
+        check_mask(arrays, "ArrayData", "arrays", wait=True)
+        require_choice(self, "remainder", remainder, REMAINDERS)
+        most, allowed = None, "a whole number >= 1"
         if remainder == "drop":
-            require(
-                batch_size <= self.size,
-                self,
-                "batch_size",
-                batch_size,
-                f"at most the {self.size} examples",
-            )
+            most, allowed = size, f"{allowed} and at most the {size} examples"
+        batch_size = require_whole("ArrayData", "batch_size", batch_size, 1, most, allowed)
         if remainder == "error":
-            require(
-                self.size % batch_size == 0,
-                self,
-                "batch_size",
-                batch_size,
-                f"a divisor of {self.size} examples",
-            )
+            allowed = f"a divisor of {size} examples"
+            require(size % batch_size == 0, self, "batch_size", batch_size, allowed)
         if remainder == "pad":
-            free = isinstance(arrays, dict) and "mask" not in arrays
-            require(
-                free,
-                self,
-                "arrays",
-                type(arrays).__name__,
-                "a dict without `mask`, which remainder='pad' adds",
-            )
+            _require_no_mask(self, "arrays", arrays)
         if shuffle:
-            typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+            typed = isinstance(key, jax.Array) and is_key(key) and key.ndim == 0
             require(typed, self, "key", key, "a typed PRNG key, as from jax.random.key(0)")
-        self.arrays, self.batch_size, self.key = arrays, batch_size, key
+        self.arrays, self.batch_size, self.key, self.size = arrays, batch_size, key, size
         self.shuffle, self.remainder = shuffle, remainder
-        self.steps_per_epoch = (
-            math.ceil(self.size / batch_size) if remainder == "pad" else self.size // batch_size
-        )
+        padded = remainder == "pad"
+        self.steps_per_epoch = math.ceil(size / batch_size) if padded else size // batch_size
         self._order: tuple[int, np.ndarray] = (-1, np.zeros((0, batch_size), np.int32))
 
-    def __call__(self, step: int) -> Any:
+    def __repr__(self) -> str:
+        arrays = outline(self.arrays)
+        if len(arrays) > NAMED and isinstance(arrays, dict):
+            arrays = f"<{len(arrays)} arrays of {self.size} examples>"
+        options = f"shuffle={self.shuffle}, remainder={self.remainder!r}"
+        return f"ArrayData({arrays}, batch_size={self.batch_size}, {options})"
+
+    def __call__(self, step: int) -> Batch:
         """The batch of `step`, as NumPy arrays."""
-        return self.gather(jax.tree.map(np.asarray, self.arrays), self.indices(int(step)))
+        return self.gather(self.host_arrays, self.indices(require_whole(self, "step", step, 0)))
 
     def indices(self, step: int) -> np.ndarray:
         """The numbers of the examples in the batch of `step`; those past the end of an epoch are `size` and more."""
@@ -135,57 +117,128 @@ class ArrayData:
         return np.asarray(jax.random.key_data(self.key)).ravel().tolist()
 
     @cached_property
-    def device_arrays(self) -> Any:
+    def device_arrays(self) -> Batch:
         """The arrays on the device, sent once."""
         return jax.tree.map(jnp.asarray, self.arrays)
 
     @property
-    def gather(self) -> Callable[[Any, Any], Any]:
+    def host_arrays(self) -> Batch:
+        """The arrays in the host's memory: there, a slice is no program."""
+        return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.arrays)
+
+    @property
+    def gather(self) -> Callable[[Batch, Any], Batch]:
         """`(arrays, indices) -> batch`, to be called inside a compiled loop."""
         return gather_padded if self.remainder == "pad" else gather
 
 
-def gather(arrays: Any, indices: Any) -> Any:
-    """The examples with these numbers."""
-    return jax.tree.map(lambda x: x[indices], arrays)
+def gather(arrays: Batch, indices: Any) -> Batch:
+    """The examples with these numbers, or in this slice, beside what is shared by all."""
+    return jax.tree.map(lambda x: x[indices] if np.ndim(x) else x, arrays)
 
 
-def gather_padded(arrays: Any, indices: Any) -> Any:
+def gather_padded(arrays: Batch, indices: Any) -> Batch:
     """The examples with these numbers, where a number past the end is padding, and a mask that says so."""
-    size = len(jax.tree.leaves(arrays)[0])
+    size = next(len(x) for x in jax.tree.leaves(arrays) if np.ndim(x))
     return {**gather(arrays, indices % size), "mask": (indices < size).astype(np.float32)}
 
 
-def _named(arrays: Any) -> list[tuple[str, Any]]:
-    pairs = jax.tree_util.tree_flatten_with_path(arrays)[0]
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), value) for path, value in pairs
-    ]
+class Stream:
+    """An iterable of batches, of which some are too short to fill one.
+
+    The first batch tells how many examples fill a batch; the others are counted along axis 0. Each batch is
+    taken when it is asked for, so an iterator can be used again afterwards.
+
+    Attributes:
+        batches: an iterable of batches, such as a data loader or `(b for _ in range(epochs) for b in loader)`.
+        remainder: what becomes of a batch that is too short: "drop" leaves it out, "pad" fills it up with its
+            own examples and adds `mask` (1.0 for real ones) to every batch, which must be a dict, and "error"
+            refuses it, as an iterable without this wrapper does.
+
+    Example:
+        >>> batches = [{"x": np.ones(4)}, {"x": np.ones(3)}]
+        >>> [len(batch["x"]) for batch in Stream(batches)]
+        [4]
+        >>> print([batch["mask"] for batch in Stream(batches, remainder="pad")][-1])
+        [1. 1. 1. 0.]
+    """
+
+    def __init__(self, batches: Iterable[Batch], remainder: str = "drop"):
+        require_batches(batches, "Stream", "batches", "an iterable of batches")
+        require_choice(self, "remainder", remainder, REMAINDERS)
+        self.batches, self.remainder = batches, remainder
+        self._size = 0
+
+    def __repr__(self) -> str:
+        count = f" of {len(self.batches)}" if isinstance(self.batches, list | tuple) else ""
+        return f"Stream(<{type(self.batches).__name__}{count}>, remainder={self.remainder!r})"
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(self.batches):
+            name = f"batches[{number}]"
+            count = count_examples(batch, "Stream", name)
+            self._size = size = self._size or count or 0
+            full, padded = 0 < size == count, self.remainder == "pad"
+            fits = full or (self.remainder != "error" and count is not None and 0 < count < size)
+            require(fits, self, name, count or outline(batch), self._allowed(size))
+            if padded:
+                _require_no_mask(self, name, batch)
+                rows = np.arange(size)
+                batch = batch if full else gather(jax.tree.map(as_array, batch), rows % count)
+                yield {**batch, "mask": (rows < count).astype(np.float32)}
+            elif full:
+                yield batch
+
+    def _allowed(self, size: int) -> str:
+        if not size:
+            return "a batch with examples along axis 0"
+        return f"a batch of {size} examples, as the first, or fewer with remainder='drop' or 'pad'"
 
 
-def source_of(data: Any, owner: str = "fit") -> "ArraySource | StreamSource":
-    """What the loop draws the batches of `data` from."""
-    return ArraySource(data) if isinstance(data, ArrayData) else StreamSource(data, owner)
+class Draw(NamedTuple):
+    """The batches of one call of the device, and the error that came instead of the next one, if one did."""
+
+    count: int
+    payload: Any = None
+    error: Exception | None = None
+
+
+def source_of(
+    data: ArrayData | Iterable[Batch], owner: str, steps: int, place: Callable = lambda arrays: arrays
+) -> "ArraySource | StreamSource":
+    """What the batches of a run are drawn from.
+
+    Args:
+        data: as the user gave it.
+        owner: the function that the user called: messages begin with it.
+        steps: how many batches will be drawn; a list that has fewer is refused.
+        place: sends the stacked batches of a stream to the device.
+    """
+    if isinstance(data, ArrayData):
+        return ArraySource(data, place)
+    require_batches(data, owner)
+    held = len(data) if isinstance(data, list | tuple) else steps
+    allowed = f"at least {steps} batches, one for each step"
+    require(held >= steps, owner, "data", f"{held} batches", allowed)
+    return StreamSource(data, owner, place)
 
 
 class ArraySource:
     """Batches from arrays on the device: only the numbers of the examples travel."""
 
-    def __init__(self, data: ArrayData):
-        self.data, self.arrays, self.gather = data, data.device_arrays, data.gather
+    def __init__(self, data: ArrayData, place: Callable):
+        self.data, self.arrays, self.gather = data, place(data.device_arrays), data.gather
 
-    def example(self, now: int) -> Any:
+    def example(self, now: int) -> Batch:
         """A batch as shapes and dtypes."""
         del now
-        size = self.data.batch_size
+        size, shape = self.data.batch_size, jax.ShapeDtypeStruct
         batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self.arrays
+            lambda x: shape((size, *x.shape[1:]) if x.ndim else (), x.dtype), self.arrays
         )
-        if self.gather is gather_padded:
-            batch["mask"] = jax.ShapeDtypeStruct((size,), np.float32)
-        return batch
+        return batch if self.gather is gather else {**batch, "mask": shape((size,), np.float32)}
 
-    def most(self, example: Any) -> int:
+    def most(self, example: Batch) -> int:
         """How many batches one call may take."""
         del example
         return max(1, min(MOST_STEPS, INDEX_BYTES // (4 * self.data.batch_size)))
@@ -200,12 +253,193 @@ class ArraySource:
             done += len(some)
         return rows
 
-    def draw(
-        self, now: int, counts: Iterable[int], size: int | None, place: Callable
-    ) -> Generator[Draw, None, None]:
-        """What each call of the device needs; `size` rows, or one batch without rows where it is None."""
-        del place  # they are so small that they travel with the call
-        for count in counts:
-            rows = self.payload(now, count, size or 1)
-            yield Draw(count, rows if size else rows[0])
-            now += count
+    def draw(self, now: int, count: int, size: int | None) -> Draw:
+        """What a call of `count` steps needs; `size` rows, or one batch without rows where it is None."""
+        # Numbers are so few that they travel with the call: to place them first would only cost time.
+        rows = self.payload(now, count, size or 1)
+        return Draw(count, rows if size else rows[0])
+
+
+class StreamSource:
+    """Batches from an iterable, checked against the first one and stacked for each call."""
+
+    def __init__(self, data: Iterable[Batch], owner: str, place: Callable):
+        self.iterator, self.owner, self.place = iter(data), owner, place
+        self.arrays, self.drawn = (), 0
+
+    @staticmethod
+    def gather(arrays: Batch, row: Batch) -> Batch:
+        """The batch as it came."""
+        del arrays
+        return row
+
+    def example(self, now: int) -> Batch:
+        """The first batch as shapes and dtypes."""
+        del now
+        first = next(self.iterator, None)
+        require(first is not None, self.owner, "data", first, "an iterable of at least one batch")
+        self.iterator = itertools.chain([first], self.iterator)
+        count = count_examples(first, self.owner, "data[0]")
+        require(count != 0, self.owner, "data[0]", outline(first), "a batch of 1 example or more")
+        leaves, self.structure = _leaves(first)
+        self.form, self.outline = _form(leaves), outline(first)
+        self.places = [leaf.sharding if isinstance(leaf, jax.Array) else None for leaf in leaves]
+        shapes = [
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype, True))
+            for shape, dtype in self.form
+        ]
+        return jax.tree.unflatten(self.structure, shapes)
+
+    def most(self, example: Batch) -> int:
+        """How many batches fit into one call."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
+        return max(1, STREAM_BYTES // max(size, 1))
+
+    def payload(self, now: int, count: int, size: int) -> Batch:
+        """The next `count` batches, stacked in `size` rows."""
+        draw = self.draw(now, count, size)
+        if draw.error is not None:
+            raise draw.error
+        return draw.payload
+
+    def draw(self, now: int, count: int, size: int | None) -> Draw:
+        """The next `count` batches, stacked in `size` rows, or one without rows where it is None.
+
+        What the iterable raises comes behind the batches before it, so that those are not lost.
+        """
+        del now
+        columns: list[Any] = [
+            np.zeros((size or 1, *shape), dtype) if place is None else []
+            for place, (shape, dtype) in zip(self.places, self.form, strict=True)
+        ]
+        done, error = 0, None
+        try:
+            with jax.profiler.TraceAnnotation("stack batches"):
+                while done < count:
+                    for column, leaf in zip(columns, self._next(), strict=True):
+                        if isinstance(column, list):
+                            column.append(leaf)
+                        else:  # copied at once, as a loader may use its memory for the next batch
+                            column[done] = leaf
+                    done += 1
+        except Exception as caught:
+            error = caught
+        if not done:
+            return Draw(0, error=error)
+        leaves = [self._sent(*pair, size) for pair in zip(columns, self.places, strict=True)]
+        return Draw(done, jax.tree.unflatten(self.structure, leaves), error)
+
+    def _sent(self, column: Any, place: Any, size: int | None) -> Any:
+        if place is not None:  # the others may lie on other devices than the first
+            column = jax.device_put(column, place)
+        if size is None:
+            return self.place(column[0])
+        if place is not None:  # as many rows as ever, so that nothing is compiled anew
+            column = jnp.stack(column + [column[-1]] * (size - len(column)))
+        return self.place(column)
+
+    def _next(self) -> list[Any]:
+        owner, number = self.owner, self.drawn
+        for batch in self.iterator:
+            leaves, structure = _leaves(batch)
+            if structure != self.structure or _form(leaves) != self.form:
+                raise ValueError(
+                    f"{owner}: batch {number} of `data` is {outline(batch)}, but the first was "
+                    f"{self.outline}; training.Stream drops or pads what does not fill a batch"
+                )
+            check_mask(batch, owner, f"data[{number}]")
+            self.drawn += 1
+            return leaves
+        raise ValueError(
+            f"{owner}: `data` ended after {number} batches, before `steps` were made; "
+            "give a longer iterable or fewer steps"
+        )
+
+
+def require_batches(
+    data: Any,
+    owner: str,
+    argument: str = "data",
+    allowed: str = "an ArrayData or an iterable of batches",
+) -> None:
+    """Refuses what is no iterable, and arrays, which would be iterated by their rows."""
+    arrays = isinstance(data, dict | str | np.ndarray | jax.Array)
+    if arrays or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        got = f"{outline(data)}; make an ArrayData of arrays" if arrays else repr(data)
+        raise TypeError(f"{owner}: `{argument}` must be {allowed}, got {got}")
+
+
+def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
+    """How many examples a batch has along axis 0; None where it holds scalars and keys only, which all share.
+
+    Refuses, by its name, what is no array of numbers, and arrays that differ in the number of examples.
+    """
+    counts: dict[int, dict[str, str]] = {}
+    for name, leaf in _named(batch):
+        array = as_array(leaf)
+        outlined = {name: _outlined(array)}
+        # A tree that has lists of numbers has a scalar for each of them, which would be shared by all.
+        numbers = type(leaf) is not list and any(jnp.issubdtype(array.dtype, t) for t in NUMBERS)
+        require(numbers, owner, argument, outlined, "arrays of numbers, no lists and no text")
+        if array.ndim:
+            counts.setdefault(array.shape[0], outlined)
+    allowed = "arrays with equally many examples along axis 0; only a scalar or a key is shared"
+    got = {name: text for each in counts.values() for name, text in each.items()}
+    require(len(counts) < 2, owner, argument, got, allowed)
+    check_mask(batch, owner, argument)
+    return next(iter(counts), None)
+
+
+def check_mask(batch: Batch, owner: str, argument: str, wait: bool = False) -> None:
+    """Refuses a `mask` that does not weigh the examples; one on a device is trusted, unless it may `wait` for it."""
+    if not isinstance(batch, dict) or "mask" not in batch:
+        return
+    mask = as_array(batch["mask"])
+    real = any(jnp.issubdtype(mask.dtype, kind) for kind in (np.integer, np.floating, np.bool_))
+    weighs = real and mask.ndim > 0
+    if weighs and (isinstance(mask, np.ndarray) or (wait and known(mask))):
+        mask = np.asarray(mask)
+        weighs = bool(np.all(np.isfinite(mask) & (mask >= 0)))
+    name, got = f"{argument}['mask']", mask if mask.ndim < 2 else outline(mask)
+    require(weighs, owner, name, got, "a finite weight >= 0 for each example")
+
+
+def _require_no_mask(owner: Any, argument: str, batch: Batch) -> None:
+    free = isinstance(batch, dict) and "mask" not in batch
+    got = outline(batch) if isinstance(batch, dict) else type(batch).__name__
+    require(free, owner, argument, got, "dicts without `mask`, which remainder='pad' adds")
+
+
+def outline(batch: Batch) -> Any:
+    """A batch in a few words: the type and shape of each array by its name."""
+    outlined = {name: _outlined(as_array(leaf)) for name, leaf in _named(batch)}
+    return outlined[""] if list(outlined) == [""] else outlined
+
+
+def _outlined(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def as_array(leaf: Any) -> Any:
+    """A leaf of a batch as an array: tensors of other libraries are read as NumPy's."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _named(batch: Batch) -> list[tuple[str, Any]]:
+    """The leaves with their names; a list of numbers is one, which JAX would take for a tree."""
+    pairs = jax.tree_util.tree_flatten_with_path(batch, is_leaf=_is_list_of_numbers)[0]
+    return [(path_of(path), leaf) for path, leaf in pairs]
+
+
+def _is_list_of_numbers(x: Any) -> bool:
+    number = int | float | complex | np.generic
+    return type(x) is list and bool(x) and all(isinstance(each, number) for each in x)
+
+
+def _leaves(batch: Batch) -> tuple[list[Any], Any]:
+    leaves, structure = jax.tree.flatten(batch)
+    return [as_array(leaf) for leaf in leaves], structure
+
+
+def _form(leaves: list[Any]) -> list[tuple[tuple[int, ...], Any]]:
+    return [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -1,6 +1,6 @@
 """Evaluation: the mean of metrics over a data set, jitted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -8,16 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._check import require
-from jax_lrreg.training.data import ArrayData
+from jax_lrreg.training.data import (
+    ArrayData,
+    Batch,
+    as_array,
+    count_examples,
+    gather,
+    outline,
+    require_batches,
+)
 from jax_lrreg.training.modules import adapt
 from jax_lrreg.training.state import State
-from jax_lrreg.training.stream import as_array, examples, require_batches
 
 
 def make_eval(
-    module: Any, metrics_fn: Callable[[Callable, Any], dict[str, Any]], data: Any
-) -> Callable[[State], dict]:
+    module: Any,
+    metrics_fn: Callable[[Callable, Batch], dict[str, jax.Array]],
+    data: ArrayData | Iterable[Batch],
+) -> Callable[[State], dict[str, float]]:
     """An `eval_fn` for `fit`: the mean of `metrics_fn(model, batch)` over all of `data`, jitted.
+
+        mean = sum over batches of examples * metric / sum of examples
 
     Args:
         module: as in `init`. The model is in evaluation form: nothing mutable, no dropout in NNX; Linen
@@ -28,6 +39,10 @@ def make_eval(
 
     Returns:
         A function `state -> {name: float}`.
+
+    Raises:
+        ValueError: when it is called, if the arrays of a batch differ in the number of examples, a mask does not
+            weigh them, or there are none.
 
     Example:
         >>> data = ArrayData(np.arange(5.0), batch_size=2, shuffle=False)
@@ -42,63 +57,51 @@ def make_eval(
         require_batches(data, "make_eval")
 
     @jax.jit
-    def metrics(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
+    def metrics(params: Any, model_state: Any, batch: Batch) -> dict[str, jax.Array]:
         found = metrics_fn(adapter.evaluate(params, model_state), batch)
         scalars = isinstance(found, dict) and all(jnp.ndim(value) == 0 for value in found.values())
-        shapes = jax.tree.map(jnp.shape, found)
-        require(
-            scalars,
-            "make_eval",
-            "metrics_fn",
-            shapes,
-            "a function that returns {name: mean over the batch}",
-        )
+        allowed = "a function that returns {name: mean over the batch}"
+        require(scalars, "make_eval", "metrics_fn", jax.tree.map(jnp.shape, found), allowed)
         return found
-
-    def batches() -> Iterator[Any]:
-        if not isinstance(data, ArrayData):
-            yield from (jax.tree.map(as_array, batch) for batch in data)
-            return
-        arrays = jax.tree.map(
-            np.asarray, data.arrays
-        )  # a slice of a device's array would be a program for each place
-        if data.remainder == "pad":
-            arrays = {
-                **arrays,
-                "mask": np.ones(data.size, np.float32),
-            }  # as in training; none of them is padding
-        for begin in range(0, data.size, data.batch_size):
-            yield jax.tree.map(lambda x: x[begin : begin + data.batch_size], arrays)  # noqa: B023
 
     def evaluate(state: State) -> dict[str, float]:
         sizes, results = [], []
-        for batch in batches():
-            size = _weight(batch)
+        for number, batch in enumerate(_batches(data)):
+            size = _weight(batch, f"data[{number}]")
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
+                batch = jax.tree.map(as_array, batch)
                 results.append(metrics(state.params, state.model_state, batch))
-        require(
-            len(sizes) > 0,
-            "make_eval",
-            "data",
-            data,
-            "at least one batch; an iterator can be read only once",
-        )
+        allowed = "at least one batch whose examples have a weight; an iterator is read only once"
+        require(len(sizes) > 0, "make_eval", "data", data, allowed)
         results = jax.device_get(results)
-        return {
-            name: float(np.average([r[name] for r in results], weights=sizes))
-            for name in results[0]
-        }
+        names = list(results[0])
+        for found in results:
+            allowed = f"a function that returns the same names for each batch, {names}"
+            require(
+                found.keys() == results[0].keys(), "make_eval", "metrics_fn", list(found), allowed
+            )
+        columns = {name: [found[name] for found in results] for name in names}
+        return {name: float(np.average(each, weights=sizes)) for name, each in columns.items()}
 
     return evaluate
 
 
-def _weight(batch: Any) -> float:
+def _batches(data: ArrayData | Iterable[Batch]) -> Iterator[Batch]:
+    if not isinstance(data, ArrayData):
+        yield from data
+        return
+    arrays = data.host_arrays
+    if data.remainder == "pad":  # as in training; none of them is padding
+        arrays = {**arrays, "mask": np.ones(data.size, np.float32)}
+    for begin in range(0, data.size, data.batch_size):
+        yield gather(arrays, slice(begin, begin + data.batch_size))
+
+
+def _weight(batch: Batch, name: str) -> float:
     """How many examples a batch has, those of weight 0 left out."""
+    count = count_examples(batch, "make_eval", name)
+    require(count is not None, "make_eval", name, outline(batch), "examples along axis 0")
     if isinstance(batch, dict) and "mask" in batch:
-        return float(np.sum(batch["mask"]))
-    count = examples(batch)
-    require(
-        count is not None, "make_eval", "data", batch, "batches with their examples along axis 0"
-    )
-    return count  # type: ignore[return-value]
+        return float(np.sum(as_array(batch["mask"])))
+    return float(count or 0)

@@ -1,8 +1,9 @@
-"""The history of a run: sums on the device, one reading per interval, one entry for each."""
+"""The history of a run: sums on the device, one reading for each interval, one entry of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,51 +13,75 @@ from jax_lrreg._optax_state import GROUP
 from jax_lrreg.training.report import LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]
+Entry = dict[str, float]
 
 
-def rows(metrics: Iterable[str]) -> list[str]:
-    """The metrics in the order in which their sums stand in one array, "skipped" at the end."""
-    return [*sorted(set(metrics) - {"skipped"}), "skipped"]
+def names_of(metrics: Iterable[str]) -> list[str]:
+    """The metrics in the order in which their sums stand in one array, but for "skipped"."""
+    return sorted(set(metrics) - {"skipped"})
 
 
-def zero_sums(metrics: Iterable[str]) -> dict[str, Any]:
-    """The sums of an interval that has no step yet, for metrics of these names."""
-    return {"values": np.zeros(len(rows(metrics)), np.float32), "steps": np.int32(0)}
+def zero_sums(names: Sequence[str]) -> np.ndarray:
+    """The sums of no step: of each metric, of the skipped steps, and of those before the first skipped one."""
+    return np.zeros(len(names) + 2, np.float32)
 
 
-def add(values: jax.Array, metrics: dict[str, jax.Array]) -> jax.Array:
+def add(sums: jax.Array, metrics: Mapping[str, jax.Array]) -> jax.Array:
     """The sums with one more step; traced into the compiled loop.
 
-    One array, since a loop of small steps spends its time in the number of its kernels.
+    They are one array, since a loop of small steps spends its time in the number of its kernels. The number of
+    the first bad step is a sum too, of the good ones before it: a number of its own would be a kernel more.
     """
-    names = rows(metrics)
-    new = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
-    counts = np.array([name == "skipped" for name in names])
-    total = values + jnp.where(counts | (metrics["skipped"] == 0), new, 0)
-    return jnp.where(np.array([_of_last(name) for name in names]), new, total)
+    names, skipped = names_of(metrics), metrics["skipped"]
+    before = (1 - skipped) * (sums[-2] == 0)
+    new = jnp.stack([*(metrics[name] for name in names), skipped, before]).astype(jnp.float32)
+    counts, last = np.zeros((2, len(names) + 2), bool)
+    counts[-2:], last[:-2] = True, [_of_last(name) for name in names]
+    return jnp.where(last, new, sums + jnp.where(counts | (skipped == 0), new, 0))
 
 
-def read(
-    now: int, names: list[str], sums: dict[str, Any], at_end: dict[str, Any], raises: bool
-) -> dict[str, float]:
-    """The entry of an interval that ends at step `now`; waits for the device, and fetches everything at once."""
-    with jax.profiler.TraceAnnotation("read metrics"):
-        sums, at_end = jax.device_get((sums, at_end))
-    *values, skipped = (float(value) for value in sums["values"])
-    good = int(sums["steps"]) - int(skipped)
-    entry = {
-        name: value if _of_last(name) else value / good if good else float("nan")
-        for name, value in zip(names, values, strict=False)
-    }
-    entry |= {name: float(value) for name, value in at_end.items()}
-    entry["skipped"] = int(skipped)
-    if raises and entry["skipped"]:
-        count, begin = entry["skipped"], now - int(sums["steps"])
+class Interval:
+    """Steps in a row, whose metrics are added up on the device and fetched when they are asked for.
+
+    Attributes:
+        begin: the first of them.
+        end: how many steps the run has made after the last of them.
+        names: of the metrics, in the order of the sums.
+        sums: as `add` makes them.
+        closed: whether an entry of the history ends here.
+        raises: whether a step that was skipped is an error.
+        at_end: metrics of the state at the end.
+    """
+
+    def __init__(self, begin: int, end: int, names: list[str], closed: bool, raises: bool):
+        self.begin, self.end, self.names = begin, end, names
+        self.closed, self.raises = closed, raises
+        self.sums: chex.Array = zero_sums(names)
+        self.at_end: dict[str, jax.Array] = {}
+        self._entry: Entry | None = None
+
+    def read(self) -> Entry:
+        """The entry of these steps; the first call waits for the device, and fetches everything at once."""
+        if self._entry is None:
+            with jax.profiler.TraceAnnotation("read metrics"):
+                sums, at_end = jax.device_get((self.sums, self.at_end))
+            *values, skipped, before = sums.tolist()
+            good = self.end - self.begin - skipped
+            if self.raises and skipped:
+                self._refuse(self.begin + int(before), int(skipped) - 1)
+            entry = {
+                name: value if _of_last(name) else value / good if good else float("nan")
+                for name, value in zip(self.names, values, strict=True)
+            }
+            self._entry = entry | jax.tree.map(float, at_end) | {"skipped": int(skipped)}
+        return self._entry
+
+    def _refuse(self, first: int, others: int) -> None:
+        more = f" and {others} of the {self.end - first - 1} after it are" if others else " is"
         raise FloatingPointError(
-            f"{count} of the updates at steps {begin} to {now - 1} {'was' if count == 1 else 'were'} not finite and "
-            "left out; the steps after it have been made. A single call of the step tells loss and gradient"
+            f"the update at step {first}{more} not finite; what is not finite is left out, and the steps after "
+            "it have been made. A single call of the step, with that batch, tells loss and gradient"
         )
-    return entry
 
 
 def _of_last(name: str) -> bool:
@@ -64,72 +89,59 @@ def _of_last(name: str) -> bool:
     return name in LAST or name.startswith(GROUP)
 
 
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
-    )
-
-
 class History:
     """Collects entries and evaluations, and hands each to the loggers."""
 
     def __init__(self, loggers: Sequence[Logger]):
         listed = isinstance(loggers, list | tuple) and all(map(callable, loggers))
-        require(
-            listed,
-            "fit",
-            "loggers",
-            loggers,
-            "a list of functions (step, {name: number})",
-            error=TypeError,
-        )
+        allowed = "a list of functions (step, {name: number})"
+        require(listed, "fit", "loggers", loggers, allowed, error=TypeError)
         self.loggers = loggers
         self.entries: dict[str, list[float]] = {"step": []}
         self.evaluations: dict[str, list[float]] = {}
+        self._waiting: Interval | None = None
 
-    def add(self, now: int, entry: dict[str, float]) -> dict[str, float]:
-        """Takes the metrics of the interval that ends at step `now`."""
-        return self._log(self.entries, "step", now, entry)
+    def write(self, latest: Interval | None = None) -> tuple[int, Entry]:
+        """Writes the interval that waits, if one does, and returns it; then `latest` waits in its place.
+
+        So the metrics are read one interval late, when the device has finished it and works on the next.
+        """
+        written, self._waiting = self._waiting, latest
+        if written is None:
+            return 0, {}
+        return written.end, self._log(self.entries, {"step": written.end, **written.read()})
 
     def add_evaluation(
-        self, now: int, values: dict[str, Any], metrics: Iterable[str]
-    ) -> dict[str, float]:
+        self, now: int, values: Mapping[str, chex.Numeric], metrics: Iterable[str]
+    ) -> Entry:
         """Takes what `eval_fn` returned after step `now`, by other names than those of the `metrics`."""
         numbers = isinstance(values, dict) and all(map(_is_number, values.values()))
-        require(
-            numbers,
-            "fit",
-            "eval_fn",
-            values,
-            "a function that returns {name: number}",
-            error=TypeError,
-        )
-        entry = {name: float(value) for name, value in values.items()}
-        for name in entry:
-            taken = is_reserved(name) or name in metrics
-            require(
-                not taken,
-                "fit",
-                "eval_fn",
-                name,
-                "a function whose names differ from the training metrics'",
-            )
-        before = set(self.evaluations) - {"eval_step"}
+        allowed = "a function that returns {name: number}"
+        require(numbers, "fit", "eval_fn", values, allowed, error=TypeError)
+        allowed = "a function whose names differ from the training metrics'"
+        for name in values:
+            require(not is_reserved(name) and name not in metrics, "fit", "eval_fn", name, allowed)
+        before = self.evaluations.keys() - {"eval_step"}
         allowed = f"a function that returns the same names each time, {sorted(before)}"
-        require(not before or set(entry) == before, "fit", "eval_fn", sorted(entry), allowed)
-        return self._log(self.evaluations, "eval_step", now, entry)
+        same = not before or values.keys() == before
+        require(same, "fit", "eval_fn", sorted(values), allowed)
+        entry = {name: float(value) for name, value in values.items()}
+        return self._log(self.evaluations, {"eval_step": now, **entry})
 
-    def _log(
-        self, table: dict[str, list[float]], index: str, now: int, entry: dict[str, float]
-    ) -> dict[str, float]:
-        for name, value in {index: now, **entry}.items():
+    def _log(self, table: dict[str, list[float]], row: Entry) -> Entry:
+        for name, value in row.items():
             table.setdefault(name, []).append(value)
+        (_, now), *entry = row.items()
         for logger in self.loggers:
-            logger(now, dict(entry))
-        return entry
+            logger(int(now), dict(entry))
+        return dict(entry)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The columns."""
-        return {
-            name: np.asarray(values) for name, values in (self.entries | self.evaluations).items()
-        }
+        columns = self.entries | self.evaluations
+        return {name: np.asarray(values) for name, values in columns.items()}
+
+
+def _is_number(value: Any) -> bool:
+    number = int | float | np.generic | np.ndarray | jax.Array
+    return isinstance(value, number) and np.ndim(value) == 0

@@ -1,11 +1,10 @@
-"""A progress bar on a terminal, a line that changes in a notebook, plain lines elsewhere."""
+"""A progress bar on a terminal and in a notebook, at most 20 plain lines elsewhere."""
 
-import time
-from collections import deque
+import importlib.util
 from typing import Any
 
 HIDDEN = ("data_loss", "grad_norm", "penalty")  # of the metrics: a line is short
-REMEMBERED = 20  # entries that the rate is taken over
+LINES = 20  # of a run whose output goes to a file
 
 
 class Progress:
@@ -13,84 +12,75 @@ class Progress:
 
     def __init__(self, show: bool, start: int, end: int):
         self.show, self.start, self.end = show, start, end
-        self.bar: Any = None
-        self.line: Any = None
         self.metrics: dict[str, float] = {}
-        self.times: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
+        self.printed = 0  # of the lines
 
     def __enter__(self) -> "Progress":
         if self.show:
             from rich.console import Console
 
             console = Console()
-            if console.is_jupyter:
-                from IPython.display import display
-
-                self.line = display({"text/plain": "compiling"}, raw=True, display_id=True)
-            elif console.is_terminal:
-                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-                from rich.progress import Progress as Bar
-                from rich.table import Column
-
-                rest = Column(
-                    ratio=1, no_wrap=True
-                )  # what is too long for the terminal is cut here
-                text = TextColumn("{task.fields[text]}", markup=False, table_column=rest)
-                self.bar = Bar(
-                    BarColumn(20), MofNCompleteColumn(), text, console=console, expand=True
-                )
-                self.bar.start()
-                self.task = self.bar.add_task(
-                    "", total=self.end, completed=self.start, text="compiling"
-                )
-            self.began = time.perf_counter()
+            terminal = console.is_terminal and not console.is_dumb_terminal
+            # In a notebook Rich draws through widgets, and where those are not installed not at all.
+            notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+            self.draws = terminal or notebook
+            self.bar = _bar(console, disable=not self.draws)
+            self.bar.start()
+            # Rich measures the pace from the first update on: what comes before it is the compilation.
+            self.bar.add_task("", total=self.end, completed=self.start, text="compiling")
         return self
 
     def update(self, now: int, metrics: dict[str, float]) -> None:
         """Shows `metrics`, which belong to step `now`."""
-        if not self.show:
+        if not self.show or not metrics:
             return
         self.metrics |= metrics
-        self.times.append((now, time.perf_counter()))
+        task = self.bar.tasks[0]
+        self.bar.update(task.id, completed=now)
         first, others = self._numbers()
-        text = "  ".join([*first, *self._pace(now), *others])  # a narrow terminal cuts the others
-        if self.bar is not None:
-            self.bar.update(self.task, completed=now, text=text)
-            return
-        line = f"step {now}/{self.end}  {text}"
-        if self.line is not None:
-            self.line.update({"text/plain": line}, raw=True)
-        else:
-            print(line, flush=True)
+        text = "  ".join([*first, *self._pace(now, task), *others])  # a narrow terminal cuts others
+        self.bar.update(task.id, text=text, refresh=now == self.end)
+        due = (now - self.start) * LINES // (self.end - self.start)
+        if not self.draws and due > self.printed:
+            self.printed = due
+            print(f"step {now}/{self.end}  {text}", flush=True)
 
     def _numbers(self) -> tuple[list[str], list[str]]:
         """Loss and rate, and all others that are worth a place."""
-        numbers = {
-            name: f"{name} {value:.4g}"
-            for name, value in self.metrics.items()
-            if name not in HIDDEN
-        }
-        if not self.metrics.get("skipped"):
-            numbers.pop("skipped", None)
-        first = [numbers.pop(name) for name in ("loss", "learning_rate") if name in numbers]
-        return [text.replace("learning_rate", "lr") for text in first], list(numbers.values())
+        shown = {name: value for name, value in self.metrics.items() if name not in HIDDEN}
+        if not shown.get("skipped"):
+            shown.pop("skipped", None)
+        texts = {name: f"{name} {value:.4g}" for name, value in shown.items()}
+        first = [texts.pop(name) for name in ("loss", "learning_rate") if name in texts]
+        return [text.replace("learning_rate", "lr") for text in first], list(texts.values())
 
-    def _pace(self, now: int) -> list[str]:
-        """Steps per second and the time left, by the latest entries: the first has the compilation in it."""
-        (first, before), (_, after) = self.times[0], self.times[-1]
-        if first == now:
-            first, before = self.start, self.began
-        rate = (now - first) / max(after - before, 1e-9)
-        seconds = (self.end - now) / rate
+    def _pace(self, now: int, task: Any) -> list[str]:
+        """Steps per second, and the time left or taken."""
+        rate = task.speed or (now - self.start) / max(task.elapsed, 1e-9)
         pace = f"{rate:,.0f} steps/s" if rate >= 10 else f"{1 / rate:.3g} s/step"
-        return [
-            pace,
-            f"{_clock(seconds)} left" if now < self.end else f"{_clock(after - self.began)} in all",
-        ]
+        left = self.end - now
+        return [pace, f"{_clock(left / rate)} left" if left else f"{_clock(task.elapsed)} in all"]
 
-    def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
+    def __exit__(self, *error: object) -> None:
+        if self.show and self.draws:
             self.bar.stop()
+
+
+def _bar(console: Any, disable: bool) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
+
+    rest = Column(ratio=1, no_wrap=True)  # what is too long for the terminal is cut here
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", markup=False, table_column=rest),
+    )
+    # Ten minutes of updates make the pace: an interval may take longer than Rich's half a minute.
+    period = 600
+    return Progress(
+        *columns, console=console, expand=True, speed_estimate_period=period, disable=disable
+    )
 
 
 def _clock(seconds: float) -> str:

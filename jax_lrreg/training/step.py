@@ -61,7 +61,6 @@ class Step:
         self.at_end = read if set(monitors) & set(AT_END) else lambda _: {}
         self.on_nonfinite = on_nonfinite
         self.donate = donate
-        self.programs: dict[str, Any] = {}
         self._ema = ema
         self._loss_scale = loss_scale
 
