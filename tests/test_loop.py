@@ -1,8 +1,14 @@
 """The loop: nothing is compiled twice, read in between or grows, and no chunk size shows."""
 
+import concurrent.futures
+import contextlib
 import gc
 import io
 import os
+import signal
+import sys
+import threading
+import types
 
 import chex
 import jax
@@ -15,6 +21,7 @@ from jax._src.array import ArrayImpl
 from models import Cnn, apply, images, masked_loss
 
 from jax_lrreg import penalties, schedules, training, transforms
+from jax_lrreg.training import loop
 
 PLATEAU = schedules.ReduceOnPlateau(factor=0.5, patience=3, cooldown=0)
 ARRAYS = {"x": np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)}
@@ -105,13 +112,13 @@ def test_the_host_reads_once_per_interval_and_one_interval_late(kind, monkeypatc
     def logger(step, metrics):
         log.append(step)
 
-    many = STEP.programs["many"]
+    many = loop.program_of(STEP, loops=True)
 
     def called(*args, **options):
         log.append("call")
         return many(*args, **options)
 
-    monkeypatch.setitem(STEP.programs, "many", called)
+    monkeypatch.setitem(loop._PROGRAMS[STEP], True, called)
     monkeypatch.setattr(jax, "device_get", device_get)
     monkeypatch.setattr(ArrayImpl, "_value", property(_value))
     with jax.transfer_guard_device_to_host("disallow"):
@@ -283,7 +290,7 @@ class TestSteps:
     def test_an_update_that_is_not_finite_is_raised_though_nobody_looks(self):
         step = make(lambda model, batch: masked_loss(model, batch) / 0, on_nonfinite="raise")
         made = []
-        with pytest.raises(FloatingPointError, match="updates at steps 0 to 9 were not finite"):
+        with pytest.raises(FloatingPointError, match="update at step 0 and 9 of the 9 after it"):
             made.extend(
                 now.step for now in training.steps(step, start(), DATA, steps=100, log_every=10)
             )
@@ -297,6 +304,103 @@ class TestSteps:
                 training.steps(STEP, start(), DATA, **{"steps": 5, name: value})
         with pytest.raises(TypeError, match=r"^steps: `step`"):
             training.steps(masked_loss, start(), DATA, steps=5)
+
+
+@pytest.mark.parametrize("bad", [[0], [137], [137, 138, 151, 260], [299]])
+@pytest.mark.parametrize("log_every", [1, 40, 1000])
+@pytest.mark.parametrize("chunk", [1, 7, "auto"])
+def test_the_first_update_that_is_not_finite_is_named(bad, log_every, chunk):
+    step = make(on_nonfinite="raise")
+    state, _ = training.fit(step, start(), DATA, steps=20)
+
+    def stream():
+        for index in range(300):
+            yield jax.tree.map(lambda x: x * np.nan if index in bad else x, DATA(index))  # noqa: B023
+
+    for run in (training.fit, lambda *args, **options: list(training.steps(*args, **options))):
+        options = {"steps": 300, "log_every": log_every, "chunk": chunk}
+        with pytest.raises(FloatingPointError, match=rf"update at step {20 + bad[0]} ") as caught:
+            run(step, state.copy(), stream(), **options)
+        assert not caught.value.state.step.is_deleted()
+
+
+class TestInterrupts:
+    """Ctrl-C, whenever it comes, leaves a state that goes on, and the handlers as they were."""
+
+    def ends_with(self, number, monkeypatch, presses=1):
+        """Presses Ctrl-C at the end of a call of the device, before the new state has a name."""
+        program, calls = loop.program_of(STEP, loops=True), []
+
+        def pressed(*args, **options):
+            result = program(*args, **options)
+            calls.append(1)
+            if len(calls) == 3:
+                for _ in range(presses):
+                    signal.raise_signal(number)
+            return result
+
+        monkeypatch.setitem(loop._PROGRAMS[STEP], True, pressed)
+
+    def run(self, kind):
+        state = start()
+        options = {"steps": 90, "chunk": 10}
+        if kind == "fit":
+            return training.fit(STEP, state, DATA, **options)[0]
+        for now in training.steps(STEP, state, DATA, **options):
+            state = now.state
+        return state
+
+    @pytest.mark.parametrize("kind", ["fit", "steps"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+    def test_one_in_a_call_of_the_device_waits_for_its_end(self, kind, number, monkeypatch):
+        def handler(number, frame):
+            raise KeyboardInterrupt
+
+        expected, _ = training.fit(STEP, start(), DATA, steps=30)
+        previous = signal.signal(number, handler)
+        try:
+            self.ends_with(number, monkeypatch)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                self.run(kind)
+            chex.assert_trees_all_equal(caught.value.state, expected)
+            assert signal.getsignal(number) is handler
+        finally:
+            signal.signal(number, previous)
+
+    def test_a_second_one_does_not_wait(self, monkeypatch):
+        self.ends_with(signal.SIGINT, monkeypatch, presses=2)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            self.run("fit")
+        assert not hasattr(caught.value, "state")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_a_handler_that_returns_lets_the_run_go_on(self, monkeypatch):
+        expected, heard = self.run("fit"), []
+        previous = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+        try:
+            self.ends_with(signal.SIGINT, monkeypatch)
+            chex.assert_trees_all_equal(self.run("fit"), expected)
+        finally:
+            signal.signal(signal.SIGINT, previous)
+        assert heard == [1]
+
+    def test_another_thread_leaves_the_handlers_alone(self):
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            state = threads.submit(self.run, "fit").result()
+        chex.assert_trees_all_equal(state, self.run("fit"))
+
+    def test_at_random_moments(self):
+        self.run("fit")
+        rng = np.random.default_rng(0)
+        for wait in rng.uniform(0.01, 0.1, 8):
+            given = start()
+            threading.Timer(wait, signal.raise_signal, [signal.SIGINT]).start()
+            with pytest.raises(KeyboardInterrupt) as caught:
+                training.fit(STEP, given, batches(), steps=10**6, chunk=2, log_every=10)
+            left = getattr(caught.value, "state", given)
+            made = int(left.step)
+            expected, _ = training.fit(STEP, start(), DATA, steps=made) if made else (start(), {})
+            chex.assert_trees_all_equal(left, expected)
 
 
 def test_an_update_that_is_not_finite_leaves_the_state_in_the_error():
@@ -365,35 +469,64 @@ class TestProgress:
         assert "val_loss" not in lines[0]
         assert "val_loss" in lines[2]
 
-    def test_a_bar_on_a_terminal_says_the_same(self, monkeypatch):
+    @pytest.mark.parametrize("steps", [7, 40, 333, 2000])
+    def test_never_more_than_20_lines_and_the_last_one_tells_the_end(self, steps, capsys):
+        options = {"log_every": 3, "eval_every": 10, "eval_fn": EVALUATE, "progress": True}
+        state = start()
+        state, _ = training.fit(STEP, state, DATA, steps=40)
+        training.fit(STEP, state, DATA, steps=steps, **options)
+        lines = capsys.readouterr().out.splitlines()
+        assert min(steps // 3, 18) <= len(lines) <= 20
+        assert lines[-1].startswith(f"step {steps + 40}/{steps + 40}  ")
+        assert "in all" in lines[-1]
+        assert "val_loss" in lines[-1]
+
+    def console(self, monkeypatch, **options):
         import rich.console
 
         text, real = io.StringIO(), rich.console.Console
-        monkeypatch.setattr(
-            rich.console, "Console", lambda: real(file=text, force_terminal=True, width=100)
-        )
+        made = lambda: real(file=text, width=100, **options)  # noqa: E731
+        monkeypatch.setattr(rich.console, "Console", made)
+        return text
+
+    def test_a_bar_on_a_terminal_says_the_same(self, monkeypatch):
+        text = self.console(monkeypatch, force_terminal=True)
         self.fit()
         last = text.getvalue().replace("\x1b[?25h", "").strip().splitlines()[-1]
         for word in ("40/40", "loss ", "lr ", "steps/s", "in all", "val_loss"):
             assert word in last
 
-    def test_a_notebook_has_one_line_that_changes(self, monkeypatch):
-        display = pytest.importorskip("IPython.display")
-        import rich.console
-
-        seen = []
-
-        class Handle:
-            def update(self, content, raw):
-                seen.append(content["text/plain"])
-
-        monkeypatch.setattr(
-            rich.console, "Console", lambda: type("Console", (), {"is_jupyter": True})
-        )
-        monkeypatch.setattr(display, "display", lambda *args, **options: Handle())
+    def test_a_terminal_that_cannot_draw_has_lines(self, monkeypatch, capsys):
+        monkeypatch.setenv("TERM", "dumb")
+        self.console(monkeypatch, force_terminal=True)
         self.fit()
-        assert [line.split("  ")[0] for line in seen][-1] == "step 40/40"
-        assert len(seen) == 4
+        assert len(capsys.readouterr().out.splitlines()) == 4
+
+    @pytest.mark.parametrize("installed", [True, False])
+    def test_a_notebook_has_the_bar_of_rich_where_its_widgets_are_and_lines_else(
+        self, installed, monkeypatch, capsys
+    ):
+        display, shown = pytest.importorskip("IPython.display"), []
+
+        class Output(contextlib.nullcontext):
+            def clear_output(self, wait):
+                pass
+
+        def find_spec(name):
+            return types if name == "ipywidgets" and installed else None
+
+        widgets = types.SimpleNamespace(Output=Output)
+        monkeypatch.setattr("importlib.util.find_spec", find_spec)
+        monkeypatch.setitem(sys.modules, "ipywidgets", widgets)
+        monkeypatch.setattr(display, "display", lambda *args, **_: shown.append(args[0]))
+        self.console(monkeypatch, force_jupyter=True)
+        self.fit()
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == (0 if installed else 4)
+        if installed:
+            text = [each.text for each in shown if getattr(each, "text", "")][-1]
+            for word in ("40/40", "loss ", "lr ", "steps/s", "in all", "val_loss"):
+                assert word in text
 
 
 def test_single_calls_are_the_loop_with_streams_too():

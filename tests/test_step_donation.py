@@ -15,6 +15,7 @@ from flax.training.dynamic_scale import DynamicScale
 from models import apply, loss_fn
 
 from jax_lrreg import penalties, schedules, training, transforms
+from jax_lrreg.training.loop import program_of
 
 BATCH = {"x": np.eye(4, 3, dtype=np.float32), "y": np.arange(4, dtype=np.float32)}
 TX = optax.adam(0.1)
@@ -353,7 +354,7 @@ class TestReplace:
         state = start(tx, hyper=hyper)
         state, _ = step(state, BATCH)
         state, _ = training.fit(step, state, source(), steps=3)
-        programs = step._call._cache_size(), step.programs["many"]._cache_size()
+        programs = step._call._cache_size(), program_of(step, True)._cache_size()
         for rate, steps, factor in [
             (0.2, 100, 3),
             (np.float64(0.3), np.int64(50), np.int8(1)),
@@ -374,7 +375,7 @@ class TestReplace:
             state, history = training.fit(step, state, source(), steps=3)
             expected = schedules.Cosine(2 * rate, steps=steps)(count + 3)
             np.testing.assert_allclose(history["learning_rate"][-1], expected, rtol=1e-6)
-        assert programs == (step._call._cache_size(), step.programs["many"]._cache_size())
+        assert programs == (step._call._cache_size(), program_of(step, True)._cache_size())
 
     def test_an_edit_between_two_calls_of_fit_is_what_the_run_goes_on_with(self):
         def tx(hyper):

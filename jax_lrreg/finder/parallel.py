@@ -75,7 +75,7 @@ def parallel_test(
         require(whole(value, least), "parallel_test", name, value, f"a whole number >= {least}")
     tried = np.geomspace(low, high, rates).astype(np.float32)
 
-    source = source_of(data, "parallel_test", seeds * steps)
+    source = source_of(data, "parallel_test")
     first = int(state.step)
     source.example(first)
     batches = [source.payload(first + seed * steps, steps, steps) for seed in range(seeds)]

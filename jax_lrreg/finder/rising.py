@@ -95,7 +95,7 @@ def range_test(
         penalty,
         lambda: optax.scale_by_learning_rate(lambda i: table[i]),
     )
-    source = source_of(data, "range_test", steps)
+    source = source_of(data, "range_test")
     first = int(state.step)
     example = source.example(first)
     grace = steps // 10  # the first losses are too few for a mean

@@ -204,15 +204,18 @@ class Draw(NamedTuple):
 
 
 def source_of(
-    data: ArrayData | Iterable[Batch], owner: str, steps: int, place: Callable = lambda arrays: arrays
+    data: ArrayData | Iterable[Batch],
+    owner: str,
+    steps: int = 0,
+    place: Callable = lambda arrays: arrays,
 ) -> "ArraySource | StreamSource":
     """What the batches of a run are drawn from.
 
     Args:
         data: as the user gave it.
         owner: the function that the user called: messages begin with it.
-        steps: how many batches will be drawn; a list that has fewer is refused.
-        place: sends the stacked batches of a stream to the device.
+        steps: how many batches will be drawn, where a list that has fewer is to be refused at once.
+        place: sends arrays to the device.
     """
     if isinstance(data, ArrayData):
         return ArraySource(data, place)
@@ -276,9 +279,9 @@ class StreamSource:
     def example(self, now: int) -> Batch:
         """The first batch as shapes and dtypes."""
         del now
-        first = next(self.iterator, None)
-        require(first is not None, self.owner, "data", first, "an iterable of at least one batch")
-        self.iterator = itertools.chain([first], self.iterator)
+        drawn = list(itertools.islice(self.iterator, 1))
+        require(len(drawn) > 0, self.owner, "data", drawn, "an iterable of at least one batch")
+        (first,), self.iterator = drawn, itertools.chain(drawn, self.iterator)
         count = count_examples(first, self.owner, "data[0]")
         require(count != 0, self.owner, "data[0]", outline(first), "a batch of 1 example or more")
         leaves, self.structure = _leaves(first)
