@@ -43,6 +43,8 @@ class Rules:
 
     def __post_init__(self):
         allowed = "at least one pair (pattern, multiplier)"
+        listed = isinstance(self.rules, tuple | list)
+        require(listed, "on", "rules", self.rules, f"a list of {allowed}", error=TypeError)
         require(len(self.rules) > 0, "on", "rules", self.rules, allowed)
         for rule in self.rules:
             pair = isinstance(rule, tuple | list) and len(rule) == 2
@@ -90,6 +92,10 @@ class Predicate:
     """
 
     function: Callable[[str, jax.Array], bool | float] = static()
+
+    def __post_init__(self):
+        allowed = "a function (path, value)"
+        require(callable(self.function), self, "function", self.function, allowed, TypeError)
 
     def multiplier(self, path: str, value: jax.Array) -> float:
         """What the function says of `path`."""
@@ -149,7 +155,12 @@ class Factors:
     factors: tuple[Factor, ...]
 
     def __post_init__(self):
+        for name in ("patterns", "factors"):
+            listed = isinstance(getattr(self, name), tuple)
+            require(listed, "rules", name, getattr(self, name), "a tuple", error=TypeError)
         require(self.patterns != (), "rules", "rules", [], "at least one pair (pattern, factor)")
+        count, allowed = len(self.patterns), "as many as `patterns`"
+        require(len(self.factors) == count, "rules", "factors", self.factors, allowed)
         for pattern, factor in zip(self.patterns, self.factors, strict=True):
             matcher(pattern)
             require_factor(factor)
@@ -190,6 +201,10 @@ class FactorFunction:
     """
 
     function: Callable[[str, jax.Array], Factor] = static()
+
+    def __post_init__(self):
+        allowed = "a function (path, value)"
+        require(callable(self.function), self, "function", self.function, allowed, TypeError)
 
     def of(self, path: str, value: jax.Array) -> Factor:
         """What the function says of `path`."""
