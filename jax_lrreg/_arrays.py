@@ -7,6 +7,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -18,6 +19,26 @@ class Leaf(NamedTuple):
 
     path: str
     value: chex.Array
+
+
+class Parameters(list[Leaf]):
+    """The parameters of a tree.
+
+    Attributes:
+        paths: those that a rule may speak of: theirs, and of what `optax.MaskedNode` hides in the tree. A group of
+            an optimizer, or the part of a model that is trained, is given a tree with the rest of it masked, and a
+            pattern for the rest is no mistake there.
+    """
+
+    def __init__(self, tree: chex.ArrayTree):
+        super().__init__(leaf for leaf in leaves(tree) if is_parameter(leaf.value))
+
+        def hidden(node: object) -> bool:
+            return isinstance(node, optax.MaskedNode)
+
+        every, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=hidden)
+        masked = [path_of(keys) for keys, node in every if hidden(node)]
+        self.paths = [leaf.path for leaf in self] + masked
 
 
 def known(*values: object) -> bool:

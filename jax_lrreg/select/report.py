@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import chex
 import numpy as np
 
-from jax_lrreg._arrays import Leaf, is_parameter, leaves
+from jax_lrreg._arrays import Parameters
 from jax_lrreg._struct import number_text
 from jax_lrreg.select.rules import factors, selection
 
@@ -90,7 +90,7 @@ def report(params: chex.ArrayTree, **columns: object) -> Report:
         embed        4x2    1.0 by '**'        no, not covered by 'head/**'
         head/kernel  2x3    10.0 by 'head/**'  yes, chosen by 'head/**'
     """
-    items = [leaf for leaf in leaves(params) if is_parameter(leaf.value)]
+    items = Parameters(params)
     texts = [_column(name, spec, params, items) for name, spec in columns.items()]
     rows = [
         (leaf.path, "x".join(map(str, np.shape(leaf.value))) or "scalar", *cells)
@@ -105,15 +105,15 @@ def report(params: chex.ArrayTree, **columns: object) -> Report:
     return Report(title, rows, ("parameter", "shape", *columns))
 
 
-def _column(name: str, spec: object, params: chex.ArrayTree, items: Sequence[Leaf]) -> list[str]:
+def _column(name: str, spec: object, params: chex.ArrayTree, items: Parameters) -> list[str]:
     """What a penalty, a selection or rules say of each parameter."""
     if hasattr(spec, "report"):
         told = {path: (what, why) for path, _, what, why in spec.report(params).rows}
         return [", ".join(filter(None, told[leaf.path])) for leaf in items]
     if name == "trainable":
         chosen = selection(spec)
-        chosen.check([leaf.path for leaf in items])
+        chosen.check(items.paths)
         return [f"{'yes' if chosen.multiplier(*x) else 'no'}, {chosen.reason(*x)}" for x in items]
     table = factors(spec)
-    table.check([leaf.path for leaf in items])
+    table.check(items.paths)
     return [f"{number_text(table.of(*x))} {table.reason(*x)}" for x in items]
