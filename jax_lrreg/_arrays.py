@@ -1,4 +1,4 @@
-"""Arrays and trees of them: precision, what is a parameter and where it stands, what is known while tracing."""
+"""Arrays and trees of them: precision, what is a parameter, its path, what is known in a trace."""
 
 import sys
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def known(*values: object) -> bool:
 
 
 def widened(value: ArrayLike) -> jax.Array:
-    """`value` in float32 at least, in which losses, gradients, norms, sums and averages are reckoned."""
+    """`value` in float32 at least, in which losses, gradients, norms and sums are reckoned."""
     value = jnp.asarray(value)
     # JAX promotes no float of 8 bits.
     narrow = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
@@ -55,7 +55,7 @@ def widened(value: ArrayLike) -> jax.Array:
 
 
 def is_parameter(value: object) -> bool:
-    """Whether `value` holds real or complex numbers: integers, booleans and PRNG keys are no parameters."""
+    """Whether `value` holds real or complex numbers, not integers, booleans or PRNG keys."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, float | complex)
@@ -70,13 +70,16 @@ def is_key(value: object) -> bool:
 def leaves(params: chex.ArrayTree) -> list[Leaf]:
     """The arrays of `params` with their paths, in the order of `jax.tree.leaves`.
 
-    A path is the names joined by `/`, the same for Linen variables, NNX states and modules, and plain trees.
+    A path is the names joined by `/`, the same for Linen variables, NNX states and modules, and
+    plain trees.
 
     Raises:
-        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count twice.
+        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count
+            twice.
 
     Example:
-        >>> [leaf.path for leaf in leaves({"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}})]
+        >>> params = {"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}}
+        >>> [leaf.path for leaf in leaves(params)]
         ['encoder/bias', 'encoder/kernel']
     """
     _refuse_shared(params)
@@ -86,7 +89,8 @@ def leaves(params: chex.ArrayTree) -> list[Leaf]:
 
 def path_of(keys: Sequence[object]) -> str:
     """JAX's key path as names joined by `/`."""
-    # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
+    # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's
+    # own.
     attribute = len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey)
     if attribute and getattr(keys[-1], "name", "") in ("value", "raw_value"):
         keys = keys[:-1]

@@ -1,4 +1,4 @@
-"""Every public class x every kind of wrong argument: a ValueError or TypeError of ours that names the argument."""
+"""Every public class x every kind of wrong argument: an error of ours that names the argument."""
 
 import dataclasses
 import types

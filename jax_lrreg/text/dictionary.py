@@ -18,11 +18,11 @@ MAX_ENTRIES = 1_000_000  # numbers, texts, lists and dictionaries, together
 
 
 def to_dict(obj: Any) -> dict[str, Any]:
-    """A schedule or penalty as plain data for JSON: its `type` and all its fields, defaults included.
+    """A schedule or penalty as plain data for JSON: its `type` and all its fields.
 
-    Arrays become nested lists of exactly their numbers, however long they are. A list that could be mistaken, a
-    tuple of numbers where an array is expected or the other way round, is written as
-    `{"type": "tuple" or "array", "items": [...]}`.
+    Fields at their default are there too. Arrays become nested lists of exactly their numbers,
+    however long they are. A list that could be mistaken, a tuple of numbers where an array is
+    expected or the other way round, is written as `{"type": "tuple" or "array", "items": [...]}`.
 
     Raises:
         ValueError: it holds a function or a traced value, or more than 1,000,000 entries.
@@ -50,8 +50,9 @@ def from_dict(d: Mapping[str, Any]) -> Any:
         d: of at most 1,000,000 entries, 150 levels deep; it may come from anyone.
 
     Raises:
-        ValueError: a type or a field is unknown, or missing and without a default; named in the message. What the
-            classes themselves refuse passes through, as a ValueError or a TypeError.
+        ValueError: a type or a field is unknown, or missing and without a default; named in the
+            message. What the classes themselves refuse passes through, as a ValueError or a
+            TypeError.
         TypeError: it is no dictionary.
 
     Example:
