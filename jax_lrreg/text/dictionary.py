@@ -116,9 +116,7 @@ def _plain(value: Any, owner: str, is_tuple: bool = False) -> Any:
     if isinstance(value, Array):
         return _plain_array(value, owner, is_tuple)
     if isinstance(value, tuple | list):
-        items = [_plain(item, owner) for item in value]
-        tagged = not is_tuple and isinstance(array_of(items), np.ndarray)
-        return {"type": "tuple", "items": items} if tagged else items
+        return _plain_tuple(value, owner, is_tuple)
     if isinstance(value, dict):
         return _plain_dict(value, owner)
     if isinstance(value, float) and not math.isfinite(value):
@@ -126,6 +124,12 @@ def _plain(value: Any, owner: str, is_tuple: bool = False) -> Any:
     if isinstance(value, int | float | str | None):
         return value
     raise ValueError(f"{owner} is {value!r:.300}, which has no text")
+
+
+def _plain_tuple(value: tuple | list, owner: str, is_tuple: bool) -> Any:
+    items = [_plain(item, owner) for item in value]
+    mistaken = not is_tuple and isinstance(array_of(items), np.ndarray)
+    return {"type": "tuple", "items": items} if mistaken else items
 
 
 def _plain_dict(value: dict, owner: str) -> dict[str, Any]:
