@@ -48,6 +48,14 @@ def data(**options):
     return training.ArrayData(arrays(**options), 32, jax.random.key(1))
 
 
+NOTHING = {
+    "constant loss": {"loss_fn": lambda model, batch: 0.7 + 0 * loss_fn(model, batch)},
+    "no rates that matter": {"low": 1e-12, "high": 1e-9},
+    "those, and no noise": {"low": 1e-12, "high": 1e-9, "data": [arrays(32)] * 100},
+    "noise alone": {"loss_fn": lambda model, batch: batch["y"].mean() + 0 * loss_fn(model, batch)},
+}
+
+
 class TestRange:
     @pytest.mark.parametrize("reg", [None, penalties.L2(0.1)])
     def test_is_the_loop_written_by_hand(self, reg):
@@ -181,6 +189,35 @@ class TestRange:
             _ = found.suggestion
         plots.range_test(found)
 
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("name", NOTHING)
+    @pytest.mark.parametrize("test", [finder.range_test, finder.parallel_test])
+    def test_what_does_not_stand_out_of_its_noise_gives_no_suggestion(self, test, name, seed):
+        options = {"data": training.ArrayData(arrays(), 32, jax.random.key(seed))}
+        options |= {"low": 1e-6, **NOTHING[name]}
+        if test is finder.parallel_test:
+            options |= {"rates": 4, "steps": 8}
+        found = run(test, **options)
+        assert found.suggestions == {}
+        with pytest.raises(ValueError, match="by more than its noise"):
+            _ = found.suggestion
+
+    @pytest.mark.parametrize("bad", [3, 10, 20, 40])
+    def test_one_bad_batch_before_anything_fell_gives_none(self, bad):
+        source = data()
+        batches = [source(i) for i in range(100)]
+        batches[bad]["x"][0] = np.nan
+        found = run(data=batches)
+        assert found.suggestions == {}
+        with pytest.raises(ValueError, match="it was not finite at some rate"):
+            _ = found.suggestion
+
+    @pytest.mark.parametrize("test", [finder.range_test, finder.parallel_test])
+    @pytest.mark.parametrize("short", [[arrays(32)] * 3, iter([arrays(32)] * 3), iter([]), 3])
+    def test_short_data_is_refused_in_the_name_of_the_test(self, test, short):
+        with pytest.raises((ValueError, TypeError), match=f"^{test.__name__}: `data`"):
+            run(test, data=short)
+
 
 class TestParallel:
     def test_each_run_is_plain_training_at_its_rate(self):
@@ -238,14 +275,14 @@ def test_the_rules_on_a_curve_that_is_known():
     rates = np.geomspace(1e-6, 10, 141)
     x = np.log10(rates)
     losses = 2 - 1 / (1 + np.exp(-6 * (x + 3))) + np.exp(np.clip(8 * (x + 1), -50, 50)) * 0.02
-    found = suggest(rates, losses)
+    found = suggest(rates, losses, losses)
     np.testing.assert_allclose(found["halfway"], 1e-3, rtol=0.2)
     np.testing.assert_allclose(found["steepest"], 1e-3, rtol=0.2)
     np.testing.assert_allclose(found["minimum"], rates[losses.argmin()] / 10, rtol=1e-6)
     assert 1e-6 < found["valley"] < 1e-3
-    assert suggest(rates, losses[::-1]) != {}
-    assert suggest(rates, np.linspace(1, 2, 141)) == {}
-    assert suggest(rates[:2], losses[:2]) == {}
+    assert suggest(rates, losses[::-1], losses[::-1]) != {}
+    assert suggest(rates, np.linspace(1, 2, 141), np.linspace(1, 2, 141)) == {}
+    assert suggest(rates[:2], losses[:2], losses[:2]) == {}
 
 
 def test_the_longest_fall():
@@ -305,7 +342,7 @@ def test_find_lr_on_the_command_line(tmp_path, capsys):
         "steepest",
         "minimum",
         "Suggested:",
-        "Learning rates for momentum on diabetes",
+        "momentum on diabetes: regression; 10 -> 10 -> 1",
     ):
         assert word in output
     assert out.read_bytes().startswith(b"\x89PNG")

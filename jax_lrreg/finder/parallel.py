@@ -1,33 +1,42 @@
 """The parallel test: many constant learning rates side by side, from the same parameters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jax_lrreg._check import require
-from jax_lrreg.finder.preparation import check, prepared, refuse_ascent, whole
-from jax_lrreg.finder.suggestions import Found
+from jax_lrreg._arrays import widened
+from jax_lrreg._check import require_whole
+from jax_lrreg.finder.preparation import (
+    Batch,
+    Loss,
+    Preconditioner,
+    agreement,
+    check_range,
+    prepared,
+    refuse_ascent,
+)
+from jax_lrreg.finder.suggestions import Found, fell
+from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
 from jax_lrreg.training.data import source_of
 
 
 def parallel_test(
     module: Any,
-    loss_fn: Callable[[Callable, Any], Any],
-    preconditioner: Any,
+    loss_fn: Loss,
+    preconditioner: Preconditioner,
     state: State,
-    data: ArrayData | Iterable[Any],
+    data: ArrayData | Iterable[Batch],
     *,
     low: float = 1e-5,
     high: float = 1.0,
     rates: int = 16,
     steps: int = 50,
     seeds: int = 3,
-    penalty: Any = None,
+    penalty: Penalty | None = None,
     max_parallel: int | None = None,
 ) -> Found:
     """Trains at each of many constant learning rates, from the same parameters, and compares the ends.
@@ -35,6 +44,7 @@ def parallel_test(
     The rates are in geometric progression and run at once, on the same batches, so that they differ in
     nothing but the rate; each seed has batches and keys of its own. What a rate does is not mixed with
     what smaller ones did before, as it is along a range test; it costs `rates * seeds` times as much.
+    One more run for each seed, at the rate 0, tells the loss without training on the same batches.
 
     Args:
         module: as in `training.init`.
@@ -57,6 +67,7 @@ def parallel_test(
         "lowest": the rate whose median loss is least.
 
     Example:
+        >>> import optax
         >>> from jax_lrreg import training
         >>> apply = lambda params, x: x @ params
         >>> state = training.init(apply, optax.sgd(1.0), key=jax.random.key(0), params=jnp.zeros(4))
@@ -66,14 +77,14 @@ def parallel_test(
         >>> found.losses.shape, list(found.suggestions)
         ((3, 16), ['smallest', 'lowest'])
     """
-    check("parallel_test", state, low, high, rates, 3, "rates")
-    for name, value, least in (
-        ("steps", steps, 4),
-        ("seeds", seeds, 1),
-        ("max_parallel", max_parallel or 1, 1),
-    ):
-        require(whole(value, least), "parallel_test", name, value, f"a whole number >= {least}")
+    check_range("parallel_test", state, low, high)
+    counts = {"rates": (rates, 3), "steps": (steps, 4), "seeds": (seeds, 1)}
+    if max_parallel is not None:
+        counts["max_parallel"] = (max_parallel, 1)
+    for name, (count, least) in counts.items():
+        require_whole("parallel_test", name, count, least)
     tried = np.geomspace(low, high, rates).astype(np.float32)
+    pairs = [(rate, seed) for seed in range(seeds) for rate in (np.float32(0), *tried)]
 
     source = source_of(data, "parallel_test")
     first = int(state.step)
@@ -81,38 +92,33 @@ def parallel_test(
     batches = [source.payload(first + seed * steps, steps, steps) for seed in range(seeds)]
     rows = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
-    def run(pair: tuple[jax.Array, jax.Array], start: State, arrays: Any, rows: Any) -> Any:
+    def run(pair: Any, start: State, arrays: Batch, rows: Batch) -> tuple[jax.Array, jax.Array]:
         rate, seed = pair
-        step, start = prepared(
-            module,
-            loss_fn,
-            preconditioner,
-            start,
-            penalty,
-            lambda: optax.scale_by_learning_rate(rate),
-        )
+        step, start = prepared(module, loss_fn, preconditioner, start, penalty, rate)
         start = start.replace(key=jax.random.fold_in(start.key, seed))
 
-        def one(now: State, row: Any) -> tuple[State, jax.Array]:
+        def one(now: State, row: Batch) -> tuple[State, jax.Array]:
             now, metrics = step.body(now, source.gather(arrays, row))
-            return now, metrics["loss"].astype(jnp.float32)
+            return now, widened(metrics["loss"])
 
         end, losses = jax.lax.scan(one, start, jax.tree.map(lambda x: x[seed], rows))
-        return losses[0], jnp.mean(losses[-(steps // 4) :]), end.opt_state[1].agreement
+        return jnp.mean(losses[-(steps // 4) :]), agreement(end)
 
-    def all_runs(start: State, arrays: Any, rows: Any) -> Any:
-        pairs = (jnp.tile(jnp.asarray(tried), seeds), jnp.repeat(jnp.arange(seeds), rates))
-        size = min(max_parallel or rates * seeds, rates * seeds)
-        return jax.lax.map(lambda pair: run(pair, start, arrays, rows), pairs, batch_size=size)
+    @jax.jit
+    def all_runs(start: State, arrays: Batch, rows: Batch) -> tuple[jax.Array, jax.Array]:
+        size = min(max_parallel or len(pairs), len(pairs))
+        columns = tuple(map(jnp.asarray, zip(*pairs, strict=True)))
+        one = lambda pair: run(pair, start, arrays, rows)  # noqa: E731
+        return jax.lax.map(one, columns, batch_size=size)
 
-    before, losses, agreement = jax.device_get(jax.jit(all_runs)(state, source.arrays, rows))
-    refuse_ascent("parallel_test", float(np.min(agreement)))
-    losses = np.where(np.isfinite(losses), losses, np.inf).reshape(seeds, rates)
-    typical = np.median(losses, axis=0)
-    own = float(np.median(before.reshape(seeds, rates)[:, 0]))
+    ends, agreements = jax.device_get(all_runs(state, source.arrays, rows))
+    refuse_ascent("parallel_test", float(np.min(agreements)))
+    ends = np.where(np.isfinite(ends), ends, np.inf).reshape(seeds, 1 + rates)
+    own, *typical = np.median(ends, axis=0)
+    typical = np.array(typical)
     least = int(np.argmin(typical))
     suggestions = {}
-    if typical[least] < own:
+    if fell(own, typical[least]):
         near = np.flatnonzero(typical <= typical[least] + 0.1 * (own - typical[least]))
         suggestions = {"smallest": float(tried[near[0]]), "lowest": float(tried[least])}
-    return Found(tried, losses, typical, suggestions, False)
+    return Found(tried, ends[:, 1:], typical, suggestions, False)

@@ -1,15 +1,25 @@
 """The range test: one run along which the learning rate rises."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jax_lrreg.finder.preparation import check, prepared, refuse_ascent
+from jax_lrreg._arrays import widened
+from jax_lrreg._check import require_whole
+from jax_lrreg.finder.preparation import (
+    Batch,
+    Loss,
+    Preconditioner,
+    agreement,
+    check_range,
+    prepared,
+    refuse_ascent,
+)
 from jax_lrreg.finder.suggestions import Found, suggest
+from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
 from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import source_of
@@ -26,21 +36,21 @@ class _Sweep(NamedTuple):
     smoothed: jax.Array
     mean: jax.Array
     best: jax.Array
-    index: jax.Array
+    made: jax.Array
     stopped: jax.Array
 
 
 def range_test(
     module: Any,
-    loss_fn: Callable[[Callable, Any], Any],
-    preconditioner: Any,
+    loss_fn: Loss,
+    preconditioner: Preconditioner,
     state: State,
-    data: ArrayData | Iterable[Any],
+    data: ArrayData | Iterable[Batch],
     *,
     low: float = 1e-7,
     high: float = 1.0,
     steps: int = 100,
-    penalty: Any = None,
+    penalty: Penalty | None = None,
 ) -> Found:
     """Trains while the learning rate rises from `low` to `high`, and watches the loss.
 
@@ -63,7 +73,8 @@ def range_test(
         penalty: as in `make_step`.
 
     Returns:
-        A `Found`, with the suggestions, the default first:
+        A `Found`, with these suggestions, the default first; with none where the losses do not fall by more
+        than their noise and rounding explain:
         "halfway": where the smoothed loss has fallen by half of what it will;
         "valley": the middle of the longest stretch along which the smoothed loss falls;
         "steepest": where it falls most per factor of the learning rate;
@@ -75,6 +86,7 @@ def range_test(
         rates of a sweep, and never fell far behind them: `benchmarks/finder_against_sweep.py`.
 
     Example:
+        >>> import optax
         >>> from jax_lrreg import training
         >>> apply = lambda params, x: x @ params
         >>> state = training.init(apply, optax.sgd(1.0), key=jax.random.key(0), params=jnp.zeros(4))
@@ -84,95 +96,66 @@ def range_test(
         >>> found.stopped, f"{found.suggestion:.1f}"
         (True, '0.7')
     """
-    check("range_test", state, low, high, steps, 10, "steps")
+    check_range("range_test", state, low, high)
+    steps = require_whole("range_test", "steps", steps, 10)
     rates = np.geomspace(low, high, steps).astype(np.float32)
     table = jnp.asarray(rates)
-    step, start = prepared(
-        module,
-        loss_fn,
-        preconditioner,
-        state,
-        penalty,
-        lambda: optax.scale_by_learning_rate(lambda i: table[i]),
-    )
+    step, start = prepared(module, loss_fn, preconditioner, state, penalty, lambda i: table[i])
     source = source_of(data, "range_test")
     first = int(state.step)
     example = source.example(first)
     grace = steps // 10  # the first losses are too few for a mean
 
-    def advance(sweep: _Sweep, batch: Any) -> _Sweep:
+    def advance(sweep: _Sweep, batch: Batch) -> _Sweep:
         new, metrics = step.body(sweep.state, batch)
-        loss, index = metrics["loss"].astype(jnp.float32), sweep.index
+        loss, i = widened(metrics["loss"]), sweep.made
         mean = SMOOTHING * sweep.mean + (1 - SMOOTHING) * loss
-        smooth = mean / (1 - SMOOTHING ** (index + 1.0))
+        smooth = mean / (1 - SMOOTHING ** (i + 1.0))
         best = jnp.fmin(sweep.best, smooth)
-        diverged = (index >= grace) & (smooth > best + (DIVERGED - 1) * jnp.abs(best))
-        return _Sweep(
-            new,
-            sweep.losses.at[index].set(loss),
-            sweep.smoothed.at[index].set(smooth),
-            mean,
-            best,
-            index + 1,
-            diverged | ~jnp.isfinite(loss),
-        )
+        diverged = (i >= grace) & (smooth > best + (DIVERGED - 1) * jnp.abs(best))
+        losses, smoothed = sweep.losses.at[i].set(loss), sweep.smoothed.at[i].set(smooth)
+        stopped = diverged | ~jnp.isfinite(loss)
+        return _Sweep(new, losses, smoothed, mean, best, i + 1, stopped)
 
-    def many(sweep: _Sweep, arrays: Any, rows: Any, count: Any) -> _Sweep:
-        begin = sweep.index
+    def many(sweep: _Sweep, arrays: Batch, rows: Batch, count: jax.Array) -> _Sweep:
+        begin = sweep.made
 
-        def go_on(sweep: _Sweep) -> jax.Array:
-            return ~sweep.stopped & (sweep.index < begin + count)
+        def goes_on(sweep: _Sweep) -> jax.Array:
+            return ~sweep.stopped & (sweep.made < begin + count)
 
         def one(sweep: _Sweep) -> _Sweep:
-            return advance(
-                sweep, source.gather(arrays, jax.tree.map(lambda x: x[sweep.index - begin], rows))
-            )
+            row = jax.tree.map(lambda x: x[sweep.made - begin], rows)
+            return advance(sweep, source.gather(arrays, row))
 
-        return jax.lax.while_loop(go_on, one, sweep)
+        return jax.lax.while_loop(goes_on, one, sweep)
 
+    def single(sweep: _Sweep, arrays: Batch, rows: Batch, count: jax.Array) -> _Sweep:
+        del count
+        return advance(sweep, source.gather(arrays, jax.tree.map(lambda x: x[0], rows)))
+
+    # Convolutions are slow in a loop on the CPU: there each step is a call.
     size = 1 if traced(step.body, start, example)[1] else min(steps, source.most(example))
-    run = jax.jit(
-        many
-        if size > 1
-        else lambda sweep, arrays, rows, _: advance(sweep, source.gather(arrays, _row(rows)))
-    )
-    nothing = jnp.full(steps, jnp.nan, jnp.float32)
+    run = jax.jit(many if size > 1 else single)
+    nothing, zero = jnp.full(steps, jnp.nan, jnp.float32), jnp.float32(0)
     sweep = _Sweep(
-        start,
-        nothing,
-        nothing,
-        jnp.zeros((), jnp.float32),
-        jnp.float32(jnp.inf),
-        jnp.int32(0),
-        jnp.array(False),
+        start, nothing, nothing, zero, jnp.float32(jnp.inf), jnp.int32(0), jnp.array(False)
     )
     made = 0
     while made < steps and not (made and bool(sweep.stopped)):
         count = min(size, steps - made)
-        sweep = run(
-            sweep, source.arrays, source.payload(first + made, count, size), np.int32(count)
-        )
+        batches = source.payload(first + made, count, size)
+        sweep = run(sweep, source.arrays, batches, np.int32(count))
         made += count
-    refuse_ascent("range_test", float(sweep.state.opt_state[1].agreement))
-    return result(
-        rates,
-        np.asarray(sweep.losses),
-        np.asarray(sweep.smoothed),
-        int(sweep.index),
-        bool(sweep.stopped),
-    )
+    refuse_ascent("range_test", float(agreement(sweep.state)))
+    return _result(rates, sweep)
 
 
-def result(
-    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, tried: int, stopped: bool
-) -> Found:
-    """The result of a range test of which `tried` steps were made."""
-    rates, losses, smoothed = rates[:tried], losses[:tried], smoothed[:tried]
-    skip = tried // 10  # the running mean of few losses is noise
-    good = np.isfinite(smoothed)
-    good[:skip] = False
-    return Found(rates, losses, smoothed, suggest(rates[good], smoothed[good]), stopped)
-
-
-def _row(rows: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], rows)
+def _result(rates: np.ndarray, sweep: _Sweep) -> Found:
+    tried = int(sweep.made)
+    losses, smoothed = np.asarray(sweep.losses)[:tried], np.asarray(sweep.smoothed)[:tried]
+    rates, good = rates[:tried], np.isfinite(smoothed)
+    good[: tried // 10] = False  # the running mean of few losses is noise
+    stopped = bool(sweep.stopped)
+    diverged = stopped and bool(np.isfinite(losses[-1]))  # one bad batch stops it, too, at any rate
+    suggestions = suggest(rates[good], smoothed[good], losses[good], diverged)
+    return Found(rates, losses, smoothed, suggestions, stopped)
