@@ -1,37 +1,37 @@
 """Pictures with Matplotlib: each function takes data and axes, draws, and returns the axes."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import ArrayLike
 
-from jax_lrreg._check import require
+from jax_lrreg._arrays import LAST_STEP
+from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.schedules import Function, Schedule
 from jax_lrreg.schedules.phases import phases
 
+if TYPE_CHECKING:
+    from jax_lrreg.finder import Found
+
 COLUMNS = 2000  # more than a picture is wide in pixels
 SAMPLES = 64  # steps looked at in each column of more than that
-COLORS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-)  # told apart by everyone
+# Okabe and Ito's colours, which colour-blind people tell apart too.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def schedule(
-    schedule: Schedule | Mapping[str, Schedule],
+    schedule: Callable | Mapping[str, Callable],
     *,
     steps: int,
     log: bool = False,
@@ -49,8 +49,7 @@ def schedule(
     Returns:
         The axes. Dotted lines mark where one phase of a single schedule ends and the next begins.
     """
-    whole = isinstance(steps, int | np.integer) and not isinstance(steps, bool) and steps >= 1
-    require(whole, "plots.schedule", "steps", steps, "a whole number >= 1")
+    steps = require_whole("plots.schedule", "steps", steps)
     named = schedule if isinstance(schedule, Mapping) else {"": schedule}
     require(len(named) > 0, "plots.schedule", "schedule", schedule, "at least one schedule")
     for one in named.values():
@@ -58,40 +57,31 @@ def schedule(
         allowed = "a schedule, a function of the step, or a dict of them"
         require(drawable, "plots.schedule", "schedule", one, allowed, error=TypeError)
     ax = _axes(ax, (7.0, 3.2))
-    for (name, one), color in zip(named.items(), _cycle(COLORS, len(named)), strict=True):
-        marks = [int(mark) for mark, _ in phases(one) if 0 < mark < steps]
-        x = columns(int(steps), marks)
+    for (name, one), color in zip(named.items(), _cycle(len(named)), strict=True):
+        marks = {mark: label for mark, label in phases(one) if 0 < mark < steps}
+        x = columns(steps, [int(mark) for mark in marks])
         samples = samples_of(x)
         y = np.asarray(_values(one, samples.ravel()), float).reshape(samples.shape)
         y = np.ma.masked_where((y <= 0) & log, y)
         ax.plot(x, y.mean(axis=1).filled(np.nan), color=color, label=name or None, linewidth=1.8)
         if samples.shape[1] > 1:
             ax.fill_between(x, y.min(axis=1), y.max(axis=1), color=color, alpha=0.35, linewidth=0)
-    if log:
-        ax.set_yscale("log")
-    else:
-        ax.set_ylim(bottom=0)
-    if not isinstance(schedule, Mapping):
-        for mark, label in phases(schedule):
-            if 0 < mark < steps:
-                ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
-                ax.annotate(
-                    label,
-                    (mark, 1),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(2, 2),
-                    textcoords="offset points",
-                    va="bottom",
-                    fontsize=8,
-                    color="0.4",
-                )
-    ax.set_xlim(0, steps)
-    ax.set_xlabel("step")
-    ax.set_ylabel("value")
+        if named is not schedule:  # the marks of several would not say whose they are
+            _mark(ax, marks)
+    ax.set(xlim=(0, steps), xlabel="step", ylabel="value")
+    ax.set(yscale="log") if log else ax.set_ylim(bottom=0)
     _plain_steps(ax, steps)
     if any(named):
         ax.legend(frameon=False)
     return ax
+
+
+def _mark(ax: Axes, marks: Mapping[float, str]) -> None:
+    """A dotted line where each phase begins, its name above the axes."""
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (2, 2)}
+    for mark, label in marks.items():
+        ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+        ax.annotate(label, (mark, 1), va="bottom", fontsize=8, color="0.4", **place)
 
 
 def columns(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
@@ -106,19 +96,16 @@ def samples_of(columns: np.ndarray) -> np.ndarray:
     """Steps of each column, [columns, samples]: every one, or as many at irregular distances, which fit no period."""
     width = np.diff(columns, append=columns[-1] + 1)[:, None]
     count = np.arange(min(width.max(), SAMPLES))
-    irregular = (count + np.random.default_rng(0).random((len(width), len(count)))) * (
-        width / len(count)
-    )
-    samples = columns[:, None] + np.where(
-        width <= len(count), count % width, irregular.astype(np.int64)
-    )
-    samples[-1, 1:] = samples[
-        -2, 1:
-    ]  # the last column is one step, which is not what its neighbours are
+    jitter = np.random.default_rng(0).random((len(width), len(count)))
+    irregular = ((count + jitter) * (width / len(count))).astype(np.int64)
+    samples = columns[:, None] + np.where(width <= len(count), count % width, irregular)
+    samples[-1, 1:] = samples[-2, 1:]  # the last column is one step, its neighbours are more
     return samples
 
 
-def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def history(
+    history: Mapping[str, np.ndarray], *, axes: Sequence[Axes] | None = None
+) -> Sequence[Axes]:
     """Draws what `training.fit` recorded: loss, penalty and learning rate on one time axis.
 
     Args:
@@ -129,47 +116,23 @@ def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -
     Returns:
         The axes, from top to bottom.
     """
-    require(
-        "step" in history, "plots.history", "history", sorted(history), "what training.fit returns"
-    )
-    evaluated = evaluated_names(history)
-    panels: list[tuple[str, list[str]]] = [
-        ("loss", [n for n in ("loss", "data_loss") if n in history])
-    ]
-    panels[0][1].extend(name for name in evaluated if "loss" in name)
-    panels.append(("accuracy", [name for name in history if "accuracy" in name]))
-    panels += [(name, [name]) for name in ("penalty", "learning_rate") if name in history]
-    panels = [(label, names) for label, names in panels if names]
-    if "penalty" in history and not np.any(history["penalty"]):
-        panels = [panel for panel in panels if panel[0] != "penalty"]
-        panels[0] = ("loss", [name for name in panels[0][1] if name != "data_loss"])
+    given = sorted(history)
+    require("step" in history, "plots.history", "history", given, "what training.fit returns")
+    evaluated = _evaluated(history)
+    panels = _panels(history, evaluated)
     if axes is None:
-        _, grid = plt.subplots(
-            len(panels),
-            1,
-            sharex=True,
-            figsize=(7.0, 1.2 + 1.6 * len(panels)),
-            layout="constrained",
-            squeeze=False,
-        )
-        axes = list(grid[:, 0])
+        size = (7.0, 1.2 + 1.6 * len(panels))
+        options = {"sharex": True, "figsize": size, "layout": "constrained", "squeeze": False}
+        axes = list(plt.subplots(len(panels), 1, **options)[1][:, 0])
     require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
-    for ax, (label, names) in zip(axes, panels, strict=True):
-        for name, color in zip(names, _cycle(COLORS, len(names)), strict=True):
-            index = history["eval_step"] if name in evaluated else history["step"]
-            style: dict[str, Any] = (
-                {"linestyle": "--", "marker": ".", "markersize": 4} if name in evaluated else {}
-            )
-            ax.plot(
-                index,
-                history[name],
-                color=color,
-                label=name.replace("_", " "),
-                linewidth=1.6,
-                **style,
-            )
+    for ax, (label, names) in zip(axes, panels.items(), strict=True):
+        for name, color in zip(names, _cycle(len(names)), strict=True):
+            late = name in evaluated
+            style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
+            style |= {"color": color, "label": name.replace("_", " "), "linewidth": 1.6}
+            ax.plot(history["eval_step" if late else "step"], history[name], **style)
         ax.set_ylabel(label.replace("_", " "))
-        if label == "loss" and all(np.nanmin(np.asarray(history[name])) > 0 for name in names):
+        if label == "loss" and all(_positive(history[name]) for name in names):
             ax.set_yscale("log")
         if len(names) > 1:
             ax.legend(frameon=False, fontsize=8, ncols=len(names))
@@ -177,6 +140,26 @@ def history(history: Mapping[str, Any], *, axes: Sequence[Axes] | None = None) -
     axes[-1].set_xlabel("step")
     _plain_steps(axes[-1], int(history["step"][-1]))
     return axes
+
+
+def _positive(values: np.ndarray) -> bool:
+    """Whether there are numbers, all above 0; a run that was skipped whole has none."""
+    numbers = np.asarray(values)[np.isfinite(values)]
+    return len(numbers) > 0 and bool(np.all(numbers > 0))
+
+
+def _panels(history: Mapping[str, np.ndarray], evaluated: Sequence[str]) -> dict[str, list[str]]:
+    """The names that are drawn together; a penalty that is 0 throughout is none, and its loss is the data's."""
+    free = not np.any(history.get("penalty", True))
+    losses = ["loss", "data_loss", *(name for name in evaluated if "loss" in name)]
+    panels = {
+        "loss": [name for name in losses if not (free and name == "data_loss")],
+        "accuracy": [name for name in history if "accuracy" in name],
+        "penalty": [] if free else ["penalty"],
+        "learning_rate": ["learning_rate"],
+    }
+    there = {label: [n for n in names if n in history] for label, names in panels.items()}
+    return {label: names for label, names in there.items() if names}
 
 
 def penalty(
@@ -202,25 +185,23 @@ def penalty(
     named = penalty if isinstance(penalty, Mapping) else {"": penalty}
     require(len(named) > 0, "plots.penalty", "penalty", penalty, "at least one penalty")
     for one in named.values():
-        known = isinstance(one, Penalty)
-        require(
-            known, "plots.penalty", "penalty", one, "a penalty, or a dict of them", error=TypeError
-        )
+        known, allowed = isinstance(one, Penalty), "a penalty, or a dict of them"
+        require(known, "plots.penalty", "penalty", one, allowed, error=TypeError)
     require(low < high, "plots.penalty", "low", low, f"less than high={high}")
     if axes is None:
         axes = list(plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")[1])
     require(len(axes) == 3, "plots.penalty", "axes", len(axes), "three axes")
     w = jnp.linspace(low, high, 1001)
     axes[2].plot(w, w, color="0.8", linewidth=0.8)  # no penalty
-    for (name, one), color in zip(named.items(), _cycle(COLORS, len(named)), strict=True):
-        style: dict[str, Any] = {"color": color, "label": name or None, "linewidth": 1.8}
-        axes[0].plot(w, jax.vmap(lambda x, p=one: p(x[None]))(w), **style)
-        axes[1].plot(w, jax.vmap(lambda x, p=one: p.gradient(x[None])[0])(w), **style)
+    for (name, one), color in zip(named.items(), _cycle(len(named)), strict=True):
+        style = {"color": color, "label": name or None, "linewidth": 1.8}
+        axes[0].plot(w, _each(one, w), **style)
+        axes[1].plot(w, _each(one.gradient, w)[:, 0], **style)
         with contextlib.suppress(NotImplementedError, ValueError):  # a sum has none
-            axes[2].plot(w, jax.vmap(lambda x, p=one: p.prox(x[None], step_size)[0])(w), **style)
-    for ax, title in zip(
-        axes, ("value", "gradient", f"prox, step size {step_size:g}"), strict=True
-    ):
+            prox = partial(one.prox, step_size=jnp.float32(step_size))
+            axes[2].plot(w, _each(prox, w)[:, 0], **style)
+    titles = ("value", "gradient", f"prox, step size {step_size:g}")
+    for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("w")
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
@@ -230,8 +211,17 @@ def penalty(
     return axes
 
 
+def _each(function: Callable, w: jax.Array) -> jax.Array:
+    """What a function of a tree makes of each number, as an array of one entry."""
+    return jax.vmap(lambda x: function(x[None]))(w)
+
+
 def path(
-    strengths: Any, coefficients: Any, *, names: Sequence[str] = (), ax: Axes | None = None
+    strengths: ArrayLike,
+    coefficients: ArrayLike,
+    *,
+    names: Sequence[str] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """Draws a regularization path: each coefficient against the strength, and how many are not zero.
 
@@ -245,27 +235,20 @@ def path(
         The axes.
     """
     strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
-    shaped = strengths.ndim == 1 and coefficients.ndim == 2 and len(strengths) == len(coefficients)
-    require(
-        shaped,
-        "plots.path",
-        "coefficients",
-        coefficients.shape,
-        f"of shape [{strengths.size}, coefficients]",
-    )
+    shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
+    fits = strengths.ndim == 1 and len(shape) == 2 and shape[0] == len(strengths)
+    require(fits, "plots.path", "coefficients", shape, allowed)
     require(np.all(strengths > 0), "plots.path", "strengths", strengths, "numbers > 0")
-    count = coefficients.shape[1]
+    count = shape[1]
     require(len(names) in (0, count), "plots.path", "names", len(names), f"{count} names or none")
     ax = _axes(ax, (7.0, 3.6))
-    for index, color in enumerate(_cycle(COLORS, count)):
+    for index, color in enumerate(_cycle(count)):
         dashes = ("-", "--", ":", "-.")[index // len(COLORS) % 4]
         label = names[index] if names else None
         ax.plot(strengths, coefficients[:, index], dashes, color=color, linewidth=1.5, label=label)
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlabel="strength", ylabel="coefficient")
     ax.set_xlim(strengths.min(), strengths.max())
-    ax.set_xlabel("strength")
-    ax.set_ylabel("coefficient")
     left = np.count_nonzero(coefficients, axis=1)
     top = ax.secondary_xaxis("top")
     chosen = np.unique(np.linspace(0, len(strengths) - 1, 7).round().astype(int))
@@ -277,7 +260,7 @@ def path(
     return ax
 
 
-def range_test(found: Any, ax: Axes | None = None) -> Axes:
+def range_test(found: "Found", ax: Axes | None = None) -> Axes:
     """Draws what `finder.range_test` or `finder.parallel_test` found: loss over learning rate, and the suggestions.
 
     Args:
@@ -287,49 +270,31 @@ def range_test(found: Any, ax: Axes | None = None) -> Axes:
     Returns:
         The axes. The default suggestion is the solid line.
     """
-    require(
-        hasattr(found, "suggestions"),
-        "plots.range_test",
-        "found",
-        type(found).__name__,
-        "what the finder returns",
-    )
+    known, kind = hasattr(found, "suggestions"), type(found).__name__
+    require(known, "plots.range_test", "found", kind, "what the finder returns")
     ax = _axes(ax, (7.0, 3.6))
+    rates, marker = found.learning_rates, "." if found.losses.ndim > 1 else None
     losses = np.where(np.isfinite(found.losses), found.losses, np.nan)
     for one in np.atleast_2d(losses):
-        ax.plot(
-            found.learning_rates,
-            one,
-            color="0.75",
-            linewidth=1.0,
-            marker="." if losses.ndim > 1 else None,
-        )
+        ax.plot(rates, one, color="0.75", linewidth=1.0, marker=marker)
     smoothed = np.where(np.isfinite(found.smoothed), found.smoothed, np.nan)
-    ax.plot(found.learning_rates, smoothed, color=COLORS[0], linewidth=1.8)
+    ax.plot(rates, smoothed, color=COLORS[0], linewidth=1.8)
     for index, (name, rate) in enumerate(found.suggestions.items()):
-        color = COLORS[1 + index % (len(COLORS) - 1)]
-        ax.axvline(
-            rate,
-            color=color,
-            linewidth=1.4,
-            linestyle="--" if index else "-",
-            label=f"{name} {rate:.2g}",
-        )
+        color, dashes = COLORS[1 + index % (len(COLORS) - 1)], "--" if index else "-"
+        label = f"{name} {rate:.2g}"
+        ax.axvline(rate, color=color, linewidth=1.4, linestyle=dashes, label=label)
     good = smoothed[np.isfinite(smoothed)]
-    if (
-        len(good) and np.ptp(good) > 0
-    ):  # the last losses of a run that diverged would flatten all others
+    if len(good) and np.ptp(good) > 0:
+        # The last losses of a run that diverged would flatten all others.
         start, least = float(np.median(good[:5])), float(np.nanmin(losses))
         ax.set_ylim(least - 0.1 * abs(start - least), max(start, least) + 0.5 * abs(start - least))
-    ax.set_xscale("log")
-    ax.set_xlabel("learning rate")
-    ax.set_ylabel("loss")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
     if found.suggestions:
         ax.legend(frameon=False, fontsize=8)
     return ax
 
 
-def evaluated_names(history: Mapping[str, Any]) -> list[str]:
+def _evaluated(history: Mapping[str, np.ndarray]) -> list[str]:
     """The names in a history that belong to `eval_step`: `fit` puts them behind it."""
     names = list(history)
     return names[names.index("eval_step") + 1 :] if "eval_step" in names else []
@@ -342,14 +307,17 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
-def _values(schedule: Any, steps: np.ndarray) -> Any:
+def formats() -> list[str]:
+    """The endings of files that a picture can be saved to."""
+    return sorted(FigureCanvasBase.get_supported_filetypes())
+
+
+def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
     if isinstance(schedule, Schedule):
-        return schedule(np.minimum(steps, 2**31 - 1))
+        return schedule(np.minimum(steps, LAST_STEP))
     with contextlib.suppress(Exception):
         return _values(Function(schedule), steps)
-    return [
-        float(schedule(int(step))) for step in steps
-    ]  # a function that takes one plain number only
+    return [float(schedule(int(step))) for step in steps]  # it may take one plain number only
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -365,5 +333,5 @@ def _plain_steps(ax: Axes, steps: int) -> None:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _cycle(colors: Sequence[str], count: int) -> list[str]:
-    return [colors[index % len(colors)] for index in range(count)]
+def _cycle(count: int) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(count)]
