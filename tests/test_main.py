@@ -1,13 +1,21 @@
+"""The command line: what it prints and writes, how it ends, and what it refuses."""
+
 import csv
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from jax_lrreg import text
+from jax_lrreg import schedules, text
 from jax_lrreg.cli import main
+
+SHORT = ["--epochs", "1", "--hidden", "4"]
 
 
 def rows(folder):
@@ -15,144 +23,295 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def table(tmp_path, n=60, scale=1.0, shift=0.0, name="a.csv"):
+    """A file of three inputs and a target that is linear in them."""
+    x = np.random.default_rng(0).normal(size=(n, 3))
+    y = (x @ [1.0, 2.0, 3.0] + shift) * scale
+    np.savetxt(tmp_path / name, np.c_[x, y], "%.17g", ",", header="a,b,c,price", comments="")
+    return ["--data", str(tmp_path / name), "--target", "price"]
+
+
+def call(arguments):
+    """The exit code, argparse's own too."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+def outside(*arguments, **environment):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "jax_lrreg", *arguments]
+    return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
+
+
 def test_train_writes_a_run_folder_and_reaches_its_accuracy(tmp_path, capsys):
     assert main(["train", "--out", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     assert "step 660/660" in output
-    assert "exact zeros in kernels" in output
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert repr(text.parse(config["schedule"])) == config["schedule"]
-    assert repr(text.parse(config["penalty"])) == config["penalty"]
-    table = rows(tmp_path)
-    assert float(table[-1]["test_accuracy"]) >= 0.96
-    assert {"step", "loss", "data_loss", "penalty", "learning_rate", "skipped", "test_loss"} <= set(
-        table[0]
-    )
-    lr = text.parse(config["schedule"])
-    np.testing.assert_allclose(
-        float(table[3]["learning_rate"]), lr(int(table[3]["step"]) - 1), rtol=1e-5
-    )
+    for words in (
+        "exact zeros in kernels",
+        "64 -> 128 -> 128 -> 10",
+        "10 classes",
+        "cross-entropy, in nats",
+        "660: 30 epochs of 22, each of 64 examples",
+        f"{tmp_path} has metrics.csv, config.json, history.png",
+    ):
+        assert words in output
+    found = config(tmp_path)
+    for name in ("schedule", "penalty"):
+        assert repr(text.parse(found[name])) == found[name]
+    entries = rows(tmp_path)
+    assert float(entries[-1]["test_accuracy"]) >= 0.96
+    names = {"step", "loss", "data_loss", "penalty", "learning_rate", "skipped", "test_loss"}
+    assert names <= set(entries[0])
+    lr = text.parse(found["schedule"])
+    step = int(entries[3]["step"])
+    np.testing.assert_allclose(float(entries[3]["learning_rate"]), lr(step - 1), rtol=1e-5)
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("data", ["diabetes", "breast_cancer"])
-def test_train_on_other_data(data, tmp_path, capsys):
+def test_train_on_other_data(data, tmp_path):
     assert main(["train", "--data", data, "--epochs", "3", "--out", str(tmp_path)]) == 0
-    table = rows(tmp_path)
-    assert float(table[-1]["test_loss"]) < float(table[0]["test_loss"])
+    entries = rows(tmp_path)
+    assert float(entries[-1]["test_loss"]) < float(entries[0]["test_loss"])
 
 
-def test_train_on_your_own_files(tmp_path, capsys):
-    x = np.random.default_rng(0).normal(size=(60, 3))
-    y = x @ [1.0, 2.0, 3.0]
-    np.savez(tmp_path / "a.npz", x=x, y=y)
-    with open(tmp_path / "a.csv", "w") as file:
-        file.write(
-            "a,b,c,price\n"
-            + "\n".join(",".join(map(str, [*row, t])) for row, t in zip(x, y, strict=True))
-        )
-    for name, target in (("a.npz", []), ("a.csv", ["--target", "price"])):
-        options = [
-            "--epochs",
-            "40",
-            "--batch-size",
-            "16",
-            "--lr",
-            "Constant(0.01)",
-            "--penalty",
-            "L2(1e-6)",
-        ]
-        assert (
-            main(
-                [
-                    "train",
-                    "--data",
-                    str(tmp_path / name),
-                    *target,
-                    *options,
-                    "--out",
-                    str(tmp_path / "out"),
-                ]
-            )
-            == 0
-        )
-        assert float(rows(tmp_path / "out")[-1]["test_loss"]) < 0.2
+@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (1, 1e8), (1e-21, 0), (1e30, -5)])
+def test_the_loss_of_a_regression_is_in_units_of_the_targets_variance(
+    scale, shift, tmp_path, capsys
+):
+    data = table(tmp_path, scale=scale, shift=shift)
+    options = ["--epochs", "40", "--batch-size", "16", "--lr", "0.01", "--penalty", "L2(1e-6)"]
+    assert main(["train", *data, *options, "--out", str(tmp_path / "run")]) == 0
+    losses = [float(row["test_loss"]) for row in rows(tmp_path / "run") if row["test_loss"]]
+    assert 0.001 < losses[-1] < 0.02 < losses[0] < 2
+    assert "in units of the target's variance" in capsys.readouterr().out
+    found = config(tmp_path / "run")
+    y = np.loadtxt(tmp_path / "a.csv", delimiter=",", skiprows=1)[:, 3]
+    np.testing.assert_allclose(found["target_deviation"], y.std(), rtol=0.2)
+    np.testing.assert_allclose((found["target_mean"] - y.mean()) / y.std(), 0, atol=0.3)
 
 
-def test_show_draws_and_lists(tmp_path, capsys):
+@pytest.mark.parametrize("n", [10, 11, 79, 400])
+def test_defaults_fit_every_number_of_rows(n, tmp_path):
+    for run, options in enumerate((["--epochs", "1"], ["--batch-size", str(n - n // 5)])):
+        out = ["--hidden", "4", "--out", str(tmp_path / f"run{run}")]
+        assert main(["train", *table(tmp_path, n), *options, *out]) == 0
+
+
+def test_few_steps_have_no_room_for_a_warmup(tmp_path):
+    out = ["--hidden", "4", "--out", str(tmp_path / "run")]
+    assert main(["train", "--epochs", "5", "--batch-size", "1000", *out]) == 0
+    assert config(tmp_path / "run")["schedule"] == "Cosine(0.003, steps=5)"
+
+
+def test_the_task_and_the_network_are_as_asked(tmp_path, capsys):
+    options = ["--task", "regression", "--hidden", "7,5", "--epochs", "1"]
+    assert main(["train", *options, "--out", str(tmp_path / "a")]) == 0
+    output = capsys.readouterr().out
+    assert "64 -> 7 -> 5 -> 1" in output
+    assert re.search("task +│ regression +│", output)
+    assert config(tmp_path / "a")["task"] == "regression"
+    assert main(["train", "--hidden", "none", "--epochs", "1", "--out", str(tmp_path / "b")]) == 0
+    assert "64 -> 10, ReLU" in capsys.readouterr().out
+
+
+def test_schedules_may_be_numbers_and_count_epochs(tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *SHORT, "--lr", "1e-3", "--out", str(out)]) == 0
+    assert config(out)["schedule"] == "Constant(0.001)"
+    options = ["--lr", "Cosine(1e-3, steps=2)", "--units", "epochs", "--overwrite"]
+    assert main(["train", "--hidden", "4", "--epochs", "3", *options, "--out", str(out)]) == 0
+    lr = text.parse(config(out)["schedule"])
+    assert lr == schedules.Cosine(1e-3, steps=2).in_units(per_step=1 / 22)
+    rates = [float(row["learning_rate"]) for row in rows(out)]
+    np.testing.assert_allclose(rates, [lr(21), lr(43), 0], rtol=1e-5, atol=1e-9)
+
+
+def test_a_run_is_replaced_only_where_it_is_said(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", *SHORT, *out]) == 0
+    before = rows(tmp_path / "run")
+    assert main(["train", *SHORT, *out, "--seed", "1"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert rows(tmp_path / "run") == before
+    assert main(["train", *SHORT, *out, "--seed", "1", "--overwrite"]) == 0
+    assert len(rows(tmp_path / "run")) == 1
+    assert config(tmp_path / "run")["seed"] == 1
+
+
+def test_a_result_that_is_no_number_is_no_success(tmp_path, capsys):
+    options = ["--optimizer", "sgd", "--lr", "1e30", "--epochs", "1"]
+    assert main(["train", *table(tmp_path), *options, "--out", str(tmp_path / "run")]) == 1
+    assert "no finite" in capsys.readouterr().err
+    assert len(rows(tmp_path / "run")) == 1
+    options = ["--low", "1e-12", "--high", "1e-9", "--out", str(tmp_path / "found.png")]
+    assert main(["find-lr", *table(tmp_path), *options]) == 1
+    assert "no suggestion: the loss fell at no learning rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "find-lr"])
+def test_where_nothing_can_be_written_is_found_out_before_work_begins(
+    command, tmp_path, capsys, monkeypatch
+):
+    def never(*_, **__):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr("jax_lrreg.training.fit", never)
+    monkeypatch.setattr("jax_lrreg.finder.range_test", never)
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
+    places = ["/dev/null", "/dev/null/run", str(tmp_path / "file" / "run"), "/proc/run"]
+    places += [str(tmp_path / name) for name in ("file", "link")] if command == "train" else []
+    places += [str(tmp_path), "pic.xyz", "pic.jpgg"] if command == "find-lr" else []
+    for place in places:
+        assert main([command, *SHORT[2:], "--out", place]) == 2, place
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert "--out" in message
+        assert place in message
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_interrupted_it_says_so_in_a_line_and_leaves_what_there_is(tmp_path):
+    command = [sys.executable, "-m", "jax_lrreg", "train", "--epochs", "100000", "--out", "run"]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(command, cwd=tmp_path, **options)
+    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 20):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert re.fullmatch(
+        "jax-lrreg: interrupted after step \\d+ of 2200000; run has metrics.csv, config.json, history.png\n",
+        errors,
+    )
+    assert rows(tmp_path / "run")[-1]["loss"]
+
+
+def test_show_draws_and_sketches(tmp_path, capsys):
     out = tmp_path / "s.png"
     assert main(["show", "Cosine(1e-3, steps=900).warmup(100)", "--out", str(out)]) == 0
     output = capsys.readouterr().out
     assert "█" in output
     assert "0.000933013" in output
     assert out.read_bytes().startswith(b"\x89PNG")
+    for name, file, head in (
+        ("pic", "pic.png", b"\x89PNG"),
+        ("deep/pic.", "deep/pic.png", b"\x89PNG"),
+        ("pic.svg", "pic.svg", b"<?xml"),
+        ("pic.PDF", "pic.PDF", b"%PDF"),
+    ):
+        assert main(["show", "1e-3", "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / file).read_bytes().startswith(head)
+        assert f"Wrote {tmp_path / file}\n" in capsys.readouterr().out
+
+
+def test_list_is_a_name_a_line_where_it_is_piped(capsys):
     assert main(["list"]) == 0
-    assert "Cosine" in capsys.readouterr().out
+    names = capsys.readouterr().out.splitlines()
+    assert {"Cosine", "L1", "join", ".warmup", ".on"} <= set(names)
+    assert all(re.fullmatch(r"\.?\w+", name) for name in names)
+    assert names == sorted(set(names))
 
 
-def wrong(tmp_path):
-    (tmp_path / "text.csv").write_text("a,b\n1,2\nx,3\n")
-    (tmp_path / "nan.csv").write_text("a,b\n" + "1,nan\n" * 20)
-    (tmp_path / "short.csv").write_text("a,b\n1\n")
-    (tmp_path / "few.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "empty.csv").write_text("")
-    (tmp_path / "broken.npz").write_bytes(b"not a zip")
-    np.savez(tmp_path / "no_target.npz", x=np.ones((20, 2)))
-    return [
-        (["--data", "nowhere.csv"], "there is no file 'nowhere.csv'"),
-        (["--data", "digit"], "--data.* must be one of digits, diabetes"),
-        (
-            ["--data", str(tmp_path / "text.csv"), "--target", "b"],
-            "line 3, column 'a' must be a number, got 'x'",
-        ),
-        (["--data", str(tmp_path / "nan.csv"), "--target", "b"], "20 missing or infinite target"),
-        (["--data", str(tmp_path / "short.csv"), "--target", "b"], "line 2.*2 values"),
-        (["--data", str(tmp_path / "few.csv"), "--target", "b"], "at least 10 examples"),
-        (["--data", str(tmp_path / "empty.csv"), "--target", "b"], "--target"),
-        (["--data", str(tmp_path / "few.csv")], "--target.*one of the columns a, b"),
-        (
-            ["--data", str(tmp_path / "few.csv"), "--target", "z"],
-            "--target.*one of the columns a, b",
-        ),
-        (["--data", str(tmp_path / "broken.npz")], "--data"),
-        (["--data", str(tmp_path / "no_target.npz")], "--target"),
-        (["--lr", "Cosin(1e-3, steps=5)"], "--lr: unknown name .Cosin.; did you mean .Cosine"),
-        (["--lr", "Cosine(1e-3)"], "--lr.*steps"),
-        (["--lr", "Cosine(1e-3, steps=-5)"], "--lr: Cosine: `steps` must be a positive"),
-        (["--lr", "L1(1)"], "--lr.* must be a schedule"),
-        (["--penalty", "L1(-1)"], "--penalty: L1: `strength` must be"),
-        (["--penalty", "Constant(1)"], "--penalty.* must be a penalty"),
-        (["--penalty", "L1(1).on('**/kernl')"], "'\\*\\*/kernl' matches no parameter"),
-        (["--optimizer", "adan"], "--optimizer.* must be one of sgd"),
-        (["--epochs", "0"], "--epochs: must be a whole number"),
-        (["--batch-size", "many"], "--batch-size: must be a whole number"),
-        (["--batch-size", "99999"], "--batch-size.* at most the 1438"),
-        (["--seed", "-1"], "--seed: must be a whole number"),
-        (["--out", "/dev/null/run"], "/dev/null/run"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
-    ]
+@pytest.mark.parametrize(
+    ("encoding", "columns"), [("ascii", 40), ("cp1252", 40), ("utf-8", 40), ("utf-8", 80)]
+)
+def test_every_terminal_shows_it(encoding, columns, tmp_path):
+    """In `columns`, whatever letters it has."""
+    commands = (
+        ["show", "Cosine(1e-3, steps=900).warmup(100)", "--out", str(tmp_path / "s.png")],
+        ["train", *SHORT, "--data", "diabetes", "--out", str(tmp_path / "größe"), "--overwrite"],
+        ["list"],
+        ["train", "--help"],
+    )
+    code = "import sys, jax_lrreg.cli as cli\nsys.stdout.isatty = lambda: True\n"
+    code += (
+        f"for command in {commands!r}:\n    try: cli.main(command)\n    except SystemExit: pass\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": str(columns)}
+    environment |= {"TERM": "dumb", "NO_COLOR": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True, cwd=tmp_path)
+    assert done.stderr == b""
+    output = done.stdout.decode(encoding)
+    if encoding == "utf-8":
+        assert "█" in output
+    output = output[: output.index("usage:")]  # argparse has its own idea of narrow
+    long = [line for line in output.splitlines() if len(line) > columns]
+    assert [line for line in long if not line.startswith(("step ", "Wrote ", str(tmp_path)))] == []
 
 
-@pytest.mark.parametrize("index", range(25))
-def test_a_wrong_option_gives_one_line_that_names_it(index, tmp_path, capsys):
-    arguments, words = wrong(tmp_path)[index]
-    try:
-        code = main(["train", "--epochs", "1", "--out", str(tmp_path / "out"), *arguments])
-    except SystemExit as stop:  # argparse's own refusal
-        code = stop.code
-    captured = capsys.readouterr()
-    assert code == 2
-    line = captured.err.strip().splitlines()[-1]
-    assert captured.err.count("\n") == 1 or captured.err.startswith("usage:")
-    import re
+def test_a_pipe_that_closes_is_no_error():
+    command = f"{sys.executable} -m jax_lrreg list | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
-    assert re.search(words, line), line
-    assert "Traceback" not in captured.err
+
+MISSING = {
+    "matplotlib": ["show", "1e-3"],
+    "sklearn": ["train", "--data", "digits"],
+}
+
+
+@pytest.mark.parametrize("library", MISSING)
+def test_what_is_not_installed_is_named_with_the_way_to_install_it(library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = f"import sys; sys.modules[{library!r}] = None\nimport jax_lrreg.cli as cli\n"
+    code += f"sys.exit(cli.main({MISSING[library]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'jax_lrreg[demo]'" in done.stderr
+
+
+WRONG = [
+    (["--data", "nowhere.csv"], "there is no file 'nowhere.csv'"),
+    (["--data", "digit"], "--data.* must be one of digits, diabetes"),
+    (["--lr", "Cosin(1e-3, steps=5)"], "--lr: unknown name .Cosin.; did you mean .Cosine"),
+    (["--lr", "Cosine(1e-3)"], "--lr.*steps"),
+    (["--lr", "Cosine(1e-3, steps=-5)"], "--lr: Cosine: `steps` must be a positive"),
+    (["--lr", "L1(1)"], "--lr.* must be a schedule"),
+    (["--lr", "nan"], "--lr: Constant: `value`"),
+    (["--lr", "-1"], "--lr"),
+    (["--penalty", "L1(-1)"], "--penalty: L1: `strength` must be"),
+    (["--penalty", "Constant(1)"], "--penalty.* must be a penalty"),
+    (["--penalty", "L1(1).on('**/kernl')"], "'\\*\\*/kernl' matches no parameter"),
+    (["--optimizer", "adan"], "--optimizer.* must be one of sgd.*did you mean 'adam"),
+    (["--epochs", "0"], "--epochs: must be a whole number"),
+    (["--batch-size", "many"], "--batch-size: must be a whole number"),
+    (["--batch-size", "99999"], "--batch-size.* at most the 1438"),
+    (["--seed", "-1"], "--seed: must be a whole number"),
+    (["--hidden", "12,0"], "--hidden: must be a whole number"),
+    (["--hidden", "wide"], "--hidden: must be a whole number"),
+    (["--task", "clustering"], "--task: invalid choice"),
+    (["--units", "hours"], "--units: invalid choice"),
+    (["--target", "y"], "--target.*digits"),
+    (["--out", "/dev/null/run"], "/dev/null/run"),
+    (["--unknown"], "unrecognized arguments: --unknown"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[" ".join(a) for a, _ in WRONG])
+def test_a_wrong_option_gives_one_line_that_names_it(arguments, words, tmp_path, capsys):
+    assert call(["train", "--epochs", "1", "--out", str(tmp_path / "out"), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 or errors.startswith("usage:")
+    assert re.search(words, errors.strip().splitlines()[-1])
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_as_a_module():
-    done = subprocess.run(
-        [sys.executable, "-m", "jax_lrreg", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("jax_lrreg ")
+    assert outside("--version").stdout.startswith(b"jax_lrreg ")

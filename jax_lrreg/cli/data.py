@@ -1,126 +1,135 @@
 """The data of the command line: scikit-learn's bundled sets, and files of your own."""
 
-import csv
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_lrreg._check import require
+from jax_lrreg.cli.archive import load_archive
+from jax_lrreg.cli.columns import load_table
+from jax_lrreg.cli.options import PROGRAM, hint, needing, one_of, shown
 
-BUNDLED = ("digits", "diabetes", "breast_cancer")
+BUNDLED = {"digits": "classes", "diabetes": "regression", "breast_cancer": "classes"}
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Dataset(NamedTuple):
-    """Examples split into training and test sets, inputs standardised by the training set.
+    """Examples split into training and test sets, standardised by the training set.
 
     Attributes:
-        train, test: pairs (x, y) of NumPy arrays; y is float32 for regression, int32 for classes.
-        classes: the number of classes, or 0 for regression.
+        train: inputs [examples, columns] in float32 of mean 0 and variance 1, and targets [examples]: in float32
+            of mean 0 and variance 1 for regression, numbers of classes in int32 else.
+        test: the same of the fifth of the examples that is kept for it.
+        labels: the classes in order, none for regression.
+        target: mean and standard deviation that the targets had, (0, 1) for classes.
+        task: what is learnt, and who says so, for people.
+        notes: what was decided about a file, for people.
     """
 
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-    classes: int
+    train: Pair
+    test: Pair
+    labels: list[str]
+    target: tuple[float, float]
+    task: str
+    notes: list[str]
 
 
-def load(data: str, target: str | None, seed: int) -> Dataset:
-    """A bundled data set of scikit-learn by name, or a .npz or .csv file; a fifth of it is for testing."""
+def load(
+    data: str, target: str | None, ignored: Sequence[str], task: str | None, seed: int
+) -> Dataset:
+    """A bundled data set of scikit-learn by name, or a file; a fifth of it is for testing.
+
+    What is no number, is missing or cannot be told apart is refused by its place. Everything is reckoned in float64
+    until it is standardised: a target of 1e8 and a thousandth has no thousandths in float32.
+    """
     if data in BUNDLED:
+        task = task or BUNDLED[data]
+        x, y = _bundled(data, target, ignored)
+        notes = ["bundled with scikit-learn"]
+    else:
+        x, y, notes = _read(Path(data), target, ignored, task)
+    if len(y) < 10:
+        raise ValueError(f"--data must have at least 10 examples, {data} has {len(y)}")
+    labels = _labels(data, y, task)
+    held = max(1, len(y) // 5)
+    order = np.random.default_rng(seed).permutation(len(y))
+    test, train = order[:held], order[held:]
+    mean, spread = 0.0, 1.0
+    if labels is None:
+        y, mean, spread = standardised(y, train)
+        if spread == 0:
+            raise ValueError(f"{data}: the target is the same in all rows that train, {mean:g}")
+        y = y.astype(np.float32)
+    else:
+        y = np.searchsorted(labels, y).astype(np.int32)
+    x = standardised(x, train)[0].astype(np.float32)
+    names = [] if labels is None else [str(label).removesuffix(".0") for label in labels]
+    said = f"{len(names)} classes" if names else "regression"
+    guess = f" (guessed; --task {'regression' if names else 'classes'} for the other)"
+    pairs = (x[train], y[train]), (x[test], y[test])
+    return Dataset(
+        *pairs, names, (float(mean), float(spread)), said if task else said + guess, notes
+    )
+
+
+def standardised(values: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    """`values` less their mean, by their standard deviation, and these two; both are those of the rows `train`.
+
+    What does not vary in them becomes 0: its deviation is rounding, or nothing.
+    """
+    largest = np.abs(values).max(axis=0)
+    scale = np.where(largest > 0, largest, 1)  # squares of 1e200 overflow, those of 1e-200 vanish
+    scaled = values / scale
+    mean, spread = scaled[train].mean(axis=0), scaled[train].std(axis=0)
+    spread = np.where(np.ptp(scaled[train], axis=0) > 0, spread, 0)
+    result = np.where(spread > 0, (scaled - mean) / np.where(spread > 0, spread, 1), 0)
+    return result, mean * scale, spread * scale
+
+
+def _bundled(
+    data: str, target: str | None, ignored: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    for option, value in (("--target", target), ("--ignore", ignored)):
+        require(not value, PROGRAM, option, value, f"left out for {data}, which has its own target")
+    with needing("scikit-learn", f"--data {data}"):
         from sklearn import datasets
 
-        x, y = getattr(datasets, f"load_{data}")(return_X_y=True)
-    else:
-        x, y = _load_file(Path(data), target)
-    x, y = np.asarray(x, np.float64).reshape(len(x), -1), np.asarray(y)
-    for name, values in (("inputs", x), ("target", y)):
-        bad = np.count_nonzero(~np.isfinite(values.astype(np.float64)))
-        require(
-            bad == 0,
-            "--data",
-            data,
-            f"{bad} missing or infinite {name}",
-            "a file of finite numbers",
-        )
-    require(len(x) >= 10, "--data", data, len(x), "at least 10 examples")
-    order = np.random.default_rng(seed).permutation(len(x))
-    held = max(1, len(x) // 5)
-    test, train = order[:held], order[held:]
-    classes = _classes(y)
-    if classes:
-        y = np.searchsorted(np.unique(y), y).astype(np.int32)
-    scale = x[train].std(0)
-    x = ((x - x[train].mean(0)) / np.where(scale > 0, scale, 1)).astype(np.float32)
-    y = y if classes else y.astype(np.float32)
-    return Dataset((x[train], y[train]), (x[test], y[test]), classes)
+    return getattr(datasets, f"load_{data}")(return_X_y=True)
 
 
-def _load_file(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
-    kinds = (".npz", ".csv")
+def _read(
+    path: Path, target: str | None, ignored: Sequence[str], task: str | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    kinds = (".npz", ".csv", ".tsv", ".txt")
+    if not path.exists():
+        if path.suffix.lower() not in kinds and path.parent == Path():
+            one_of("--data", str(path), BUNDLED, where=f", or a file {', '.join(kinds)}")
+        there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"--data: there is no file {str(path)!r}{hint(path.name, there)}")
+    require(path.is_file(), PROGRAM, "--data", str(path), "a file")
+    if path.suffix.lower() != ".npz":
+        return load_table(path, target, ignored, task == "classes")
     require(
-        path.suffix in kinds,
-        "train",
-        "--data",
-        str(path),
-        f"one of {', '.join(BUNDLED)}, or a .npz or .csv file",
+        not ignored, PROGRAM, "--ignore", ignored, "left out for .npz, whose columns have no names"
     )
-    if not path.is_file():
-        raise FileNotFoundError(f"--data: there is no file {str(path)!r}")
-    return _load_npz(path, target or "y") if path.suffix == ".npz" else _load_csv(path, target)
+    return load_archive(path, target)
 
 
-def _load_npz(path: Path, target: str) -> tuple[np.ndarray, np.ndarray]:
-    require(zipfile.is_zipfile(path), "train", "--data", str(path), "a file that numpy.savez made")
-    with np.load(path, allow_pickle=False) as file:
-        require(target in file, "train", "--target", target, f"one of the arrays {', '.join(file)}")
-        names = [name for name in file if name != target]
-        require(
-            "x" in names or len(names) == 1,
-            "train",
-            "--data",
-            names,
-            "a file with inputs `x` and a target `y`",
-        )
-        try:
-            return file["x" if "x" in names else names[0]], file[target]
-        except ValueError:
-            raise ValueError(
-                f"--data: {path} must hold arrays of numbers, but holds Python objects"
-            ) from None
-
-
-def _load_csv(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    require(
-        target is not None, "train", "--target", target, f"one of the columns {', '.join(header)}"
-    )
-    require(
-        target in header, "train", "--target", target, f"one of the columns {', '.join(header)}"
-    )
-    table = np.empty((len(rows), len(header)))
-    for number, row in enumerate(rows, start=2):
-        require(
-            len(row) == len(header),
-            "--data",
-            f"{path}, line {number}",
-            len(row),
-            f"{len(header)} values",
-        )
-        for column, value in enumerate(row):
-            try:
-                table[number - 2, column] = float(value)
-            except ValueError:
-                raise ValueError(
-                    f"--data: {path}, line {number}, column {header[column]!r} must be a number, got {value!r}"
-                ) from None
-    index = header.index(target)  # type: ignore[arg-type]
-    return np.delete(table, index, 1), table[:, index]
-
-
-def _classes(y: np.ndarray) -> int:
-    """The number of classes where the target is a few whole numbers, else 0."""
+def _labels(data: str, y: np.ndarray, task: str | None) -> np.ndarray | None:
+    """The classes in order, None for regression; words, and whole numbers that are few, are classes unless `task` says."""
     values = np.unique(y)
-    whole = y.ndim == 1 and np.all(values == np.round(values)) and 2 <= len(values) <= 50
-    return len(values) if whole and len(y) >= 5 * len(values) else 0
+    words = y.dtype.kind == "U"
+    if task is None:
+        few = 2 <= len(values) <= min(50, len(y) // 5)
+        task = "classes" if words or (few and np.all(values == np.round(values))) else "regression"
+    if task == "regression":
+        require(not words, PROGRAM, "--task", task, "classes for a target of words")
+        return None
+    if not 2 <= len(values) <= len(y) // 2:
+        raise ValueError(
+            f"{data}: the target must have 2 to {len(y) // 2} different values to be classes, it has {len(values)}, such as "
+            f"{shown(str(values[0]))}"
+        )
+    return values

@@ -1,7 +1,7 @@
 """The loop: many steps per call on the device, host work only between calls."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,7 +21,7 @@ from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 from jax_lrreg.training.stop import handled_signals, held_back
 
-Evaluation = Callable[[State], dict[str, chex.Numeric]]
+Evaluation = Callable[[State], Mapping[str, chex.Numeric]]
 
 
 def fit(

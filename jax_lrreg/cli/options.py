@@ -1,0 +1,63 @@
+"""What options say: objects written as text, and names that must be there."""
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
+from typing import TypeVar
+
+from jax_lrreg import penalties, schedules, text
+from jax_lrreg._check import nearest
+
+PROGRAM = "jax-lrreg"  # the owner of what is refused here
+LISTED = 12  # names in a message; a table may have thousands
+T = TypeVar("T", bound=schedules.Schedule | penalties.Penalty)
+
+
+def parsed(option: str, value: str, kind: type[T]) -> T:
+    """The schedule or penalty that the text of an option describes; a plain number is a constant schedule."""
+    try:
+        number = _number(value) if kind is schedules.Schedule else None
+        found = text.parse(value) if number is None else schedules.Constant(number)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{option}: {error}") from None
+    if isinstance(found, kind):
+        return found
+    raise TypeError(f"{option} must be a {kind.__name__.lower()}, got {shown(value)}")
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def one_of(
+    option: str, name: str | None, names: Collection[str], kind: str = "", where: str = ""
+) -> str:
+    """`name`, which must be one of `names`; else a ValueError with the nearest one that is."""
+    if name is not None and name in names:
+        return name
+    known = ", ".join(shown(other)[1:-1] for other in list(names)[:LISTED])
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    got = "nothing" if name is None else f"{shown(name)}{hint(name, names)}"
+    raise ValueError(f"{option} must be one of {kind}{known}{more}{where}, got {got}")
+
+
+def hint(name: str, names: Iterable[str]) -> str:
+    """The question whether the nearest of `names` was meant, or nothing where none is near."""
+    near = nearest(name, names, count=1)
+    return f"; did you mean {shown(near[0])}?" if near else ""
+
+
+def shown(value: str) -> str:
+    """A name or a cell in a message: quoted, and cut where it is long."""
+    return repr(value if len(value) <= 60 else value[:57] + "...")
+
+
+@contextlib.contextmanager
+def needing(library: str, what: str) -> Iterator[None]:
+    """Names what is to be installed where an import inside fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs {library}: pip install 'jax_lrreg[demo]'") from error
