@@ -95,11 +95,7 @@ def whole(value: Any) -> jax.Array:
 
 def require_mode(owner: Any) -> None:
     """Refuses anything but "min" and "max"."""
-    known = isinstance(owner.mode, str) and owner.mode in (
-        "min",
-        "max",
-    )  # arrays have no one answer
-    require(known, owner, "mode", owner.mode, "'min' or 'max'")
+    require(owner.mode in ("min", "max"), owner, "mode", owner.mode, "'min' or 'max'")
 
 
 def require_counts(owner: Any, least: int, *names: str) -> None:
@@ -139,8 +135,11 @@ def require_bounds(owner: Any) -> None:
 
 def require_controller(owner: Any, value: Any) -> None:
     """Refuses anything but a controller."""
-    allowed = "a controller such as ReduceOnPlateau"
-    require(isinstance(value, Controller), owner, "controller", value, allowed, error=TypeError)
+    if not isinstance(value, Controller):
+        raise TypeError(
+            f"{owner if isinstance(owner, str) else type(owner).__name__}: `controller` must be a controller such as "
+            f"ReduceOnPlateau, got {value!r}"
+        )
 
 
 def fraction(rate: Any, base: Any, owner: str, argument: str) -> Any:

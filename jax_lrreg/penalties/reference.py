@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._arrays import Leaf, is_key, is_parameter, widened
+from jax_lrreg._arrays import Leaf, is_key, widened
 from jax_lrreg._check import require, require_number, require_whole
 from jax_lrreg._struct import pytree
 from jax_lrreg.penalties.base import ArrayPenalty, is_object, require_strength
@@ -221,9 +221,8 @@ def _require_arrays(penalty: ArrayPenalty, name: str, allowed: str) -> None:
     given = [array for array in given if not is_key(array)]  # a whole model state may stand here
     require(len(given) > 0, penalty, name, value, allowed)
     for array in given:
-        parts = isinstance(array, complex) or (is_parameter(array) and jnp.iscomplexobj(array))
-        for part in (array.real, array.imag) if parts else (array,):
-            require_number(penalty, name, part, allowed, lambda _: True)
+        if not (jnp.iscomplexobj(array) and jnp.all(jnp.isfinite(jnp.asarray(array)))):
+            require_number(penalty, name, array, allowed, lambda _: True)
 
 
 def _require_same(penalty: ArrayPenalty, leaf: Leaf, *names: str) -> None:
