@@ -1,7 +1,9 @@
 """The laws that every penalty obeys."""
 
+import dataclasses
 import functools
 import gc
+import itertools
 import pickle
 
 import chex
@@ -9,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from laws_penalties import ONE_OF_EACH, PENALTIES, SHAPE, jit
 
-from jax_lrreg import penalties, text
+from jax_lrreg import penalties, select, text
+from jax_lrreg.penalties import L1
 from jax_lrreg.penalties.lift import replaced
 
 SCALAR_STEPS = (0.3, 1.7)
@@ -448,3 +452,218 @@ def test_max_strength_is_where_zero_begins_to_solve(case):
         np.testing.assert_allclose(
             (case.penalty / 8).max_strength(gradient), 8 * largest, rtol=1e-5
         )
+
+
+EVERY_SCALE = [
+    float(x) for x in (1e-38, 1e-30, 1e-20, 1e-12, 1e-7, 1.0, 3e7, 1e12, 1e20, 1e30, 3e38)
+]
+
+
+def wide_points():
+    """Entries of one size, of very different sizes, and a few next to zero."""
+    rng = np.random.default_rng(11)
+    for scale in EVERY_SCALE:
+        yield rng.uniform(-1, 1, size=SHAPE) * scale
+        yield np.array([[scale, 1.0, 0.0], [-scale, scale, 1e-3]])
+
+
+@pytest.mark.parametrize("case", [case for case in PENALTIES if case.constraint], ids=repr)
+def test_a_constraint_projects_every_finite_array_to_a_point_of_its_own(case):
+    value, prox = jitted(case.penalty, "__call__"), jitted(case.penalty, "prox")
+    spread = np.float32([[1e-3, 1.0, 3.0], [0.5, 20.0, 1e3]])
+    for w in wide_points():
+        several = [np.float32(w), np.complex64(w + 1j * w[::-1])][: 2 if case.complex else 1]
+        for w, step in itertools.product(several, (1.0, spread) if case.prox == "any" else (1.0,)):
+            z = prox(w, step)
+            assert np.all(np.isfinite(z)), (w, z)
+            assert value(z) == 0, (w, z)
+
+
+SIZED = {"MaxNorm": "max_norm", "Simplex": "total", "L1Ball": "radius"}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_set_of_any_size_holds_the_projection_of_an_array_of_any_size(name):
+    @jit
+    def projected(w, size, step):
+        penalty = getattr(penalties, name)(size, axis=-1)
+        return penalty.prox(w, step), penalty(penalty.prox(w, step))
+
+    for size, w in itertools.product(EVERY_SCALE[1:], wide_points()):
+        for step in (1.0, np.float32([[1e-3, 1.0, 3.0], [0.5, 20.0, 1e3]])):
+            z, value = projected(np.float32(w), np.float32(size), step)
+            assert np.all(np.isfinite(z))
+            assert value == 0, (size, w, z)
+
+
+@pytest.mark.parametrize("case", [case for case in PENALTIES if not case.constraint], ids=repr)
+def test_gradient_and_prox_are_finite_at_every_scale(case):
+    gradient, prox = jitted(case.penalty, "gradient"), jitted(case.penalty, "prox")
+    # The gradient is the cube of the matrix; the importance is 3.
+    most = {penalties.Orthogonal: 1e12, penalties.EWC: 1e38}.get(type(case.penalty), np.inf)
+    for w in wide_points():
+        if np.max(np.abs(w)) > most:
+            continue
+        for array in (w, w + 1j * w[::-1])[: 2 if case.complex else 1]:
+            array = np.asarray(array, np.complex64 if np.iscomplexobj(array) else np.float32)
+            assert np.all(np.isfinite(gradient(array))), array
+            if case.prox == "none":
+                continue
+            for step in (0.0, 0.3, 1e6) + DIAGONAL_STEPS * (case.prox == "any"):
+                z = prox(array, np.float32(step))
+                assert np.all(np.isfinite(z)), (array, step, z)
+                assert np.max(np.abs(z)) <= np.max(np.abs(array)) * 1.01 + 2, (array, step, z)
+
+
+EDGES = [
+    (penalties.NonNegative(), [[0.0, 1.0, 0.0]]),
+    (penalties.NonNegativeL1(0.0), [[0.0, 1.0, 0.0]]),
+    (penalties.Box(-0.5, max=0.25), [[-0.5, 0.25, 0.0]]),
+    (penalties.Box(0.25), [[0.25, 1.0, 0.25]]),
+    (penalties.MaxNorm(5.0), [[3.0, 4.0, 0.0]]),
+    (penalties.L1Ball(1.0), [[0.75, -0.25, 0.0]]),
+    (penalties.UnitNorm(), [[0.0, -1.0, 0.0]]),
+    (penalties.Simplex(), [[0.75, 0.25, 0.0]]),
+    (penalties.Simplex(2.0), [[0.0, 2.0, 0.0]]),
+]
+
+
+@pytest.mark.parametrize(("penalty", "edge"), EDGES, ids=[repr(penalty) for penalty, _ in EDGES])
+def test_at_the_edge_of_a_set_the_projection_has_the_derivative_of_the_identity(penalty, edge):
+    w = np.float32(edge)
+    normal = {penalties.UnitNorm: w, penalties.Simplex: np.ones_like(w)}.get(type(penalty), 0 * w)
+    normal = normal / max(np.linalg.norm(normal), 1)
+    along = np.float32([[0.3, -1.0, 0.5]])
+    along = along - np.sum(along * normal) * normal  # these two sets have no inside
+    steps = (1.0, np.ones_like(w)) if not isinstance(penalty, penalties.UnitNorm) else (1.0,)
+    for step in steps:
+        z, moved = jax.jvp(lambda w, step=step: penalty.prox(w, step), (w,), (along,))
+        np.testing.assert_array_equal(z, w)
+        np.testing.assert_allclose(moved, along, atol=1e-6)
+        back = jax.vjp(lambda w, step=step: penalty.prox(w, step), w)[1](along)[0]
+        np.testing.assert_allclose(back, along, atol=1e-6)
+
+
+def products(jaxpr):
+    """The precision of every product of matrices in a program and the programs within it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation.params["precision"]
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=repr)
+def test_every_product_of_matrices_has_the_highest_precision(case):
+    w, penalty = np.float32(points()[1]), case.penalty
+    programs = [penalty, penalty.gradient, jax.jacfwd(penalty.gradient)]
+    if case.prox != "none":
+        programs += [lambda w: penalty.prox(w, 0.3), jax.jacrev(lambda w: penalty.prox(w, 0.3))]
+    if case.certificate:
+        programs.append(lambda w: penalty.certificate(w, w))
+    if case.threshold:
+        programs.append(penalty.max_strength)
+    found = [p for program in programs for p in products(jax.make_jaxpr(program)(w).jaxpr)]
+    highest = jax.lax.Precision.HIGHEST
+    assert all(p in (highest, (highest, highest)) for p in found), found
+    spectral = (penalties.Orthogonal, penalties.NuclearNorm, penalties.SpectralNorm)
+    assert bool(found) == isinstance(penalty, spectral)
+
+
+WRONG = [None, "0.1", True, 1j, float("nan"), float("inf"), -1.0, object(), penalties.L1(1.0), b"1"]
+FREE = {  # what is right for one field though it is wrong for most
+    "min": (None, -1.0),
+    "max": (None,),
+    "axis": (None,),
+    "vectors": (None,),
+    "reference": (-1.0, 1j),
+}
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=repr)
+def test_a_penalty_refuses_every_wrong_argument_by_its_name(case):
+    cls, fields = type(case.penalty), dataclasses.fields(case.penalty)
+    right = {field.name: getattr(case.penalty, field.name) for field in fields}
+    for name, wrong in itertools.product(right, WRONG):
+        if name == "vectors" or any(wrong is free or wrong == free for free in FREE.get(name, ())):
+            continue
+        arguments = {**right, name: wrong}
+        first = [arguments.pop(field.name) for field in fields if not field.kw_only]
+        with pytest.raises((ValueError, TypeError), match=f"`{name}` must be") as caught:
+            cls(*first, **arguments)
+        assert type(case.penalty).__name__ in str(caught.value)
+    with pytest.raises(TypeError):
+        cls(*[1.0] * 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("penalties", lambda: penalties.Sum((1, 2))),
+        ("penalties", lambda: penalties.Sum((penalties.L1(1.0),))),
+        ("penalties", lambda: penalties.Sum([penalties.L1(1.0), penalties.L2(1.0)])),
+        ("penalties", lambda: penalties.Sum(penalties.L1(1.0))),
+        ("penalty", lambda: penalties.Scaled(3, factor=1)),
+        ("\\*", lambda: penalties.Scaled(penalties.L1(1.0), factor="2")),
+        ("penalty", lambda: penalties.Selected("x", selection=select.Rules((("**", 1.0),)))),
+        ("selection", lambda: penalties.Selected(penalties.L1(1.0), selection="**")),
+        ("selection", lambda: penalties.Selected(penalties.L1(1.0), selection=None)),
+    ],
+)
+def test_the_algebra_refuses_what_is_no_penalty_when_it_is_made(name, call):
+    with pytest.raises(TypeError, match=f"`{name}` must be"):
+        call()
+
+
+NO_TREES = ["w", b"w", object(), {1, 2}, np.array(["a"]), np.array([None]), jnp.sin, ..., L1]
+CALLS = {
+    "__call__": lambda penalty, params: penalty(params),
+    "gradient": lambda penalty, params: penalty.gradient(params),
+    "value_and_gradient": lambda penalty, params: penalty.value_and_gradient(params),
+    "prox": lambda penalty, params: penalty.prox(params, 0.1),
+    "certificate": lambda penalty, params: penalty.certificate(params, params),
+    "sparsity": lambda penalty, params: penalty.sparsity(params),
+    "advance": lambda penalty, params: penalty.advance(params),
+    "report": lambda penalty, params: penalty.report(params),
+    "max_strength": lambda penalty, params: penalty.max_strength(params),
+}
+
+
+@pytest.mark.parametrize("wrong", NO_TREES, ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("method", CALLS)
+def test_what_is_no_tree_of_arrays_is_refused_by_name(method, wrong):
+    name = "grads" if method == "max_strength" else "params"
+    for penalty in (L1(0.1), L1(0.1).on("**") + penalties.L2(0.1), 2 * L1(0.1)):
+        owner = f"{type(penalty).__name__}: `{name}` must be a tree of arrays and numbers"
+        with pytest.raises(TypeError, match=owner):
+            CALLS[method](penalty, wrong)
+        with pytest.raises(TypeError, match=owner + ", also at 'head/name', got"):
+            CALLS[method](penalty, {"head": {"name": wrong, "kernel": jnp.ones(2)}})
+
+
+def test_a_number_that_the_precision_does_not_hold_is_refused_and_a_large_integer_is_a_number():
+    w = {"w": jnp.ones(2)}
+    for penalty in (
+        L1(1e41),
+        L1(np.float64(1e41)),
+        L1(10**41),
+        penalties.Huber(1.0, delta=1e41),
+        penalties.L2(1e-4).on([("**", 1e41)]),
+        1e30 * (1e30 * L1(1.0)),
+    ):
+        with pytest.raises(ValueError, match="must be a number that float32 holds"):
+            penalty(w)
+        with jax.enable_x64(True):
+            assert np.isfinite(penalty({"w": np.ones(2)}))
+    for number in (2**31, 2**40, np.int64(2**40)):
+        np.testing.assert_allclose(L1(number)(w), 2.0 * number, rtol=1e-6)
+        np.testing.assert_allclose((number * L1(1.0))(w), 2.0 * number, rtol=1e-6)
+
+
+def test_value_and_gradient_are_those_of_the_two_calls():
+    params = {"kernel": jnp.array([[3.0, -1.0], [4.0, 0.0]]), "count": jnp.arange(2)}
+    penalty = L1(0.5).on("kernel") + penalties.L2(0.1)
+    value, gradient = penalty.value_and_gradient(params)
+    assert value == penalty(params)
+    chex.assert_trees_all_equal(gradient, penalty.gradient(params))
+    chex.assert_trees_all_equal_structs(gradient, params)

@@ -9,7 +9,7 @@ import pytest
 from flax import linen, nnx
 from laws_penalties import jit
 
-from jax_lrreg import penalties, text
+from jax_lrreg import penalties, pytree, text
 from jax_lrreg.interop import (
     from_keras,
     from_sklearn,
@@ -779,3 +779,40 @@ def test_a_spectral_norm_lowers_the_largest_singular_value_from_the_first_call()
 def test_no_strength_is_enough_for_a_penalty_times_0():
     assert (0 * L1(1.0)).max_strength(jnp.array([0.0, 1.0])) == jnp.inf
     assert (0 * L1(1.0)).max_strength(jnp.zeros(2)) == 0
+
+
+@pytree
+class Cauchy(penalties.ArrayPenalty):
+    """As CONTRIBUTING.md has it: nothing but a value."""
+
+    strength: float
+
+    def value(self, w):
+        return jnp.sum(self.strength * jnp.log1p(w**2))
+
+
+def test_a_penalty_of_ones_own_needs_a_value_only():
+    params = {"head": {"kernel": W}, "count": jnp.int32(1)}
+    penalty = 2 * Cauchy(Linear(0.1, steps=4)).on("**/kernel")
+    np.testing.assert_allclose(penalty(params, 2), 0.1 * np.log1p(np.square(W)).sum(), rtol=1e-6)
+    slope = 0.1 * 2 * W / (1 + W**2)
+    np.testing.assert_allclose(penalty.gradient(params, 2)["head"]["kernel"], slope, rtol=1e-5)
+    assert Cauchy(0.1) == Cauchy(0.1)
+    assert repr(Cauchy(0.1)) == "Cauchy(0.1)"
+    with pytest.raises(NotImplementedError, match="Cauchy has no prox in closed form"):
+        Cauchy(0.1).prox(W, 1.0)
+    with pytest.raises(TypeError, match="abstract method '?value'?"):
+        type("Empty", (penalties.ArrayPenalty,), {})()
+    with pytest.raises(
+        ValueError, match="`strength` must be a number or of a shape that broadcasts"
+    ):
+        Cauchy(jnp.ones(3))(W)
+
+
+def test_two_selections_of_one_penalty_carry_a_state_each_and_keep_its_structure():
+    params = {name: jnp.float32(np.random.default_rng(0).normal(size=(4, 3))) for name in "ab"}
+    one = penalties.SpectralNorm(1.0, iterations=1)
+    start = (one.on("a") + 0.5 * one.on("b")).advance(params)
+    last, _ = jax.lax.scan(lambda p, _: (p.advance(params), None), start, None, length=40)
+    sizes = [np.linalg.norm(w, 2) for w in params.values()]
+    np.testing.assert_allclose(last(params), sizes[0] + 0.5 * sizes[1], rtol=1e-5)

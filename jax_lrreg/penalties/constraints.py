@@ -20,6 +20,7 @@ from jax_lrreg.penalties.grouped import Axis, group_axes, group_shape, group_siz
 from jax_lrreg.penalties.lift import require_broadcast, require_real, require_scalar_step
 from jax_lrreg.penalties.norms import (
     direction,
+    divided,
     magnitude,
     norm,
     secular_root,
@@ -185,10 +186,11 @@ class MaxNorm(Constraint):
         if jnp.ndim(step_size):
             unit, steps = magnitude(w, axes), _relative(step_size, w, axes)
             limit = jnp.clip(self.max_norm / unit, SMALLEST, 1 / SMALLEST)
-            v, start = w / unit, norm(w / unit, axes, keepdims=True) - limit
+            v = divided(w, unit)
+            start = norm(v, axes, keepdims=True) - limit
             alone = jnp.max((jnp.abs(v) - limit) / steps, axis=axes, keepdims=True)
             start = jnp.maximum(jnp.maximum(start, alone), 0)
-            z = v / (limit + secular_root(v, limit, steps, start, axes) * steps)
+            z = divided(v, limit + secular_root(v, limit, steps, start, axes) * steps)
         outside = norm(w, axes, keepdims=True) > self.max_norm
         return jnp.where(outside, self.max_norm * unit_vector(z, axes), w)
 
@@ -331,7 +333,10 @@ class L1Ball(Constraint):
     def shrink(self, w, step_size):
         axes = group_axes(self, w.ndim)
         unit = magnitude(w, axes)
-        size, radius = jnp.abs(w / unit), jnp.clip(self.radius / unit, SMALLEST, 1 / SMALLEST)
+        size, radius = (
+            jnp.abs(divided(w, unit)),
+            jnp.clip(self.radius / unit, SMALLEST, 1 / SMALLEST),
+        )
         left = _poured(size, _relative(step_size, w, axes), radius, axes)
         inside = jnp.sum(jnp.abs(w), axis=axes, keepdims=True) <= self.radius
         return jnp.where(inside, w, direction(w) * (self.radius * left))

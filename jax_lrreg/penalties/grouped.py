@@ -15,6 +15,7 @@ from jax_lrreg.penalties.base import ArrayPenalty, require_strength
 from jax_lrreg.penalties.lift import Strength, require_broadcast, require_one
 from jax_lrreg.penalties.norms import (
     direction,
+    divided,
     magnitude,
     modulus,
     norm,
@@ -242,21 +243,25 @@ class LInf(ArrayPenalty):
         require_broadcast(self, leaf, group_shape(self, leaf), "strength")
 
     def value(self, w):
-        tops = jnp.max(modulus(w), axis=group_axes(self, w.ndim), keepdims=True)
-        return jnp.sum(self.strength * tops)
+        axes = group_axes(self, w.ndim)
+        unit = magnitude(w, axes)
+        tops = jnp.max(modulus(divided(w, unit)), axis=axes, keepdims=True)
+        return jnp.sum(self.strength * unit * tops)
 
     def shrink(self, w, step_size):
-        axes, size = group_axes(self, w.ndim), jnp.abs(w)
+        axes = group_axes(self, w.ndim)
+        unit = magnitude(w, axes)
+        size, strength = jnp.abs(divided(w, unit)), self.strength / unit
         steps = jnp.broadcast_to(step_size, w.shape)
         least = jnp.min(steps, axis=axes, keepdims=True, where=steps > 0, initial=jnp.inf)
         least = jnp.where(jnp.isfinite(least), least, 1)
         share = jnp.where(steps > 0, least / jnp.where(steps > 0, steps, 1), 0)
-        _, level = water_level(size, share, least * self.strength, axes)
+        _, level = water_level(size, share, least * strength, axes)
         # What may not move holds the level up.
         fixed = jnp.max(jnp.where(steps > 0, 0, size), axis=axes, keepdims=True)
         level = jnp.maximum(level, fixed)
         # `minimum` would share the derivative of a tie between the two.
-        return direction(w) * jnp.where(size < level, size, level)
+        return jnp.where(size < level, w, direction(w) * level * unit)
 
     def distance(self, w, gradient):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
@@ -291,9 +296,9 @@ def shrink_groups(
         return w * jnp.where((pull > 0) | (size > 0), left, 1)
     # The root's own squares overflow for large numbers, so that it is found in units of the group.
     unit = magnitude(w, axes)
-    v, pull = w / unit, jnp.broadcast_to(pull, w.shape) / unit
+    v, pull = divided(w, unit), jnp.broadcast_to(pull, w.shape) / unit
     moved = (pull > 0) & (v != 0)
-    reach = norm(jnp.where(moved, v, 0) / jnp.where(moved, pull, 1), axes, keepdims=True)
+    reach = norm(divided(jnp.where(moved, v, 0), jnp.where(moved, pull, 1)), axes, keepdims=True)
     held = jnp.any((pull == 0) & (v != 0), axis=axes, keepdims=True)
     size = norm(v, axes, keepdims=True)
     start = jnp.maximum(size - jnp.max(pull, axis=axes, keepdims=True), 0)

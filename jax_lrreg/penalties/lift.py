@@ -115,7 +115,8 @@ def cast(owner: object, name: str, value: Any, leaf: Leaf) -> Any:
     if isinstance(value, int | float | np.generic):
         # JAX would take a Python int for an int32, and make an infinity of 1e41, which is NaN times 0.
         allowed = f"a number that {dtype} holds, as the parameter at {leaf.path!r}"
-        require(abs(float(value)) <= jnp.finfo(dtype).max, owner, name, value, allowed)
+        fits = abs(float(value)) <= float(jnp.finfo(dtype).max)
+        require(fits, owner, name, value, allowed)
         return float(value)
     return jnp.asarray(value, dtype) if isinstance(value, Array) else value
 

@@ -11,7 +11,7 @@ from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.base import ArrayPenalty, require_strength
 from jax_lrreg.penalties.lift import Strength
-from jax_lrreg.penalties.norms import direction, magnitude, modulus, root, soft_threshold
+from jax_lrreg.penalties.norms import direction, divided, magnitude, modulus, root, soft_threshold
 from jax_lrreg.penalties.separable import kinked_distance
 
 
@@ -99,8 +99,8 @@ class Lq(ArrayPenalty):
         ratio = jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4)
         ratio = jnp.clip(ratio, 1, 1e4)
         larger = _half(ratio) if self.q < 0.6 else _two_thirds(ratio)
-        shrunk = safe - self.q * pull * (larger * safe) ** (self.q - 1)
-        return direction(w) * jnp.where(kept, shrunk, 0)
+        move = self.q * pull * (larger * safe) ** (self.q - 1)
+        return jnp.where(kept | (pull == 0), w - direction(w) * jnp.where(kept, move, 0), 0)
 
     def distance(self, w, gradient):
         return kinked_distance(self, w, gradient, _steep(self.strength))
@@ -187,8 +187,9 @@ class SCAD(ArrayPenalty):
         return jnp.sum(_scad(modulus(w), self.strength, self.a))
 
     def shrink(self, w, step_size):
-        unit = magnitude(jnp.maximum(jnp.abs(w), self.strength))  # the costs below are squares
-        size, strength = jnp.abs(w) / unit, self.strength / unit
+        # The costs below are squares.
+        unit = jnp.maximum(magnitude(w), magnitude(jnp.asarray(self.strength, w.real.dtype)))
+        size, strength = jnp.abs(divided(w, unit)), self.strength / unit
         end, curved = self.a * strength, self.a - 1 - step_size
         middle = size + step_size * (size - end) / jnp.where(curved > 0, curved, 1)
         best = jnp.clip(size - step_size * strength, 0, strength)
@@ -234,10 +235,10 @@ class LogSum(ArrayPenalty):
         return jnp.sum(self.strength * jnp.log1p(modulus(w) / self.eps))
 
     def shrink(self, w, step_size):
-        # In units of |w| + eps, whose square may overflow. A pull of 4 is more than enough to leave no root.
-        unit = magnitude(jnp.abs(w) + self.eps)
-        size, eps = jnp.abs(w) / unit, self.eps / unit
-        pull = jnp.minimum(step_size * self.strength / unit / unit, 4)
+        # (|w| + eps)^2 may overflow. In these units a pull of 100 is more than enough to leave no root.
+        unit = jnp.maximum(magnitude(w), magnitude(jnp.asarray(self.eps, w.real.dtype)))
+        size, eps = jnp.abs(divided(w, unit)), self.eps / unit
+        pull = jnp.minimum(step_size * self.strength / unit / unit, 100)
         inside = (size + eps) ** 2 - 4 * pull
         larger = jnp.maximum(size - 2 * pull / (size + eps + root(inside)), 0)
         ratio = jnp.minimum(

@@ -16,21 +16,27 @@ NEWTON_STEPS = 20  # float64 accuracy for step sizes over 24 orders of magnitude
 def magnitude(w: jax.Array, axes: Axes = ()) -> jax.Array:
     """A power of two near the largest |w| over `axes`, which are kept, and 1 for zeros.
 
-    It can be divided by, and has no derivative, as it is only a unit.
+    It has no derivative, as it is only a unit.
     """
     size = jnp.maximum(jnp.abs(jnp.real(w)), jnp.abs(jnp.imag(w))) if _complex(w) else jnp.abs(w)
     largest = jnp.max(jax.lax.stop_gradient(size), axis=axes, keepdims=True, initial=0)
     info = jnp.finfo(size.dtype)
-    # Without mantissa a number is rounded to a power of two: 3e38 to infinity, but its half to 1.7e38.
-    half = jnp.maximum(jnp.where(largest > 0, largest / 2, 1), info.tiny)
-    return jax.lax.reduce_precision(half, info.nexp, 0)
+    # Without mantissa a number is rounded to a power of two. A quarter, since XLA may multiply by the reciprocal of what
+    # is to be divided by: that of 2^127, which 3e38 is near, is 0 on a processor that takes subnormal numbers for 0.
+    quarter = jnp.maximum(jnp.where(largest > 0, largest / 4, 1), info.tiny)
+    return jax.lax.reduce_precision(quarter, info.nexp, 0)
+
+
+def divided(w: jax.Array, x: chex.Numeric) -> jax.Array:
+    """`w / x` by a real `x`, which JAX would make complex for a complex `w`, and square."""
+    return jax.lax.complex(jnp.real(w) / x, jnp.imag(w) / x) if _complex(w) else w / x
 
 
 def modulus(w: jax.Array) -> jax.Array:
     """|w|, with the derivative 0 at 0, where `jnp.abs` has 1: training must not push an exact zero away."""
     if _complex(w):
         unit = magnitude(w)
-        return unit * jnp.where(w == 0, 0, jnp.abs(jnp.where(w == 0, 1, w / unit)))
+        return unit * jnp.where(w == 0, 0, jnp.abs(jnp.where(w == 0, 1, divided(w, unit))))
     return w * jax.lax.stop_gradient(jnp.sign(w))
 
 
@@ -39,10 +45,22 @@ def square(w: jax.Array) -> jax.Array:
     return jnp.real(w) ** 2 + jnp.imag(w) ** 2 if _complex(w) else w * w
 
 
+@jax.custom_jvp
+def half_square(w: jax.Array) -> jax.Array:
+    """|w|^2 / 2. XLA makes (w + w) g of the derivative that JAX writes for w * w, which is infinite above 1.7e38."""
+    return square(w) / 2
+
+
+@half_square.defjvp
+def _(primals, tangents):
+    (w,), (tangent,) = primals, tangents
+    return half_square(w), jnp.real(jnp.conj(w) * tangent)
+
+
 def direction(w: jax.Array) -> jax.Array:
     """w / |w|, and 0 at 0."""  # noqa: D403
     if _complex(w):
-        scaled = w / magnitude(w)
+        scaled = divided(w, magnitude(w))
         return jnp.where(w == 0, 0, scaled / jnp.abs(jnp.where(w == 0, 1, scaled)))
     return jnp.sign(w)
 
@@ -50,15 +68,15 @@ def direction(w: jax.Array) -> jax.Array:
 def norm(w: jax.Array, axes: Axes = None, keepdims: bool = False) -> jax.Array:
     """The Euclidean norm over `axes`, with the derivative 0 at 0, where `jnp.linalg.norm` has NaN."""
     unit = magnitude(w, axes)
-    norms = unit * root(jnp.sum(square(w / unit), axis=axes, keepdims=True))
+    norms = unit * root(jnp.sum(square(divided(w, unit)), axis=axes, keepdims=True))
     return norms if keepdims else jnp.squeeze(norms, axes)
 
 
 def unit_vector(w: jax.Array, axes: Axes) -> jax.Array:
     """`w` divided by its norm over `axes`, and 0 where that is 0; also where the norm itself would overflow."""
-    scaled = w / magnitude(w, axes)
+    scaled = divided(w, magnitude(w, axes))
     size = norm(scaled, axes, keepdims=True)
-    return scaled / jnp.where(size > 0, size, 1)
+    return divided(scaled, jnp.where(size > 0, size, 1))
 
 
 def root(x: jax.Array) -> jax.Array:

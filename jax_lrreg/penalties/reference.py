@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_lrreg._arrays import Leaf, is_key, widened
+from jax_lrreg._arrays import Leaf, is_key, known, widened
 from jax_lrreg._check import require, require_number, require_whole
 from jax_lrreg._struct import pytree
 from jax_lrreg.penalties.base import ArrayPenalty, is_object, require_strength
 from jax_lrreg.penalties.lift import Strength, Tree, parameters, require_broadcast
-from jax_lrreg.penalties.norms import direction, modulus, norm, square
+from jax_lrreg.penalties.norms import direction, divided, half_square, modulus, norm, square
 from jax_lrreg.penalties.separable import smooth_distance
 
 
@@ -48,11 +49,11 @@ class L2SP(ArrayPenalty):
         require_broadcast(self, leaf, jnp.shape(leaf.value), "strength")
 
     def value(self, w):
-        return jnp.sum(self.strength * square(w - self.reference)) / 2
+        return jnp.sum(self.strength * half_square(w - self.reference))
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength
-        return w / (1 + pull) + self.reference * (pull / (1 + pull))
+        return divided(w, 1 + pull) + self.reference * (pull / (1 + pull))
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)
@@ -147,11 +148,11 @@ class EWC(ArrayPenalty):
         require_broadcast(self, leaf, jnp.shape(leaf.value), "strength")
 
     def value(self, w):
-        return jnp.sum(self.strength * self.importance * square(w - self.reference)) / 2
+        return jnp.sum(self.strength * self.importance * half_square(w - self.reference))
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength * self.importance
-        return w / (1 + pull) + self.reference * (pull / (1 + pull))
+        return divided(w, 1 + pull) + self.reference * (pull / (1 + pull))
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)
@@ -221,7 +222,8 @@ def _require_arrays(penalty: ArrayPenalty, name: str, allowed: str) -> None:
     given = [array for array in given if not is_key(array)]  # a whole model state may stand here
     require(len(given) > 0, penalty, name, value, allowed)
     for array in given:
-        if not (jnp.iscomplexobj(array) and jnp.all(jnp.isfinite(jnp.asarray(array)))):
+        finite = np.iscomplexobj(array) and (not known(array) or np.all(np.isfinite(array)))
+        if not finite:
             require_number(penalty, name, array, allowed, lambda _: True)
 
 

@@ -11,7 +11,7 @@ from jax_lrreg._check import require_number
 from jax_lrreg._struct import pytree
 from jax_lrreg.penalties.base import ArrayPenalty, require_strength
 from jax_lrreg.penalties.lift import Strength, require_one, require_real
-from jax_lrreg.penalties.norms import modulus, norm, soft_threshold, square
+from jax_lrreg.penalties.norms import divided, half_square, modulus, norm, soft_threshold
 
 
 @pytree
@@ -78,10 +78,10 @@ class L2(ArrayPenalty):
         require_strength(self, "strength")
 
     def value(self, w):
-        return jnp.sum(self.strength * square(w)) / 2
+        return jnp.sum(self.strength * half_square(w))
 
     def shrink(self, w, step_size):
-        return w / (1 + step_size * self.strength)
+        return divided(w, 1 + step_size * self.strength)
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)
@@ -125,7 +125,7 @@ class ElasticNet(ArrayPenalty):
         return L1(self.l1).value(w) + L2(self.l2).value(w)
 
     def shrink(self, w, step_size):
-        return soft_threshold(w, step_size * self.l1) / (1 + step_size * self.l2)
+        return divided(soft_threshold(w, step_size * self.l1), 1 + step_size * self.l2)
 
     def distance(self, w, gradient):
         return kinked_distance(self, w, gradient, self.l1)
@@ -164,12 +164,12 @@ class Huber(ArrayPenalty):
     def value(self, w):
         size = modulus(w)
         far = self.delta * (size - self.delta / 2)
-        return jnp.sum(self.strength * jnp.where(size <= self.delta, square(w) / 2, far))
+        return jnp.sum(self.strength * jnp.where(size <= self.delta, half_square(w), far))
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength
         near = jnp.abs(w) <= self.delta * (1 + pull)
-        return jnp.where(near, w / (1 + pull), soft_threshold(w, pull * self.delta))
+        return jnp.where(near, divided(w, 1 + pull), soft_threshold(w, pull * self.delta))
 
     def distance(self, w, gradient):
         return smooth_distance(self, w, gradient)

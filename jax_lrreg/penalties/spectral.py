@@ -27,6 +27,7 @@ from jax_lrreg.penalties.lift import (
     require_scalar_step,
 )
 from jax_lrreg.penalties.norms import (
+    divided,
     magnitude,
     modulus,
     norm,
@@ -188,8 +189,13 @@ class SpectralNorm(ArrayPenalty):
 
     def value(self, w):
         matrix = matrices(self, w)
+        unit = magnitude(matrix, (-2, -1))
+        matrix = divided(
+            matrix, unit
+        )  # as the iteration squares it, which with an entry of 1e30 would overflow
         along = product(matrix, self._iterated(matrix))
-        return jnp.sum(self.strength * norm(along, (along.ndim - 2, along.ndim - 1)))
+        sizes = norm(along, (along.ndim - 2, along.ndim - 1)) * unit[..., 0, 0]
+        return jnp.sum(self.strength * sizes)
 
     def shrink(self, w, step_size):
         def cut(s: jax.Array, pull: jax.Array) -> jax.Array:
@@ -216,8 +222,7 @@ class SpectralNorm(ArrayPenalty):
 
     def _iterated(self, matrix: jax.Array) -> jax.Array:
         """The vectors after the power iterations, without a derivative: where they end, the value has none by them."""
-        # The iteration squares the matrix, which with an entry of 1e30 would overflow.
-        matrix = jax.lax.stop_gradient(matrix / magnitude(matrix, (-2, -1)))
+        matrix = jax.lax.stop_gradient(divided(matrix, magnitude(matrix, (-2, -1))))
         columns = matrix.shape[-1]
         if self.vectors is None:
             # Irregular, so that it is orthogonal to no singular vector that anyone would construct.
@@ -230,7 +235,7 @@ class SpectralNorm(ArrayPenalty):
         def iterate(_: int, v: jax.Array) -> jax.Array:
             moved = product(adjoint(matrix), product(matrix, v))
             size = norm(moved, (moved.ndim - 2, moved.ndim - 1), keepdims=True)
-            return jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), v)
+            return jnp.where(size > 0, divided(moved, jnp.where(size > 0, size, 1)), v)
 
         v = jax.lax.fori_loop(0, self.iterations, iterate, start)
         return unit_vector(v, (v.ndim - 2, v.ndim - 1))
@@ -271,8 +276,9 @@ class TotalVariation(ArrayPenalty):
         require_broadcast(self, leaf, (), "strength")
 
     def value(self, w):
-        steps = [jnp.diff(w, axis=axis) for axis in group_axes(self, w.ndim)]
-        sums = [jnp.sum(modulus(step)) for step in steps]
+        # Of halves, as the difference of two numbers of 3e38 may be infinite.
+        steps = [jnp.diff(divided(w, 2), axis=axis) for axis in group_axes(self, w.ndim)]
+        sums = [2 * jnp.sum(modulus(step)) for step in steps]
         return self.strength * sum(sums, jnp.zeros((), jnp.finfo(w.dtype).dtype))
 
 
@@ -291,23 +297,23 @@ def product(*matrices: jax.Array) -> jax.Array:
     return functools.reduce(functools.partial(jnp.matmul, precision="highest"), matrices)
 
 
-def decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The singular value decomposition, of a matrix of any size of numbers."""
+def decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The singular value decomposition with the singular values in a unit, and that unit: they may overflow."""
     unit = magnitude(
         matrix, (-2, -1)
     )  # LAPACK takes care of that by itself, not every device's library does
     with jax.default_matmul_precision("highest"):  # JAX's derivative of it multiplies matrices too
-        u, s, vh = jnp.linalg.svd(matrix / unit, full_matrices=False)
-    return u, s * unit[..., 0], vh
+        u, s, vh = jnp.linalg.svd(divided(matrix, unit), full_matrices=False)
+    return u, s, vh, unit
 
 
 def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The singular value decomposition with the vectors of vanishing singular values set to 0."""
-    u, s, vh = decomposed(matrix)
+    u, s, vh, unit = decomposed(matrix)
     smallest = max(matrix.shape[-2:]) * jnp.finfo(s.dtype).eps * s[..., :1]
     keeps = s > smallest
     u, vh = jnp.where(keeps[..., None, :], u, 0), jnp.where(keeps[..., None], vh, 0)
-    return u, jnp.where(keeps, s, 0), vh
+    return u, jnp.where(keeps, s * unit[..., 0], 0), vh
 
 
 @jax.custom_jvp
@@ -362,10 +368,10 @@ def _lowered(
     """`w` with the singular values that `lower` makes of them and of the pull; exactly `w` where nothing pulls."""
     require_scalar_step(penalty, step_size)
     matrix = matrices(penalty, w)
-    u, s, vh = decomposed(matrix)
+    u, s, vh, unit = decomposed(matrix)
     strength = jnp.asarray(penalty.strength, s.dtype)
-    pull = jnp.broadcast_to(step_size * strength, s.shape[:-1])[..., None]
-    moved = product(u * lower(s, pull)[..., None, :], vh)
+    pull = jnp.broadcast_to(step_size * strength, s.shape[:-1])[..., None] / unit[..., 0]
+    moved = product(u * lower(s, pull)[..., None, :], vh) * unit
     # Where nothing pulls, the product is `w` but for rounding, and has the derivatives.
     exact = jax.lax.stop_gradient(matrix) + (moved - jax.lax.stop_gradient(moved))
     return jnp.where(pull[..., None] > 0, moved, exact).reshape(w.shape)
