@@ -801,7 +801,7 @@ def test_a_penalty_of_ones_own_needs_a_value_only():
     assert repr(Cauchy(0.1)) == "Cauchy(0.1)"
     with pytest.raises(NotImplementedError, match="Cauchy has no prox in closed form"):
         Cauchy(0.1).prox(W, 1.0)
-    with pytest.raises(TypeError, match="abstract method '?value'?"):
+    with pytest.raises(TypeError, match=r"abstract method '?value'?"):
         type("Empty", (penalties.ArrayPenalty,), {})()
     with pytest.raises(
         ValueError, match="`strength` must be a number or of a shape that broadcasts"
