@@ -1,4 +1,4 @@
-"""Arrays and trees of them: precision, what is a parameter and where it stands, what is known while tracing."""
+"""Arrays and trees of them: precision, what is a parameter, its path, what is known in a trace."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -20,13 +21,33 @@ class Leaf(NamedTuple):
     value: chex.Array
 
 
+class Parameters(list[Leaf]):
+    """The parameters of a tree.
+
+    Attributes:
+        paths: those that a rule may speak of: theirs, and of what `optax.MaskedNode` hides in the tree. A group of
+            an optimizer, or the part of a model that is trained, is given a tree with the rest of it masked, and a
+            pattern for the rest is no mistake there.
+    """
+
+    def __init__(self, tree: chex.ArrayTree):
+        super().__init__(leaf for leaf in leaves(tree) if is_parameter(leaf.value))
+
+        def hidden(node: object) -> bool:
+            return isinstance(node, optax.MaskedNode)
+
+        every, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=hidden)
+        masked = [path_of(keys) for keys, node in every if hidden(node)]
+        self.paths = [leaf.path for leaf in self] + masked
+
+
 def known(*values: object) -> bool:
     """Whether none of the values is traced, so that each has its number already."""
     return not any(isinstance(value, Tracer) for value in values)
 
 
 def widened(value: ArrayLike) -> jax.Array:
-    """`value` in float32 at least, in which losses, gradients, norms, sums and averages are reckoned."""
+    """`value` in float32 at least, in which losses, gradients, norms and sums are reckoned."""
     value = jnp.asarray(value)
     # JAX promotes no float of 8 bits.
     narrow = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
@@ -34,7 +55,7 @@ def widened(value: ArrayLike) -> jax.Array:
 
 
 def is_parameter(value: object) -> bool:
-    """Whether `value` holds real or complex numbers: integers, booleans and PRNG keys are no parameters."""
+    """Whether `value` holds real or complex numbers, not integers, booleans or PRNG keys."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, float | complex)
@@ -49,13 +70,16 @@ def is_key(value: object) -> bool:
 def leaves(params: chex.ArrayTree) -> list[Leaf]:
     """The arrays of `params` with their paths, in the order of `jax.tree.leaves`.
 
-    A path is the names joined by `/`, the same for Linen variables, NNX states and modules, and plain trees.
+    A path is the names joined by `/`, the same for Linen variables, NNX states and modules, and
+    plain trees.
 
     Raises:
-        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count twice.
+        ValueError: an NNX variable stands in two places, as that of a tied layer, and would count
+            twice.
 
     Example:
-        >>> [leaf.path for leaf in leaves({"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}})]
+        >>> params = {"encoder": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}}
+        >>> [leaf.path for leaf in leaves(params)]
         ['encoder/bias', 'encoder/kernel']
     """
     _refuse_shared(params)
@@ -65,7 +89,8 @@ def leaves(params: chex.ArrayTree) -> list[Leaf]:
 
 def path_of(keys: Sequence[object]) -> str:
     """JAX's key path as names joined by `/`."""
-    # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's own.
+    # An NNX Variable is a node with the attribute `value`; a dict key of that name is the user's
+    # own.
     attribute = len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey)
     if attribute and getattr(keys[-1], "name", "") in ("value", "raw_value"):
         keys = keys[:-1]

@@ -49,7 +49,7 @@ def require_number(
     allowed: str,
     test: Callable[[np.ndarray], bool | np.bool_ | np.ndarray],
 ) -> None:
-    """Refuses `value` unless it is a real number, or an array of them, that is finite and passes `test`.
+    """Refuses all but a finite real number, or an array of them, that passes `test`.
 
     A traced value has no number yet and is trusted.
     """
@@ -75,8 +75,8 @@ def require_whole(
 ) -> int:
     """`value` as a Python int; refuses all but whole numbers from `least` to `most`.
 
-    For what is structure: a count of steps, a size, an axis. Python's integers and NumPy's are alike; a bool,
-    a float and a traced number are none.
+    For what is structure: a count of steps, a size, an axis. Python's integers and NumPy's are
+    alike; a bool, a float and a traced number are none.
     """
     upper = "" if most is None else f" and <= {most}"
     allowed = allowed or f"a whole number >= {least}{upper}"
@@ -98,7 +98,8 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     ['Cosine']
     """
     lower = {key.lower(): key for key in known}
-    # difflib takes time in proportion to the product of two lengths: of a whole page, its beginning.
+    # difflib takes time in proportion to the product of two lengths: of a whole page, its
+    # beginning.
     found = difflib.get_close_matches(name[:60].lower(), lower, n=count, cutoff=0.6)
     return [lower[key] for key in found]
 

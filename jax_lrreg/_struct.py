@@ -1,9 +1,9 @@
-"""The frozen pytree dataclass that every object of the library is made of; how objects print and compare.
+"""The frozen pytree dataclass that every object is made of; how objects print and compare.
 
-An object prints as the call that makes it, short enough to look at. Numbers, arrays of up to 8 of them and tuples of
-up to 64 keep every digit, and `text.parse` reads them back equal. Longer arrays and trees of more than 8 leaves print
-as their shape, `<float32[64, 10]>` or `<dict of 12 leaves, 8,970 numbers>`, which is no text that reads back:
-`text.to_dict` keeps all.
+An object prints as the call that makes it, short enough to look at. Numbers, arrays of up to 8 of
+them and tuples of up to 64 keep every digit, and `text.parse` reads them back equal. Longer arrays
+and trees of more than 8 leaves print as their shape, `<float32[64, 10]>` or `<dict of 12 leaves,
+8,970 numbers>`, which is no text that reads back: `text.to_dict` keeps all.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ LONGEST_TUPLE = 64  # what is written one by one by hand, such as the boundaries
 def static(**options: Any) -> Any:
     """A field of a `pytree` that is structure: an axis, a pattern, a mode.
 
-    Such a field is part of the tree's definition, not a leaf of it: it is never traced, batched or differentiated,
-    and `jit` compiles anew when it changes. It must be hashable.
+    Such a field is part of the tree's definition, not a leaf of it: it is never traced, batched or
+    differentiated, and `jit` compiles anew when it changes. It must be hashable.
 
     Args:
         options: those of `dataclasses.field`, such as `default`.
@@ -49,12 +49,13 @@ def static(**options: Any) -> Any:
 def pytree(cls: T) -> T:
     """Makes `cls` a frozen dataclass whose fields are the children of a JAX pytree.
 
-    Its objects print as the call that makes them, compare and hash by value, and pickle. Every field may be traced,
-    batched and differentiated, but for those declared `static()`. JAX rebuilds objects without calling
-    `__init__`: a check in `__post_init__` sees what a user wrote, and never the tracers and placeholders that
-    transformations put in the fields.
+    Its objects print as the call that makes them, compare and hash by value, and pickle. Every
+    field may be traced, batched and differentiated, but for those declared `static()`. JAX rebuilds
+    objects without calling `__init__`: a check in `__post_init__` sees what a user wrote, and never
+    the tracers and placeholders that transformations put in the fields.
 
-    This is how to write a schedule, a penalty or a controller of one's own; `text.register` makes its text read back.
+    This is how to write a schedule, a penalty or a controller of one's own; `text.register` makes
+    its text read back.
 
     Example:
         >>> @pytree
@@ -82,7 +83,8 @@ def pytree(cls: T) -> T:
         children, structure = flatten(obj)
         return list(zip(map(jax.tree_util.GetAttrKey, data), children, strict=True)), structure
 
-    # `jax.tree_util.register_dataclass` would call `__init__`, and with it the checks, at every unflatten.
+    # `jax.tree_util.register_dataclass` would call `__init__`, and with it the checks, at every
+    # unflatten.
     def unflatten(structure, children):
         obj = object.__new__(cls)
         vars(obj).update(zip(data + fixed, (*children, *structure), strict=True))
@@ -113,7 +115,8 @@ def arguments_text(obj: Any, skip: int = 0) -> list[str]:
     texts = []
     for index, field in enumerate(dataclasses.fields(obj)[skip:], skip):
         value, default = getattr(obj, field.name), field.default
-        # A default is never an array. Whoever asked for the numbers of a long one would wait for a device.
+        # A default is never an array. Whoever asked for the numbers of a long one would wait for a
+        # device.
         array = isinstance(value, Tracer) or getattr(value, "ndim", 0) > 0
         if array or default is dataclasses.MISSING or not _same(default, value):
             name = "" if index == 0 and not field.kw_only else f"{field.name}="
@@ -162,7 +165,7 @@ def _array_text(value: Any) -> str:
 
 
 def _at_hand(value: Any) -> bool:
-    """Whether this process can read the numbers: they may be donated, or on other hosts' devices."""
+    """Whether this process can read the numbers, which may be donated, or on other hosts."""
     if not isinstance(value, jax.Array):
         return True
     return not value.is_deleted() and (value.is_fully_addressable or value.is_fully_replicated)
@@ -196,7 +199,7 @@ def _hash(obj: object) -> int:
 
 
 def _key(value: Any) -> Any:
-    """What `value` is compared and hashed by: a number by itself, an array by its shape and numbers."""
+    """What `value` is compared and hashed by: an array by its shape and numbers."""
     if isinstance(value, Array) and not isinstance(value, Tracer):
         is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         value = np.asarray(jax.random.key_data(jnp.asarray(value)) if is_key else value)

@@ -4,6 +4,8 @@ import builtins
 import csv
 import json
 import struct
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +164,40 @@ def test_without_tensorboardx_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"jax_lrreg\[tensorboard\]"):
         training.log_tensorboard(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("same_row", [False, True])
+def test_a_full_disk_leaves_the_file_as_it_was_and_a_later_run_goes_on(kind, same_row, tmp_path):
+    path = tmp_path / f"metrics.{kind}"
+    code = f"""
+import resource
+from jax_lrreg import training
+log = training.log_{kind}({str(path)!r})
+log(1, {{"loss": 0.5, "late": 0.25}})
+log(2, {{"loss": 0.5}})
+before = open({str(path)!r}, "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, -1))
+try:
+    log({2 if same_row else 3}, {{"loss": 1 / 3, "late": 1 / 7}})
+except OSError as error:
+    assert open({str(path)!r}, "rb").read() == before
+    print("full")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "full\n", done.stderr
+    getattr(training, f"log_{kind}")(path)(4, {"loss": 0.125})
+    lines = path.read_text().splitlines()
+    assert len(lines) == (4 if kind == "csv" else 3)
+    assert lines[-1] == ("4,0.125," if kind == "csv" else '{"step": 4, "loss": 0.125}')
+
+
+def test_jsonl_after_a_crash_in_the_middle_of_a_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1, "lo')
+    training.log_jsonl(path)(2, {"loss": 0.5})
+    assert json.loads(path.read_text().splitlines()[1]) == {"step": 2, "loss": 0.5}
 
 
 def test_a_wrong_place_is_refused_by_name(tmp_path):

@@ -319,3 +319,16 @@ def test_a_report_has_a_row_for_each_parameter_and_a_column_for_each_keyword():
         select.report(params, trainable="tail")
     with pytest.raises(ValueError, match="no rule covers the parameter 'head/bias'"):
         select.report(params, learning_rate=[("embed", 1.0)])
+
+
+def test_a_pattern_may_mean_what_is_masked_in_the_tree():
+    params = {"body": jnp.ones(2), "head": jnp.ones(2)}
+    masked = {"body": optax.MaskedNode(), "head": jnp.ones(2)}
+    tx = transforms.scale_by_rules([("body", 0.0), ("head", 3.0)])
+    updates, _ = tx.update(masked, tx.init(masked))
+    np.testing.assert_array_equal(updates["head"], [3.0, 3.0])
+    reg = penalties.L1(1.0).on("body") + penalties.L2(1.0).on("head")
+    assert reg(masked) == 1.0
+    assert reg(params) == 3.0
+    with pytest.raises(ValueError, match="pattern 'tail' matches no parameter"):
+        penalties.L1(1.0).on("tail")(masked)

@@ -95,7 +95,11 @@ def whole(value: Any) -> jax.Array:
 
 def require_mode(owner: Any) -> None:
     """Refuses anything but "min" and "max"."""
-    require(owner.mode in ("min", "max"), owner, "mode", owner.mode, "'min' or 'max'")
+    known = isinstance(owner.mode, str) and owner.mode in (
+        "min",
+        "max",
+    )  # arrays have no one answer
+    require(known, owner, "mode", owner.mode, "'min' or 'max'")
 
 
 def require_counts(owner: Any, least: int, *names: str) -> None:
@@ -135,11 +139,8 @@ def require_bounds(owner: Any) -> None:
 
 def require_controller(owner: Any, value: Any) -> None:
     """Refuses anything but a controller."""
-    if not isinstance(value, Controller):
-        raise TypeError(
-            f"{owner if isinstance(owner, str) else type(owner).__name__}: `controller` must be a controller such as "
-            f"ReduceOnPlateau, got {value!r}"
-        )
+    allowed = "a controller such as ReduceOnPlateau"
+    require(isinstance(value, Controller), owner, "controller", value, allowed, error=TypeError)
 
 
 def fraction(rate: Any, base: Any, owner: str, argument: str) -> Any:

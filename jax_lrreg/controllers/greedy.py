@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._check import require, require_number
+from jax_lrreg._check import require_choice, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import (
     Controller,
@@ -165,13 +165,7 @@ class Greedy(Controller):
         >>> Greedy.like_transformers(0.9, patience=3, learning_rate=0.1)
         Greedy(0.9, patience=3, eps=1e-07)
         """
-        require(
-            threshold_mode in ("rel", "abs"),
-            cls.__name__,
-            "threshold_mode",
-            threshold_mode,
-            "'rel' or 'abs'",
-        )
+        require_choice(cls.__name__, "threshold_mode", threshold_mode, ("rel", "abs"))
         relative = threshold_mode == "rel"
         greedy = cls(
             factor,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import known
-from jax_lrreg._check import require, require_number
+from jax_lrreg._check import require_choice, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import Controller, as_metric, count, require_bounds, zero
 
@@ -63,8 +63,7 @@ class HypergradientDescent(Controller):
     max_scale: Any = 1e6
 
     def __post_init__(self):
-        rules = ("multiplicative", "additive")
-        require(self.rule in rules, self, "rule", self.rule, f"one of {', '.join(rules)}")
+        require_choice(self, "rule", self.rule, ("multiplicative", "additive"))
         if self.rule == "additive":
             require_number(self, "rate", self.rate, "a positive number", lambda x: x > 0)
         else:

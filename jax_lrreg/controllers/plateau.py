@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._check import require, require_number
+from jax_lrreg._check import require_choice, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import (
     Averaged,
@@ -135,13 +135,7 @@ class ReduceOnPlateau(Controller):
         >>> ReduceOnPlateau.like_torch(0.5, patience=3, min_lr=1e-4, learning_rate=0.1)
         ReduceOnPlateau(0.5, patience=3, min_scale=0.001, eps=1e-07)
         """
-        require(
-            threshold_mode in ("rel", "abs"),
-            cls.__name__,
-            "threshold_mode",
-            threshold_mode,
-            "'rel' or 'abs'",
-        )
+        require_choice(cls.__name__, "threshold_mode", threshold_mode, ("rel", "abs"))
         relative = threshold_mode == "rel"
         return cls(
             factor,

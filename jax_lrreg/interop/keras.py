@@ -1,4 +1,4 @@
-"""`from_keras`: the schedules, regularizers and constraints of Keras 3.15, and those of `tf_keras`."""
+"""`from_keras`: schedules, regularizers and constraints of Keras 3.15 and of `tf_keras`."""
 
 import math
 from collections.abc import Callable
@@ -21,18 +21,19 @@ from jax_lrreg.schedules import (
 
 
 def from_keras(obj: Peer) -> Schedule | Penalty:
-    """The equal of an object of `keras.optimizers.schedules`, `keras.regularizers` or `keras.constraints`.
+    """The equal of a schedule, a regularizer or a constraint of Keras.
 
-    The step of a schedule is the optimizer's `iterations`. Keras's L2 has no 1/2, so that `L2(c)` becomes
-    `L2(2 c)`. Its `MaxNorm` and `UnitNorm` divide by the norm plus 1e-7; ours do not. A constraint of Keras
-    acts after each update, as `transforms.proximal` does.
+    The step of a schedule is the optimizer's `iterations`. Keras's L2 has no 1/2, so that `L2(c)`
+    becomes `L2(2 c)`. Its `MaxNorm` and `UnitNorm` divide by the norm plus 1e-7; ours do not. A
+    constraint of Keras acts after each update, as `transforms.proximal` does.
 
     Args:
         obj: the live object.
 
     Raises:
-        ValueError: it is none of Keras's own, or has no equal here: `OrthogonalRegularizer` (it penalises the mean
-            |cosine| between rows, unlike `Orthogonal`), and a `MinMaxNorm` with a lower bound or a rate.
+        ValueError: it is none of Keras's own, or has no equal here: `OrthogonalRegularizer` (it
+            penalises the mean |cosine| between rows, unlike `Orthogonal`), and a `MinMaxNorm` with
+            a lower bound or a rate.
 
     Example:
         >>> from_keras(keras.optimizers.schedules.ExponentialDecay(0.1, 100, 0.5))  # doctest: +SKIP

@@ -24,13 +24,14 @@ Value: TypeAlias = chex.Numeric  # traced or not
 
 
 def from_optax(schedule: optax.Schedule) -> Schedule:
-    """The equal of a schedule of Optax; our step is its `count`. A schedule of ours is returned as it is.
+    """The equal of a schedule of Optax; a schedule of ours is returned as it is.
 
-    Optax's schedules are closures without a public form: they are read from their enclosed variables.
+    Our step is its `count`. Optax's schedules are closures without a public form: they are read
+    from their enclosed variables.
 
     Raises:
-        ValueError: it was not made by a function of `optax.schedules`; any function takes part in our algebra
-            as it is, see `schedules.Function`.
+        ValueError: it was not made by a function of `optax.schedules`; any function takes part in
+            our algebra as it is, see `schedules.Function`.
 
     Example:
         >>> import optax

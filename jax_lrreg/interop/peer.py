@@ -1,4 +1,4 @@
-"""What is read from a peer's object: names, numbers, parameter groups; and shapes that several libraries have."""
+"""What is read from a peer's object, and the shapes that several libraries have."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +34,7 @@ def refused(obj: object, why: str) -> ValueError:
 
 
 def number(value: Peer) -> Any:
-    """A Python number out of a number, a NumPy scalar or a tensor with one element: whole where it can be."""
+    """A Python number out of a NumPy scalar or a tensor with one element: whole where it can be."""
     value = value.item() if hasattr(value, "item") else value
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return int(value) if whole else value
@@ -60,7 +60,7 @@ def sequence(pieces: Sequence[Piece]) -> Schedule:
 
 
 def stairs(init_value: chex.Numeric, changes: Iterable[tuple[Number, chex.Numeric]]) -> Schedule:
-    """A staircase of the changes (step, value from there on), in order; what is over at step 0 is left out."""
+    """A staircase of changes (step, value from there on) in order, those up to step 0 over."""
     changes = list(changes)
     begun = [value for step, value in changes if step <= 0]
     later = [(step, value) for step, value in changes if step > 0]

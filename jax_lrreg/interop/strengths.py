@@ -1,7 +1,8 @@
 """The strengths of scikit-learn's estimators and PyTorch's weight decay as penalties, and back.
 
-Our data term is the mean over examples. For a linear model it is half the mean squared error, 1/(2m) sum e^2;
-where yours is the mean squared error, double the strengths. No other library is imported here.
+Our data term is the mean over examples. For a linear model it is half the mean squared error,
+1/(2m) sum e^2; where yours is the mean squared error, double the strengths. No other library is
+imported here.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,14 @@ from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, NonNegativeL1, P
 
 
 def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty:
-    """The penalty on `coef_` in the objective of a scikit-learn estimator, beside a mean over examples.
+    """The penalty on `coef_` of a scikit-learn estimator, beside a mean over examples.
 
         Lasso(alpha)                    L1(alpha), with positive=True NonNegativeL1
         ElasticNet(alpha, l1_ratio=r)   ElasticNet(alpha r, l2=alpha (1 - r))
         MultiTaskLasso(alpha)           GroupLasso(alpha, axis=-1) on an (in, out) kernel
         Ridge(alpha)                    L2(alpha / num_examples)
-        LogisticRegression(C)           L2(1 / (C num_examples)), with l1_ratio=1 L1, in between ElasticNet
+        LogisticRegression(C)           L2(1 / (C num_examples)), with l1_ratio=1 L1,
+                                        in between ElasticNet
 
     Intercepts are not penalised: choose kernels with `.on("**/kernel")`.
 
@@ -49,16 +51,17 @@ def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty
 
 
 def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[str, float]:
-    """The arguments that give a scikit-learn estimator the same penalty; the inverse of `from_sklearn`.
+    """The arguments of a scikit-learn estimator with the same penalty: `from_sklearn` backwards.
 
     Args:
-        penalty: `L1`, `NonNegativeL1`, `L2`, `ElasticNet` or `GroupLasso` with plain numbers, or a multiple of one,
-            such as `L1(lam) / m`.
+        penalty: `L1`, `NonNegativeL1`, `L2`, `ElasticNet` or `GroupLasso` with plain numbers, or a
+            multiple of one, such as `L1(lam) / m`.
         estimator: "Lasso", "ElasticNet", "MultiTaskLasso", "Ridge" or "LogisticRegression".
         num_examples: m, the size of the data set.
 
     Raises:
-        ValueError: the estimator is unknown or has no such penalty, or a strength is not one number.
+        ValueError: the estimator is unknown or has no such penalty, or a strength is not one
+            number.
         TypeError: it is no penalty.
 
     Example:
@@ -76,9 +79,10 @@ def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[s
 
 
 def from_weight_decay(weight_decay: chex.Numeric) -> L2:
-    """PyTorch's `weight_decay` of SGD, Adam or RMSprop, which adds `weight_decay w` to the gradient.
+    """The `weight_decay` of PyTorch's SGD, Adam or RMSprop, which add it times w to the gradient.
 
-    Not that of AdamW and its kin, which is no term of the loss: see `transforms.add_penalty` behind the preconditioner.
+    Not that of AdamW and its kin, which is no term of the loss: see `transforms.add_penalty` behind
+    the preconditioner.
     """
     allowed = "a number >= 0"
     require_number("from_weight_decay", "weight_decay", weight_decay, allowed, lambda x: x >= 0)
@@ -86,7 +90,7 @@ def from_weight_decay(weight_decay: chex.Numeric) -> L2:
 
 
 def to_weight_decay(penalty: Penalty) -> float:
-    """The `weight_decay` of a coupled PyTorch optimizer (SGD, Adam, RMSprop) that is the same as an L2 penalty.
+    """The `weight_decay` of PyTorch's SGD, Adam or RMSprop that is the same as an L2 penalty.
 
     Example:
         >>> to_weight_decay(L2(30.0) / 200)
@@ -100,7 +104,8 @@ def to_weight_decay(penalty: Penalty) -> float:
 
 
 def _logistic(given: dict[str, Any], num_examples: int) -> Penalty:
-    # scikit-learn before 1.8 names the penalty; later ones tell it from the ratio alone, and have none for C = inf.
+    # scikit-learn before 1.8 names the penalty; later ones tell it from the ratio alone, and have
+    # none for C = inf.
     ratios = {"l1": 1.0, "l2": 0.0, None: 0.0}
     named = given.get("penalty", "deprecated")
     ratio = ratios.get(named, given.get("l1_ratio") or 0.0)

@@ -34,10 +34,11 @@ _MOST_CYCLES = 100  # each is a piece of the schedule, which is traced whole
 def from_timm(scheduler: Peer, group: int | None = None) -> Schedule:
     """The equal of a scheduler of `timm.scheduler`.
 
-    Our step is the `t` that it counts by: with `t_in_epochs=True`, timm's default, that is epochs, and
-    `.in_units(per_step=1 / updates_per_epoch)` turns the result into one by updates (timm itself then changes
-    the value at the end of an epoch only). Otherwise it is updates. Step 0 is the value that the constructor
-    leaves in the optimizer, since timm's training loop never asks for step 0. `lr_scale` of the group is included.
+    Our step is the `t` that it counts by: with `t_in_epochs=True`, timm's default, that is epochs,
+    and `.in_units(per_step=1 / updates_per_epoch)` turns the result into one by updates (timm
+    itself then changes the value at the end of an epoch only). Otherwise it is updates. Step 0 is
+    the value that the constructor leaves in the optimizer, since timm's training loop never asks
+    for step 0. `lr_scale` of the group is included.
 
     Args:
         scheduler: the live object.
@@ -47,7 +48,8 @@ def from_timm(scheduler: Peer, group: int | None = None) -> Schedule:
         ValueError: it follows a metric, adds noise, has a function of the user's, or is not timm's.
 
     Example:
-        >>> from_timm(timm.scheduler.WSDLRScheduler(optimizer, t_initial=90, decay_t=30))  # doctest: +SKIP
+        >>> scheduler = timm.scheduler.WSDLRScheduler(optimizer, 90, decay_t=30)  # doctest: +SKIP
+        >>> from_timm(scheduler)  # doctest: +SKIP
         Constant(0.1).cooldown(30, at=60, shape='1-sqrt')
     """
     name, module = type(scheduler).__qualname__, type(scheduler).__module__
@@ -76,7 +78,7 @@ def _from_first(schedule: Schedule, first: float) -> Schedule:
 
 
 def _warmed(s: Peer, base: float, schedule: Schedule, target: float | None = None) -> Schedule:
-    """The ramp, which pushes the schedule back if it is a prefix, and hides its beginning otherwise."""
+    """The ramp, which pushes the schedule back if it is a prefix, or else hides its beginning."""
     steps = number(s.warmup_t)
     if steps <= 0:
         return schedule

@@ -1,9 +1,10 @@
-"""`from_torch`: the time-driven schedulers of `torch.optim.lr_scheduler`, sequences and chains of them.
+"""`from_torch`: schedulers of `torch.optim.lr_scheduler`, sequences and chains of them.
 
-A chain changes the same learning rate with one scheduler after the other, at each step. Most of them multiply it,
-and their product is exact. One that computes it anew makes those before it idle. The exception is
-CosineAnnealingLR: a step of its recursion is (lr - eta_min) r + eta_min, so with `eta_min` it is no product, and at
-the foot of each wave it adds what its own learning rate alone would rise by, without the other factors.
+A chain changes the same learning rate with one scheduler after the other, at each step. Most of
+them multiply it, and their product is exact. One that computes it anew makes those before it idle.
+The exception is CosineAnnealingLR: a step of its recursion is (lr - eta_min) r + eta_min, so with
+`eta_min` it is no product, and at the foot of each wave it adds what its own learning rate alone
+would rise by, without the other factors.
 """
 
 import functools
@@ -37,17 +38,18 @@ _MOST_STEPS = 2000  # of a recursion that is written out step by step
 def from_torch(scheduler: Peer, group: int | None = None) -> Schedule:
     """The equal of a scheduler of `torch.optim.lr_scheduler`, or of transformers' `get_scheduler`.
 
-    Our step is its `last_epoch`, the number of times `scheduler.step()` has been called. PyTorch computes
-    recursively what has a closed form, and drifts from it by a few millionths in a million steps. At its very
-    last step, `total_steps`, a linear `OneCycleLR` goes below zero, where ours stays at the end value.
+    Our step is its `last_epoch`, the number of times `scheduler.step()` has been called. PyTorch
+    computes recursively what has a closed form, and drifts from it by a few millionths in a million
+    steps. At its very last step, `total_steps`, a linear `OneCycleLR` goes below zero, where ours
+    stays at the end value.
 
     Args:
         scheduler: the live object, at any point of its run.
         group: which parameter group, where they differ.
 
     Raises:
-        ValueError: it follows a metric, has a function of the user's, is a class of the user's, chains what has
-            no closed form, or its optimizer has been changed by something else.
+        ValueError: it follows a metric, has a function of the user's, is a class of the user's,
+            chains what has no closed form, or its optimizer has been changed by something else.
 
     Example:
         >>> from_torch(torch.optim.lr_scheduler.StepLR(optimizer, step_size=30))  # doctest: +SKIP
@@ -112,8 +114,8 @@ def _sequential(s: Peer, group: int, start: float) -> Schedule:
     before = None
     for part, begin, end in zip(s._schedulers[first:], begins, ends, strict=True):
         if hasattr(part, "_schedulers"):
-            what = f"a {type(part).__qualname__}, which PyTorch itself shifts in time or cannot restart"
-            raise refused(s, f"it holds {what}")
+            why = "which PyTorch itself shifts in time or cannot restart"
+            raise refused(s, f"it holds a {type(part).__qualname__}, {why}")
         length = None if end is None else end - begin
         if length == 0:
             continue
@@ -179,7 +181,7 @@ def _with_cosine(
 def _without_floor(
     cosine: Peer, earlier: Sequence[Peer], later: Sequence[Peer], group: int, start: float
 ) -> Schedule | None:
-    """The chain where every step of the cosine multiplies but those from a foot, if that has a closed form."""
+    """The closed form of a chain whose cosine multiplies at every step but those from a foot."""
     half = number(cosine.T_max)
     product = _product([*earlier, *later], group, 1.0)
     if not is_whole(half):  # it never meets the foot of its wave
@@ -199,7 +201,7 @@ def _without_floor(
 
 
 def _rate(part: Peer) -> float:
-    """The factor by which a scheduler multiplies at every step, or 0 where that is not one and the same."""
+    """The factor by which a scheduler multiplies at every step, or 0 where there is no such one."""
     name = type(part).__qualname__
     if name == "MultiplicativeLR":
         return constant_of(part.lr_lambdas[0]) or 0.0
@@ -224,7 +226,7 @@ def _tabulated(
     start: float,
     settled: int,
 ) -> Schedule:
-    """The recursion step by step until only the cosine still changes, and its closed form from there."""
+    """The recursion step by step while another changes, and its closed form from there."""
     half, low = int(number(cosine.T_max)), value_of(cosine.eta_min)
     if (settled - half) % (2 * half) == 0:
         settled += 1  # what is left at the foot goes into the next wave

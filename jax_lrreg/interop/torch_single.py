@@ -44,8 +44,8 @@ def convert_one(
 ) -> Schedule:
     """One scheduler, no sequence or chain, that begins at the value `start`.
 
-    `restarted` by SequentialLR at a milestone, it takes the closed form at 0 first, or where there is none goes
-    on from `before`, the value just before.
+    `restarted` by SequentialLR at a milestone, it takes the closed form at 0 first, or where there
+    is none goes on from `before`, the value just before.
     """
     name = name_in_torch(s)
     if name == "MultiplicativeLR":
@@ -69,7 +69,8 @@ def constant_of(function: Peer) -> float | None:
     """The number that a function like `lambda epoch: 0.95` returns, or None."""
     if not hasattr(function, "__code__"):
         return None
-    # Read, not run: a function of the user's may do anything, and one call would not show that it is constant.
+    # Read, not run: a function of the user's may do anything, and one call would not show that it
+    # is constant.
     idle = ("RESUME", "NOP")
     steps = [step for step in dis.get_instructions(function) if step.opname not in idle]
     loads = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
@@ -140,7 +141,10 @@ def _multi_step(s: Peer, start: float, restarted: bool) -> Schedule:
 
 
 def _met(s: Peer, restarted: bool) -> list[Number]:
-    """The milestones, as often as they are named: all up to 0 by a restart, by the recursion the whole ones from 0."""
+    """The milestones that count, each as often as it is named.
+
+    A restart counts all up to 0. The recursion meets those that are whole, from 0 on.
+    """
     least = -math.inf if restarted else 0
     named = sorted(number(m) for m, count in s.milestones.items() for _ in range(count))
     return [m for m in named if least <= m and (m <= 0 or is_whole(m))]

@@ -1,4 +1,7 @@
-"""The factors that `transformers.optimization` (5.24) gives to PyTorch's `LambdaLR`, known by their private names."""
+"""The factors that `transformers.optimization` (5.24) gives to PyTorch's `LambdaLR`.
+
+They are functions, known by their private names.
+"""
 
 import functools
 import math
@@ -60,7 +63,7 @@ def _cosine(
 
 
 def _waves(base: float, steps: Number, num_cycles: float, min_lr_rate: float) -> Schedule:
-    """`num_cycles` whole waves within `steps`, and on after them: the usual half wave comes back up."""
+    """`num_cycles` waves within `steps`, and on after them: the usual half wave comes back up."""
     if num_cycles == 0:
         return Constant(base)
     return wave(base, number(max(1, steps) / (2 * abs(num_cycles))), base * value_of(min_lr_rate))

@@ -102,7 +102,7 @@ class Selected(Penalty):
         require(known, self, "selection", self.selection, allowed, error=TypeError)
 
     def _terms(self, items):
-        self.selection.check([item.path for item in items])
+        self.selection.check(items.paths)
         chosen = []
         for item, terms in zip(items, self.penalty._terms(items), strict=True):
             number = self.selection.multiplier(item.path, item.value)

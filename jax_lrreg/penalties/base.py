@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import Leaf, is_key, is_parameter, leaves, widened
+from jax_lrreg._arrays import Leaf, Parameters, is_key, is_parameter, leaves, widened
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import number_text
 from jax_lrreg.penalties.lift import (
@@ -179,16 +179,14 @@ class Penalty(abc.ABC):
         return self * (1 / divisor)
 
     @abc.abstractmethod
-    def _terms(self, items: Sequence[Leaf]) -> list[list[Term]]:
+    def _terms(self, items: Parameters) -> list[list[Term]]:
         """The penalties on each array, as they were written."""
 
     @abc.abstractmethod
     def _reason(self, path: str, value: jax.Array) -> str:
         """Why the parameter at `path` gets what it gets."""
 
-    def _applied(
-        self, items: Sequence[Leaf], step: Step, scheduled: bool = True
-    ) -> list[list[Term]]:
+    def _applied(self, items: Parameters, step: Step, scheduled: bool = True) -> list[list[Term]]:
         """The penalties on each array, with all that depends on the step, the path or the dtype filled in."""
         kind = getattr(step, "dtype", type(step))
         number = step is None or kind in (int, float) or jnp.issubdtype(kind, jnp.integer)

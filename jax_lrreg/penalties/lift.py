@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import Leaf, is_key, is_parameter, leaves, widened
+from jax_lrreg._arrays import Leaf, Parameters, is_key, is_parameter, leaves, widened
 from jax_lrreg._check import require
 from jax_lrreg._struct import Array
 from jax_lrreg.schedules import Schedule
@@ -23,7 +23,7 @@ Strength: TypeAlias = Any
 
 def parameters(
     owner: object, params: Tree, argument: str = "params"
-) -> tuple[list[Leaf], Callable[..., Tree]]:
+) -> tuple[Parameters, Callable[..., Tree]]:
     """The leaves of a tree that hold real or complex numbers, and what puts others in their places.
 
     `rebuilt(new, rest)` is the tree with `new` for them and `rest(value)` for all else.
@@ -42,7 +42,7 @@ def parameters(
         values = [filled[i] if i in filled else rest(leaf.value) for i, leaf in enumerate(every)]
         return jax.tree.unflatten(jax.tree.structure(params), values)
 
-    return [every[index] for index in where], rebuilt
+    return Parameters(params), rebuilt
 
 
 def aligned(

@@ -44,6 +44,9 @@ class Joined(Schedule):
     lengths: tuple[Any, ...]
 
     def __post_init__(self):
+        for name, value in (("pieces", self.pieces), ("lengths", self.lengths)):
+            listed = isinstance(value, tuple | list)
+            require(listed, "join", name, value, "a tuple or a list", error=TypeError)
         count = len(self.pieces) - 1
         require(count >= 1, "join", "pieces", len(self.pieces), "at least two")
         require(

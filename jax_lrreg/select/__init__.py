@@ -1,4 +1,4 @@
-"""Which parameters are meant: paths, patterns, rules and predicates, and a report of what they chose.
+"""Which parameters are meant: patterns, rules, predicates, and a report of what they chose.
 
 A parameter's path is its names joined by `/`, as in `encoder/layer_0/kernel`, the same for Linen
 variables, NNX states and modules, and plain trees. A selection gives each path a multiplier;

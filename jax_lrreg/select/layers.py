@@ -88,18 +88,22 @@ def _layers(owner: str, params: chex.ArrayTree, order: Sequence[Layer]) -> list[
     require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
     paths = [leaf.path for leaf in leaves(params)]
     written = [(layer,) if isinstance(layer, str) else tuple(layer) for layer in order]
-    fixed = [p for layer in written for p in layer if len(layer) > 1 or not _starred(p)]
-    free = [path for path in paths if not any(matcher(pattern)(path) for pattern in fixed)]
+    starred = [len(layer) == 1 and bool(_starred(layer[0])) for layer in written]
+    named = [layer for layer, star in zip(written, starred, strict=True) if not star]
+    free = [path for path in paths if not _inside(path, named)]
     layers: list[tuple[str, ...]] = []
-    for layer in written:
-        expands = len(layer) == 1 and _starred(layer[0])
-        layers += [(one,) for one in _expanded(layer[0], free)] if expands else [layer]
+    for layer, star in zip(written, starred, strict=True):
+        layers += [(one,) for one in _expanded(layer[0], free)] if star else [layer]
     for pattern in itertools.chain.from_iterable(layers):
         require_alive(owner, pattern, paths)
     for path in paths:
-        inside = any(matcher(pattern)(path) for layer in layers for pattern in layer)
-        require(inside, owner, "order", order, f"such that {path!r} is in one of its layers")
+        allowed = f"such that {path!r} is in one of its layers"
+        require(_inside(path, layers), owner, "order", order, allowed)
     return layers
+
+
+def _inside(path: str, layers: Sequence[tuple[str, ...]]) -> bool:
+    return any(matcher(pattern)(path) for layer in layers for pattern in layer)
 
 
 def _starred(pattern: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which paths a pattern means: globs in time linear in the path, and regular expressions for trusted text."""
+"""Which paths a pattern means: a glob, in linear time, or a regular expression."""
 
 import difflib
 import functools
@@ -28,8 +28,9 @@ def _expression(pattern: str) -> Callable[[str], bool]:
 @functools.lru_cache(maxsize=1024)
 def _glob(pattern: str) -> Callable[[str], bool]:
     # Not by Python's regular expressions: they try every way to share a path among the stars, and
-    # "?*?*?*?*?*?*?*?*?*?*?*?*X" takes them 10^7 steps for a path of 30 characters. Here all places of the pattern
-    # that the characters so far lead to are kept at once, and each character is looked at once.
+    # "?*?*?*?*?*?*?*?*?*?*?*?*X" takes them 10^8 steps for a path of 30 characters. Here all places
+    # of the pattern that the characters so far lead to are kept at once, and each character is
+    # looked at once.
     places = _places(pattern)
 
     def reached(found: Iterable[int]) -> frozenset[int]:
@@ -51,7 +52,7 @@ def _glob(pattern: str) -> Callable[[str], bool]:
 
 
 class _Place(NamedTuple):
-    """A place before, between or after the characters of a pattern: what leads away from it, and where to."""
+    """A place between the characters of a pattern: what leads away from it, and where to."""
 
     ranges: tuple[tuple[str, str], ...] = ()  # one of these characters leads on to the next place,
     negated: bool = False  # or any but these,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import chex
 import numpy as np
 
-from jax_lrreg._arrays import Leaf, is_parameter, leaves
+from jax_lrreg._arrays import Parameters
 from jax_lrreg._struct import number_text
 from jax_lrreg.select.rules import factors, selection
 
@@ -33,29 +33,40 @@ class Report:
         self.title, self.rows, self.headings = title, rows, tuple(headings)
 
     def __repr__(self) -> str:
-        pieces = [
-            [_pieces(cell, " /" if c == 0 else " ") for c, cell in enumerate(row)]
+        rows = [
+            [_pieces(cell, " " if column else " /") for column, cell in enumerate(row)]
             for row in (self.headings, *self.rows)
         ]
-        columns = list(zip(*pieces, strict=True))
-        widths = [max(len("".join(cell)) for cell in column) for column in columns]
-        least = [max(len(piece) for cell in column for piece in cell) for column in columns]
-        while sum(widths) + 2 * len(widths) - 2 > _WIDTH and widths != least:
-            # The widest column that has something to break gives way.
-            spare = [w if w > least[c] else 0 for c, w in enumerate(widths)]
-            widths[spare.index(max(spare))] -= 1
-        pieces.insert(1, [["-" * width] for width in widths])
-        lines = []
-        for row in pieces:
-            cells = [_filled(cell, width) for cell, width in zip(row, widths, strict=True)]
-            for parts in itertools.zip_longest(*cells, fillvalue=""):
-                texts = (f"{part:{width}}" for part, width in zip(parts, widths, strict=True))
-                lines.append("  ".join(texts).rstrip())
+        widths = _widths(rows)
+        rows.insert(1, [["-" * width] for width in widths])
+        lines = [line for row in rows for line in _lines(row, widths)]
         return "\n".join([*_filled(_pieces(self.title, " "), _WIDTH), "", *lines])
 
 
+def _widths(rows: list[list[list[str]]]) -> list[int]:
+    """The widths of the columns: as the cells need, or less where the table would be too wide."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(len("".join(cell)) for cell in column) for column in columns]
+    least = [max(len(piece) for cell in column for piece in cell) for column in columns]
+    while sum(widths) + 2 * len(widths) - 2 > _WIDTH and widths != least:
+        # The widest column that has something to break gives way.
+        spare = [w if w > n else 0 for w, n in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths
+
+
+def _lines(row: list[list[str]], widths: list[int]) -> list[str]:
+    """The lines that a row of cells takes."""
+    cells = [_filled(cell, width) for cell, width in zip(row, widths, strict=True)]
+    lines = []
+    for parts in itertools.zip_longest(*cells, fillvalue=""):
+        texts = (f"{part:{width}}" for part, width in zip(parts, widths, strict=True))
+        lines.append("  ".join(texts).rstrip())
+    return lines
+
+
 def _pieces(text: str, breaks: str) -> list[str]:
-    """`text` in pieces that may stand on lines of their own: nothing is broken within a word or a pattern."""
+    """`text` in pieces that may stand on lines of their own: no word, no pattern is broken."""
     return re.findall(f"[^{breaks}]*[{breaks}]|[^{breaks}]+", text) or [""]
 
 
@@ -90,7 +101,7 @@ def report(params: chex.ArrayTree, **columns: object) -> Report:
         embed        4x2    1.0 by '**'        no, not covered by 'head/**'
         head/kernel  2x3    10.0 by 'head/**'  yes, chosen by 'head/**'
     """
-    items = [leaf for leaf in leaves(params) if is_parameter(leaf.value)]
+    items = Parameters(params)
     texts = [_column(name, spec, params, items) for name, spec in columns.items()]
     rows = [
         (leaf.path, "x".join(map(str, np.shape(leaf.value))) or "scalar", *cells)
@@ -105,15 +116,15 @@ def report(params: chex.ArrayTree, **columns: object) -> Report:
     return Report(title, rows, ("parameter", "shape", *columns))
 
 
-def _column(name: str, spec: object, params: chex.ArrayTree, items: Sequence[Leaf]) -> list[str]:
+def _column(name: str, spec: object, params: chex.ArrayTree, items: Parameters) -> list[str]:
     """What a penalty, a selection or rules say of each parameter."""
     if hasattr(spec, "report"):
         told = {path: (what, why) for path, _, what, why in spec.report(params).rows}
         return [", ".join(filter(None, told[leaf.path])) for leaf in items]
     if name == "trainable":
         chosen = selection(spec)
-        chosen.check([leaf.path for leaf in items])
+        chosen.check(items.paths)
         return [f"{'yes' if chosen.multiplier(*x) else 'no'}, {chosen.reason(*x)}" for x in items]
     table = factors(spec)
-    table.check([leaf.path for leaf in items])
+    table.check(items.paths)
     return [f"{number_text(table.of(*x))} {table.reason(*x)}" for x in items]

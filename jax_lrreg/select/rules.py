@@ -22,16 +22,18 @@ RulesLike: TypeAlias = "str | Sequence[tuple[str, Factor]] | Callable | Factors 
 class Rules:
     """Ordered rules `(pattern, multiplier)`; the first pattern that matches a path decides.
 
-    A pattern is a glob in which `*` and `?` stay within a name, `**` crosses names and `[...]` is a set of
-    characters, `[!...]` all others; `**/kernel` also matches a top-level `kernel`. It takes one look at each
-    character of a path. One that begins with `re:` is a regular expression that must match the whole path: as it
-    may take time without end, it should come from someone you trust. A path that no rule covers is left out.
+    A pattern is a glob in which `*` and `?` stay within a name, `**` crosses names and `[...]` is a
+    set of characters, `[!...]` all others; `**/kernel` also matches a top-level `kernel`. It takes
+    one look at each character of a path. One that begins with `re:` is a regular expression that
+    must match the whole path: as it may take time without end, it should come from someone you
+    trust. A path that no rule covers is left out.
 
     Attributes:
         rules: pairs of a pattern and a multiplier >= 0.
 
     Raises:
-        ValueError: a set of characters or a regular expression is none, or a multiplier is negative.
+        ValueError: a set of characters or a regular expression is none, or a multiplier is
+            negative.
         TypeError: it is no list of pairs, or a pattern is no text of 1 to 256 characters.
 
     Example:
@@ -43,6 +45,8 @@ class Rules:
 
     def __post_init__(self):
         allowed = "at least one pair (pattern, multiplier)"
+        listed = isinstance(self.rules, tuple | list)
+        require(listed, "on", "rules", self.rules, f"a list of {allowed}", error=TypeError)
         require(len(self.rules) > 0, "on", "rules", self.rules, allowed)
         for rule in self.rules:
             pair = isinstance(rule, tuple | list) and len(rule) == 2
@@ -56,7 +60,7 @@ class Rules:
         return next((rule for rule in self.rules if matcher(rule[0])(path)), None)
 
     def multiplier(self, path: str, value: jax.Array | None) -> float | None:  # noqa: ARG002
-        """The multiplier of `path`, or None where no rule covers it. Rules look at the path only."""
+        """The multiplier of `path`, or None where no rule covers it."""
         rule = self.rule(path)
         return None if rule is None else rule[1]
 
@@ -90,6 +94,10 @@ class Predicate:
     """
 
     function: Callable[[str, jax.Array], bool | float] = static()
+
+    def __post_init__(self):
+        allowed = "a function (path, value)"
+        require(callable(self.function), self, "function", self.function, allowed, TypeError)
 
     def multiplier(self, path: str, value: jax.Array) -> float:
         """What the function says of `path`."""
@@ -126,10 +134,10 @@ def selection(spec: "str | Sequence[tuple[str, float]] | Callable | Selection") 
 
 @pytree
 class Factors:
-    """Ordered rules `(pattern, factor)`, of which the first that matches a path gives the parameter its factor.
+    """Ordered rules `(pattern, factor)`; the first pattern that matches a path decides.
 
-    Unlike the multipliers of `Rules`, factors are data: they may be traced, swept and differentiated, and they may
-    be schedules. It prints as the list of its rules.
+    Unlike the multipliers of `Rules`, factors are data: they may be traced, swept and
+    differentiated, and they may be schedules. It prints as the list of its rules.
 
     Attributes:
         patterns: as in `Rules`.
@@ -149,7 +157,12 @@ class Factors:
     factors: tuple[Factor, ...]
 
     def __post_init__(self):
+        for name in ("patterns", "factors"):
+            listed = isinstance(getattr(self, name), tuple)
+            require(listed, "rules", name, getattr(self, name), "a tuple", error=TypeError)
         require(self.patterns != (), "rules", "rules", [], "at least one pair (pattern, factor)")
+        count, allowed = len(self.patterns), "as many as `patterns`"
+        require(len(self.factors) == count, "rules", "factors", self.factors, allowed)
         for pattern, factor in zip(self.patterns, self.factors, strict=True):
             matcher(pattern)
             require_factor(factor)
@@ -186,10 +199,15 @@ class FactorFunction:
     """A function `(path, value) -> factor`.
 
     Attributes:
-        function: called with each path and its array, while tracing; it returns what a rule may hold.
+        function: called with each path and its array, while tracing; it returns what a rule may
+            hold.
     """
 
     function: Callable[[str, jax.Array], Factor] = static()
+
+    def __post_init__(self):
+        allowed = "a function (path, value)"
+        require(callable(self.function), self, "function", self.function, allowed, TypeError)
 
     def of(self, path: str, value: jax.Array) -> Factor:
         """What the function says of `path`."""
@@ -206,7 +224,7 @@ class FactorFunction:
 
 
 def factors(spec: "RulesLike") -> Factors | FactorFunction:
-    """A pattern, a list of rules whose numbers are data, or a function, as the object that applies it."""
+    """A pattern, a list of rules or a function as the object that applies it, factors as data."""
     if isinstance(spec, Factors | FactorFunction):
         return spec
     if isinstance(spec, str):
@@ -231,7 +249,7 @@ def _multiplier(argument: str, value: object, allowed: str) -> float:
 
 
 def require_factor(factor: Factor) -> None:
-    """Refuses what is no factor: not a number >= 0, an array of them, or a function of the count."""
+    """Refuses all but a number >= 0, an array of them, or a function of the count."""
     if not callable(factor):
         allowed = "a number >= 0, an array of them, or a schedule"
         require_number("rules", "factor", factor, allowed, lambda x: x >= 0)

@@ -1,6 +1,9 @@
 """Schedules and penalties as text and as plain dictionaries, there and back.
 
-`parse(repr(x)) == x` and `from_dict(to_dict(x)) == x` for every object without a Python function in it.
+`parse(repr(x)) == x` for every object that prints in full: one without functions, traced values,
+arrays of more than 8 numbers or trees of more than 8 leaves. `from_dict(to_dict(x)) == x` for long
+arrays and trees as well. `register` makes both true of objects of one's own.
+
 Nothing is evaluated: the text is read as an expression of calls, methods, numbers, strings, lists,
 tuples, `+`, `*`, `/` and unary minus, over a closed set of names, so it may come from anyone.
 

@@ -18,11 +18,11 @@ MAX_ENTRIES = 1_000_000  # numbers, texts, lists and dictionaries, together
 
 
 def to_dict(obj: Any) -> dict[str, Any]:
-    """A schedule or penalty as plain data for JSON: its `type` and all its fields, defaults included.
+    """A schedule or penalty as plain data for JSON: its `type` and all its fields.
 
-    Arrays become nested lists of exactly their numbers, however long they are. A list that could be mistaken, a
-    tuple of numbers where an array is expected or the other way round, is written as
-    `{"type": "tuple" or "array", "items": [...]}`.
+    Fields at their default are there too. Arrays become nested lists of exactly their numbers,
+    however long they are. A list that could be mistaken, a tuple of numbers where an array is
+    expected or the other way round, is written as `{"type": "tuple" or "array", "items": [...]}`.
 
     Raises:
         ValueError: it holds a function or a traced value, or more than 1,000,000 entries.
@@ -50,8 +50,9 @@ def from_dict(d: Mapping[str, Any]) -> Any:
         d: of at most 1,000,000 entries, 150 levels deep; it may come from anyone.
 
     Raises:
-        ValueError: a type or a field is unknown, or missing and without a default; named in the message. What the
-            classes themselves refuse passes through, as a ValueError or a TypeError.
+        ValueError: a type or a field is unknown, or missing and without a default; named in the
+            message. What the classes themselves refuse passes through, as a ValueError or a
+            TypeError.
         TypeError: it is no dictionary.
 
     Example:
@@ -115,9 +116,7 @@ def _plain(value: Any, owner: str, is_tuple: bool = False) -> Any:
     if isinstance(value, Array):
         return _plain_array(value, owner, is_tuple)
     if isinstance(value, tuple | list):
-        items = [_plain(item, owner) for item in value]
-        tagged = not is_tuple and isinstance(array_of(items), np.ndarray)
-        return {"type": "tuple", "items": items} if tagged else items
+        return _plain_tuple(value, owner, is_tuple)
     if isinstance(value, dict):
         return _plain_dict(value, owner)
     if isinstance(value, float) and not math.isfinite(value):
@@ -125,6 +124,12 @@ def _plain(value: Any, owner: str, is_tuple: bool = False) -> Any:
     if isinstance(value, int | float | str | None):
         return value
     raise ValueError(f"{owner} is {value!r:.300}, which has no text")
+
+
+def _plain_tuple(value: tuple | list, owner: str, is_tuple: bool) -> Any:
+    items = [_plain(item, owner) for item in value]
+    mistaken = not is_tuple and isinstance(array_of(items), np.ndarray)
+    return {"type": "tuple", "items": items} if mistaken else items
 
 
 def _plain_dict(value: dict, owner: str) -> dict[str, Any]:

@@ -32,17 +32,19 @@ _WITHOUT_TEXT = (
 def parse(text: str) -> Any:
     """The schedule or penalty that `text` describes: the inverse of `repr`.
 
-    Nothing is evaluated, and it takes time in proportion to the text, so the text may come from anyone. A pattern in
-    it that begins with `re:` is only looked at here; it may take time without end once it meets a parameter.
+    Nothing is evaluated, and it takes time in proportion to the text, so the text may come from
+    anyone. A pattern in it that begins with `re:` is only looked at here; it may take time without
+    end once it meets a parameter.
 
     Args:
-        text: an expression such as `0.5 * Cosine(1e-3, steps=100).warmup(10)` or `L1(0.1).on("**/kernel")`, of at
-            most 10,000 characters. Names may be qualified, as in `schedules.Cosine`. A list of numbers is an array of
-            hyperparameters. A tuple of numbers is a tree, one number a parameter.
+        text: an expression such as `0.5 * Cosine(1e-3, steps=100).warmup(10)` or
+            `L1(0.1).on("**/kernel")`, of at most 10,000 characters. Names may be qualified, as in
+            `schedules.Cosine`. A list of numbers is an array of hyperparameters. A tuple of numbers
+            is a tree, one number a parameter.
 
     Raises:
-        ValueError: it is no such expression; the message names the piece and what is allowed there. What the
-            classes themselves refuse passes through, as a ValueError or a TypeError.
+        ValueError: it is no such expression; the message names the piece and what is allowed there.
+            What the classes themselves refuse passes through, as a ValueError or a TypeError.
 
     Example:
         >>> parse("0.5 * Cosine(1e-3, steps=100).warmup(10)")
@@ -94,7 +96,7 @@ class _Reader:
         return result
 
     def argument(self, node: ast.expr, is_tuple: bool) -> Any:
-        """An argument as it is passed on: a list of numbers is an array, unless a tuple is asked for."""
+        """An argument as it is passed on: a list of numbers is an array where no tuple is meant."""
         value = self.value(node)
         tuple_of = is_tuple and isinstance(value, list)
         return [array_of(item) for item in value] if tuple_of else array_of(value)
@@ -221,7 +223,7 @@ class _Reader:
 
 
 def _may_meet(left: object, right: object) -> bool:
-    """Whether both operands are numbers, or one is an object and the other an object, a number or an array.
+    """Whether two operands are both numbers, or an object and a number, an array or an object.
 
     No array meets a number: by NumPy, [2] * 2000000000 is negative without a word.
     """

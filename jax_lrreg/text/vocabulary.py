@@ -1,4 +1,4 @@
-"""What text and dictionaries may name: classes of ours, what makes their objects, and their arguments."""
+"""What text and dictionaries may name: classes, what makes their objects, and arguments."""
 
 import functools
 import inspect
@@ -28,8 +28,9 @@ _registered: dict[str, type] = {}
 def register(cls: C) -> C:
     """Lets the objects of a class of one's own read back: by `parse`, `to_dict` and `from_dict`.
 
-    Its methods and class methods are no part of the text, but for those that it inherits from ours. A cell of a
-    notebook that is run again replaces its class. It returns the class, so it may decorate it.
+    Its methods and class methods are no part of the text, but for those that it inherits from ours.
+    A cell of a notebook that is run again replaces its class. It returns the class, so it may
+    decorate it.
 
     Args:
         cls: a class made by `jax_lrreg.pytree`, such as a schedule or a penalty.
@@ -64,7 +65,7 @@ def register(cls: C) -> C:
 
 @functools.cache
 def names() -> dict[str, Callable]:
-    """The closed set: classes of ours and functions that return one, alone and with their namespace."""
+    """The closed set: classes of ours and functions that make one, with and without namespace."""
     found: dict[str, Callable] = dict(_registered)
     for namespace in _NAMESPACES:
         short = namespace.__name__.rpartition(".")[2]
@@ -98,7 +99,7 @@ def _methods(cls: type) -> dict[str, Callable]:
 
 
 def constructors(cls: object) -> dict[str, Callable]:
-    """The public class methods of a class of ours that make its objects, such as `InverseSqrt.noam`."""
+    """The public class methods of a class of ours that make its objects."""
     own = vars(cls) if isinstance(cls, type) else {}
     made = {
         name: getattr(cls, name) for name, thing in own.items() if isinstance(thing, classmethod)
@@ -107,7 +108,7 @@ def constructors(cls: object) -> dict[str, Callable]:
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
-    """The arguments of a function, a class or a bound method, which is told from all others by its object."""
+    """The arguments of a function, a class or a bound method."""
     own = getattr(function, "__func__", None)
     return dict([*_parameters(own).items()][1:]) if own else dict(_parameters(function))
 
@@ -120,7 +121,7 @@ def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
 def made(
     name: str, function: Callable, given: Mapping[str, T], read: Callable[[T, bool], Any]
 ) -> Any:
-    """What `function` makes of the arguments `given`, once each is read: all by name, none unknown or missing.
+    """What `function` makes of the arguments `given`, once each is read.
 
     `read` is told whether a list is a tuple in that argument, or an array of numbers as elsewhere.
     """
@@ -187,7 +188,7 @@ def kind(value: object) -> str:
 
 
 def is_whole(value: object) -> bool:
-    """Whether `value` is an object that stands for itself, as a schedule or a penalty does, no part of one."""
+    """Whether `value` stands for itself, as a schedule or a penalty does, and is no part of one."""
     cls = type(value)
     return is_pytree(cls) and not cls.__module__.startswith(select.__name__)
 

@@ -1,7 +1,8 @@
 """Ready loggers for `fit`: functions `(step, {name: number})` that write CSV, JSON lines or TensorBoard's format.
 
 A file that is there already is continued and never cut, so a run that goes on writes where it stopped. An entry is
-in the file when the call returns: a crash loses nothing that was logged.
+in the file when the call returns: a crash loses nothing that was logged. Where the disk is full, the OSError comes
+with the file as it was before the entry.
 """
 
 import csv
@@ -66,10 +67,7 @@ class _Table:
                 str(path),
                 "a table whose first column is `step`",
             )
-            with path.open("rb+") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # the last row was cut off by a crash
-                    file.write(b"\n")
+            _end_line(path)
 
     def _has_rows(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
@@ -82,11 +80,9 @@ class _Table:
         new = [name for name in row if name not in self.names]
         if new or not there:
             self._widen(new, there)
+        self.begin = self.begin if same else self.path.stat().st_size
+        _write_tail(self.path, self.begin, _row([row.get(name, "") for name in self.names]))
         self.last = row
-        with self.path.open("rb+") as file:
-            self.begin = file.seek(*((self.begin,) if same else (0, os.SEEK_END)))
-            file.write(_row([row.get(name, "") for name in self.names]))
-            file.truncate()
 
     def _widen(self, new: list[str], there: bool) -> None:
         """Writes the file anew with more columns: it appears whole, or the old one stays."""
@@ -124,12 +120,14 @@ def log_jsonl(path: Location) -> Callable[[int, dict[str, float]], None]:
         {"step": 100, "loss": 0.5}
     """
     file = _file(path, "log_jsonl")
+    file.touch()
+    _end_line(file)
 
     def log(step: int, metrics: dict[str, float]) -> None:
         entry = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"step": step, **entry}) + "\n"
-        with file.open("a", encoding="utf-8") as out:
-            out.write(line)
+        file.touch()
+        _write_tail(file, file.stat().st_size, line.encode())
 
     return log
 
@@ -191,6 +189,36 @@ def write_whole(path: Path, save: Callable[[Any], Any]) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def _end_line(path: Path) -> None:
+    """Ends the last line of a file, which a crash may have cut off."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
+
+
+def _write_tail(path: Path, begin: int, line: bytes) -> None:
+    """Puts a line in the place of what stands from `begin` on; that comes back where the line cannot be written."""
+    # Without a buffer: what a full disk did not take would be written again when the file is closed.
+    with path.open("rb+", buffering=0) as file:
+        file.seek(begin)
+        before = file.read()
+        try:
+            _overwrite(file, begin, line)
+        except OSError:
+            _overwrite(file, begin, before)
+            raise
+
+
+def _overwrite(file: io.FileIO, begin: int, content: bytes) -> None:
+    file.seek(begin)
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]  # a nearly full disk takes a part, and refuses the next
+    file.truncate()
 
 
 def _file(path: Location, owner: str) -> Path:

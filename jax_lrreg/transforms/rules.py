@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_lrreg._arrays import Leaf, is_parameter, known, leaves, widened
+from jax_lrreg._arrays import Leaf, Parameters, is_parameter, known, leaves, widened
 from jax_lrreg._check import require
 from jax_lrreg.select import FactorFunction, Factors, RulesLike, factors
 
@@ -51,9 +51,8 @@ def scale_by_rules(rules: RulesLike) -> optax.GradientTransformationExtraArgs:
     table = factors(rules)
 
     def init(params: optax.Params) -> ScaleByRulesState:
-        items = [leaf for leaf in leaves(params) if is_parameter(leaf.value)]
-        count = jnp.zeros((), jnp.int32)
-        table.check([item.path for item in items])
+        items, count = Parameters(params), jnp.zeros((), jnp.int32)
+        table.check(items.paths)
         for item in items:
             _factor(table, item, count)
         return ScaleByRulesState(count)

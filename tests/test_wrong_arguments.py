@@ -1,0 +1,96 @@
+"""Every public class x every kind of wrong argument: an error of ours that names the argument."""
+
+import dataclasses
+import types
+
+import jax.numpy as jnp
+import laws
+import laws_penalties
+import numpy as np
+import pytest
+
+from jax_lrreg import controllers, penalties, schedules, select, transforms
+from jax_lrreg._struct import is_pytree
+
+SPACES = (schedules, penalties, controllers, transforms, select)
+CLASSES = {
+    name: thing
+    for space in SPACES
+    for name, thing in vars(space).items()
+    if is_pytree(thing) and not name.startswith("_")
+}
+WRONG = {
+    "object": object(),
+    "text": "nonsense",
+    "class": int,
+    "module": types,
+    "bytes": b"1",
+    "complex": 1j,
+    "set": {1.0},
+    "nan": float("nan"),
+    "array of objects": np.array([None, "a"], object),
+    "array of texts": np.array(["a", "b"]),
+    "array of nan": jnp.array([1.0, np.nan]),
+    "list of objects": [object()],
+    "huge": 10**400,
+}
+# What is meant by some: a class is a function too, and an integer of any size is a count of axes.
+RIGHT = {
+    ("function", "class"),
+    ("reference", "complex"),
+    ("iterations", "huge"),
+    ("stacked", "huge"),
+}
+# By the operator or the pair that gives it; and what no one gives.
+SAID = {"factor": "*", "lengths": "length"}
+CARRIED = [("SpectralNorm", "vectors")]
+
+
+def parts(value):
+    """An object of ours and all that it is made of."""
+    if is_pytree(type(value)):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from parts(getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from parts(item)
+
+
+WHOLE = [
+    *laws.SCHEDULES,
+    *(case.penalty for case in laws_penalties.PENALTIES),
+    2 * penalties.L1(0.1).on("**") + penalties.L2(0.1).on(lambda path, value: True),
+    schedules.Function(np.sqrt),
+    select.factors([("**", 1.0)]),
+    select.factors(lambda path, value: 1.0),
+    controllers.Averaged(controllers.ReduceOnPlateau(), window=3),
+    controllers.Smoothed(controllers.Greedy(0.9, patience=2), window=3),
+    controllers.LossDecay(),
+    controllers.HypergradientDescent(),
+    transforms.Metric(0.999),
+]
+EXAMPLES = {type(part): part for whole in WHOLE for part in parts(whole)}
+FIELDS = [(name, field.name) for name in CLASSES for field in dataclasses.fields(CLASSES[name])]
+FIELDS = [pair for pair in FIELDS if pair not in CARRIED]
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+def test_a_wrong_argument_is_refused_by_its_name(name, field):
+    cls = CLASSES[name]
+    given = {f.name: getattr(EXAMPLES[cls], f.name) for f in dataclasses.fields(cls)}
+    cls(**given)
+    wrong = []
+    for kind, value in WRONG.items():
+        if (field, kind) in RIGHT:
+            continue
+        try:
+            cls(**{**given, field: value})
+            wrong.append(f"{kind} is accepted")
+        except (ValueError, TypeError) as error:
+            message = str(error)
+            if f"`{field}`" not in message and f"`{SAID.get(field)}`" not in message:
+                wrong.append(f"{kind}: {message}")
+            if len(message) > 600 or "\n" in message:
+                wrong.append(f"{kind}: {len(message)} characters")
+    assert not wrong
