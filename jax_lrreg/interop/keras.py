@@ -74,7 +74,7 @@ def _piecewise_constant(s: Peer) -> Schedule:
 def _polynomial(s: Peer) -> Schedule:
     init_value, end_value = value_of(s.initial_learning_rate), value_of(s.end_learning_rate)
     power, kind = value_of(s.power), PolynomialCycle if s.cycle else Polynomial
-    if power == 0:
+    if power == 0:  # 0^0 is 1, so that it never comes down
         return Constant(init_value)
     return kind(init_value, steps=number(s.decay_steps), power=power, end_value=end_value)
 
@@ -101,7 +101,7 @@ def _cosine_restarts(s: Peer) -> Schedule:
         init_value,
         steps=number(s.first_decay_steps),
         end_value=init_value * s.alpha,
-        multiplier=number(s._t_mul),
+        multiplier=number(s._t_mul),  # Keras keeps both under private names only
         decay=value_of(s._m_mul),
     )
 

@@ -94,6 +94,7 @@ def _exponential(
 def _cosine(
     _: Peer, init_value: Value, decay_steps: Value, alpha: Value, exponent: Value
 ) -> Schedule:
+    # Optax divides by a float here; a whole one is a count of ours, exact to the last step.
     whole = isinstance(decay_steps, float) and decay_steps.is_integer()
     steps = int(decay_steps) if whole else decay_steps
     return Cosine(init_value, steps=steps, end_value=init_value * alpha, exponent=exponent)
@@ -157,6 +158,7 @@ def _never(schedule: Peer, **enclosed: Peer) -> Schedule:
 
 
 def _is(value: Value, constant: int) -> bool:
+    # Of a traced number nobody knows: it takes the general form.
     return isinstance(value, int | float) and value == constant
 
 

@@ -35,6 +35,7 @@ def refused(obj: object, why: str) -> ValueError:
 
 def number(value: Peer) -> Any:
     """A Python number out of a NumPy scalar or a tensor with one element: whole where it can be."""
+    # Peers take 30.0 for a count. Ours counts whole numbers exactly, and floats to their precision.
     value = value.item() if hasattr(value, "item") else value
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return int(value) if whole else value
@@ -52,6 +53,7 @@ def is_whole(value: Number) -> bool:
 
 def sequence(pieces: Sequence[Piece]) -> Schedule:
     """`join`, but pieces without a duration are left out, and a single one stands for itself."""
+    # Peers allow empty phases, and `join` writes every piece that it is given.
     kept = [(piece, length) for piece, length in pieces[:-1] if length and length > 0]
     last = pieces[-1][0]
     if kept:
@@ -109,7 +111,7 @@ def converted(obj: object, convert: Callable[[], Schedule]) -> Schedule:
     except (TypeError, AttributeError, KeyError, IndexError) as error:
         why = f"it is not as its library makes it ({type(error).__name__}: {error})"
         raise refused(obj, why) from error
-    except ValueError as error:
+    except ValueError as error:  # one of our classes refused what the peer allows
         raise error if "cannot be converted" in str(error) else refused(obj, str(error)) from error
 
 

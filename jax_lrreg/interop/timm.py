@@ -72,6 +72,7 @@ def from_timm(scheduler: Peer, group: int | None = None) -> Schedule:
 
 def _from_first(schedule: Schedule, first: float) -> Schedule:
     """The schedule, but for its value at step 0."""
+    # The constructor writes `first` into the optimizer; training asks for step 1 first.
     if abs(float(schedule(0)) - first) <= 1e-6 * first:
         return schedule
     return sequence([(first, 1), (begun(schedule, 1), None)])
@@ -91,6 +92,7 @@ def _cycles(s: Peer, base: float, shape: Callable[[float, Number], Schedule]) ->
     growth, decay, limit = number(s.cycle_mul), value_of(s.cycle_decay), int(number(s.cycle_limit))
     if limit > _MOST_CYCLES:
         raise refused(s, f"`cycle_limit` is {limit}, above {_MOST_CYCLES}")
+    # timm finds the cycle by a logarithm, which may miss a restart; here lengths are summed.
     lengths = [number(number(s.t_initial) * growth**cycle) for cycle in range(limit)]
     shapes = [shape(base * decay**cycle, length) for cycle, length in enumerate(lengths)]
     if limit == 1:
@@ -130,7 +132,7 @@ def _poly(s: Peer, base: float) -> Schedule:
     end_value, k_decay, power = value_of(s.lr_min), value_of(s.k_decay), value_of(s.power)
 
     def shape(peak: float, steps: Number) -> Schedule:
-        if power == 0:
+        if power == 0:  # 0^0 is 1
             return sequence([(peak, steps), (end_value, None)])
         return Polynomial(peak, steps=steps, power=power, end_value=end_value, k_decay=k_decay)
 

@@ -65,6 +65,7 @@ def from_torch(scheduler: Peer, group: int | None = None) -> Schedule:
     def of(index: int) -> Schedule:
         start = _start(leaf, index)
         schedule = _converted(scheduler, index, start)
+        # In the middle of a run the rate shows whether this object alone has moved it.
         now = scheduler if hasattr(scheduler, "last_epoch") else leaf
         if now.last_epoch < 0 or not hasattr(scheduler, "_last_lr"):
             return schedule
@@ -108,7 +109,7 @@ def _sequential(s: Peer, group: int, start: float) -> Schedule:
     milestones = [number(milestone) for milestone in s._milestones]
     if milestones != sorted(milestones) or not all(map(is_whole, milestones)):
         raise refused(s, f"its milestones {s._milestones} are not whole and rising")
-    first = bisect_right(milestones, 0)
+    first = bisect_right(milestones, 0)  # those before it are over when the sequence is made
     begins, ends = [0, *milestones[first:]], [*milestones[first:], None]
     pieces: list[Piece] = []
     before = None
@@ -119,6 +120,8 @@ def _sequential(s: Peer, group: int, start: float) -> Schedule:
         length = None if end is None else end - begin
         if length == 0:
             continue
+        # At its milestone PyTorch calls `step(0)`: the rate begins at the part's own base, or where
+        # the part has no closed form, goes on from the value before.
         restarted = part is not s._schedulers[first]
         own_start = value_of(part.base_lrs[group]) if restarted else start
         own = convert_one(part, group, own_start, restarted, before)
@@ -130,6 +133,7 @@ def _sequential(s: Peer, group: int, start: float) -> Schedule:
 def _chained(s: Peer, parts: Sequence[Peer], group: int, start: float) -> Schedule:
     """The schedule of a chain that begins at the value `start`."""
     names = [type(part).__qualname__ for part in parts]
+    # What computes the rate from its own base loses what the ones before it did in the same step.
     anew = [name for name in names if name in (*DIRECT, "LambdaLR")]
     if len(parts) == 1 or names[-1] in anew:
         return _converted(parts[-1], group, start)
@@ -227,6 +231,9 @@ def _tabulated(
     settled: int,
 ) -> Schedule:
     """The recursion step by step while another changes, and its closed form from there."""
+    # PyTorch's step, with h(t) = 1 + cos(pi t / half) and the rate that the earlier ones left:
+    #     lr = (lr - low) h(t) / h(t - 1) + low,   but   lr + (start - low) h(half - 1) / 2
+    # after a foot, where h is 0. The latter is the rise of its own wave, whatever the others did.
     half, low = int(number(cosine.T_max)), value_of(cosine.eta_min)
     if (settled - half) % (2 * half) == 0:
         settled += 1  # what is left at the foot goes into the next wave
@@ -239,7 +246,7 @@ def _tabulated(
     def ratio(factors: list[np.ndarray], step: int) -> float:
         return math.prod(factor[step] / factor[step - 1] for factor in factors if factor[step - 1])
 
-    def height(step: int) -> float:  # from 2 at the top to 0 at the foot, and back
+    def height(step: int) -> float:  # h by the half angle: 1 + cos loses its digits at the foot
         return 2 * math.cos(math.pi / 2 * (step / half)) ** 2
 
     values = [start * math.prod(float(factor[0]) for factor in [*before, *after])]

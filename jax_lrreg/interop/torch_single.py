@@ -53,6 +53,7 @@ def convert_one(
         if factor is None:
             why = "its `lr_lambda` is a function of the user's, which returns no constant"
             raise refused(s, why)
+        # It multiplies what it finds, at a restart too, but not when it is made.
         return _exponential_by(start if before is None else before * factor, factor)
     if name == "LambdaLR":
         return _lambda(s, value_of(s.base_lrs[group]), group)
@@ -106,6 +107,7 @@ def _linear(s: Peer, start: float, restarted: bool) -> Schedule:
         if restarted and steps == 0:
             raise refused(s, "with total_iters=0 PyTorch itself divides by zero at the milestone")
         return Constant(start * begin)
+    # Of a fractional `total_iters` the last whole step is the last that changes anything.
     whole = math.floor(steps)
     reached = end if whole == steps else begin + (end - begin) * whole / steps
     return Linear(start * begin, steps=whole, end_value=start * reached)
@@ -116,7 +118,7 @@ def _exponential(s: Peer, start: float, restarted: bool) -> Schedule:  # noqa: A
 
 
 def _exponential_by(start: float, factor: float) -> Schedule:
-    if factor == 0:
+    if factor == 0:  # ours has a logarithm of the factor
         return sequence([(start, 1), (0.0, None)])
     return Exponential(start, steps=1, decay_rate=factor)
 
@@ -159,6 +161,7 @@ def _polynomial(s: Peer, start: float, restarted: bool) -> Schedule:
     decay = Polynomial(start, steps=steps, power=power)
     if is_whole(steps):
         return decay
+    # As in LinearLR, it stops at the last whole step, above 0.
     return decay.clip(min=start * (1 - math.floor(steps) / steps) ** power)
 
 

@@ -47,7 +47,7 @@ def _constant_with_warmup(base: float, num_warmup_steps: Number) -> Schedule:
 
 def _linear(base: float, num_warmup_steps: Number, num_training_steps: Number) -> Schedule:
     steps = num_training_steps - num_warmup_steps
-    decay = Linear(base, steps=steps) if steps > 0 else Constant(0.0)
+    decay = Linear(base, steps=steps) if steps > 0 else Constant(0.0)  # nothing left to decay in
     return ramped(decay, num_warmup_steps, 0.0, base)
 
 
@@ -78,9 +78,9 @@ def _cosine_with_restarts(
         decay = sequence([(base, steps), (0.0, None)])
     elif num_cycles == 1:
         decay = Cosine(base, steps=steps)
-    elif isinstance(num_cycles, int):
+    elif isinstance(num_cycles, int):  # the phase (cycles * progress) % 1 ends with the training
         decay = CosineRestarts(base, steps=length, limit=num_cycles)
-    else:
+    else:  # the end of the training cuts a cycle
         decay = sequence([(CosineRestarts(base, steps=length), steps), (0.0, None)])
     return ramped(decay, num_warmup_steps, 0.0, base)
 

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import numpy as np
@@ -80,7 +81,7 @@ def _filled(pieces: Sequence[str], width: int) -> list[str]:
     return lines
 
 
-def report(params: chex.ArrayTree, **columns: object) -> Report:
+def report(params: chex.ArrayTree, **columns: Any) -> Report:
     """What each parameter gets: a row a parameter, a column for each keyword; prints as a table.
 
     Args:
@@ -116,7 +117,7 @@ def report(params: chex.ArrayTree, **columns: object) -> Report:
     return Report(title, rows, ("parameter", "shape", *columns))
 
 
-def _column(name: str, spec: object, params: chex.ArrayTree, items: Parameters) -> list[str]:
+def _column(name: str, spec: Any, params: chex.ArrayTree, items: Parameters) -> list[str]:
     """What a penalty, a selection or rules say of each parameter."""
     if hasattr(spec, "report"):
         told = {path: (what, why) for path, _, what, why in spec.report(params).rows}

@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY
 from typing import TypeAlias
 
 import chex
-import jax
 import numpy as np
 
 from jax_lrreg._arrays import known
@@ -59,12 +58,12 @@ class Rules:
         """The rule that decides about `path`, or None where none covers it."""
         return next((rule for rule in self.rules if matcher(rule[0])(path)), None)
 
-    def multiplier(self, path: str, value: jax.Array | None) -> float | None:  # noqa: ARG002
+    def multiplier(self, path: str, value: chex.Array | None) -> float | None:  # noqa: ARG002
         """The multiplier of `path`, or None where no rule covers it."""
         rule = self.rule(path)
         return None if rule is None else rule[1]
 
-    def reason(self, path: str, value: jax.Array | None) -> str:  # noqa: ARG002
+    def reason(self, path: str, value: chex.Array | None) -> str:  # noqa: ARG002
         """Which rule decided about `path`, in words."""
         rule = self.rule(path)
         if rule is not None:
@@ -93,13 +92,13 @@ class Predicate:
         function: called with each path and its array, while tracing.
     """
 
-    function: Callable[[str, jax.Array], bool | float] = static()
+    function: Callable[[str, chex.Array], bool | float] = static()
 
     def __post_init__(self):
         allowed = "a function (path, value)"
         require(callable(self.function), self, "function", self.function, allowed, TypeError)
 
-    def multiplier(self, path: str, value: jax.Array) -> float:
+    def multiplier(self, path: str, value: chex.Array) -> float:
         """What the function says of `path`."""
         number = self.function(path, value)
         flag = isinstance(number, bool | np.bool_)
@@ -107,7 +106,7 @@ class Predicate:
             "predicate", float(number) if flag else number, "a bool or a number >= 0"
         )
 
-    def reason(self, path: str, value: jax.Array) -> str:
+    def reason(self, path: str, value: chex.Array) -> str:
         """What the function said of `path`, in words."""
         return f"{'chosen' if self.multiplier(path, value) else 'left out'} by {self!r}"
 
@@ -167,7 +166,7 @@ class Factors:
             matcher(pattern)
             require_factor(factor)
 
-    def of(self, path: str, value: jax.Array) -> Factor:  # noqa: ARG002 - rules look at paths only
+    def of(self, path: str, value: chex.Array) -> Factor:  # noqa: ARG002 - rules look at paths only
         """The factor of `path`, which a rule must cover: a rate is not left out in silence."""
         index = self._rule(path)
         if index is None:
@@ -175,7 +174,7 @@ class Factors:
             raise ValueError(f"rules: no rule covers the parameter {path!r}; {hint}")
         return self.factors[index]
 
-    def reason(self, path: str, value: jax.Array) -> str:  # noqa: ARG002
+    def reason(self, path: str, value: chex.Array) -> str:  # noqa: ARG002
         """Which rule decided about `path`, in words."""
         index = self._rule(path)
         return "no rule" if index is None else f"by {self.patterns[index]!r}"
@@ -203,19 +202,19 @@ class FactorFunction:
             hold.
     """
 
-    function: Callable[[str, jax.Array], Factor] = static()
+    function: Callable[[str, chex.Array], Factor] = static()
 
     def __post_init__(self):
         allowed = "a function (path, value)"
         require(callable(self.function), self, "function", self.function, allowed, TypeError)
 
-    def of(self, path: str, value: jax.Array) -> Factor:
+    def of(self, path: str, value: chex.Array) -> Factor:
         """What the function says of `path`."""
         factor = self.function(path, value)
         require_factor(factor)
         return factor
 
-    def reason(self, path: str, value: jax.Array) -> str:  # noqa: ARG002
+    def reason(self, path: str, value: chex.Array) -> str:  # noqa: ARG002
         """Which function decided about `path`, in words."""
         return f"by {number_text(self.function)}"
 

@@ -73,6 +73,8 @@ def from_dict(d: Mapping[str, Any]) -> Any:
 
 def _require_small(owner: str, d: Mapping[str, Any]) -> None:
     """Refuses what is too large or too deep, level by level, before anything is made of it."""
+    # n dictionaries, each of which holds the next one twice, have 2^n entries: no more than the
+    # limit is ever taken out of a level.
     level: list[Any] = [d]
     entries = 0
     for _ in range(vocabulary.MAX_DEPTH):
@@ -152,8 +154,9 @@ def _plain_array(value: Any, owner: str, is_tuple: bool) -> Any:
     array = array if native else array.astype(np.float32)
     if array.ndim == 0:
         return _plain(array.item(), owner)
-    numbers = array.tolist()
+    numbers = array.tolist()  # Python's floats: every digit of a float32, too
     if not np.all(np.isfinite(array)):
+        # JSON has no infinity.
         numbers = np.vectorize(repr, otypes=[object])(array.astype(float)).tolist()
     back = () if is_tuple else array_of(numbers)
     if isinstance(back, np.ndarray) and back.shape == array.shape:

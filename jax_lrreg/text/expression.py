@@ -57,7 +57,7 @@ def parse(text: str) -> Any:
         raise ValueError(f"the text has {len(text)} characters, {allowed}")
     text = text.strip()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # of odd escapes and the like, which Python would print
             warnings.simplefilter("error")
             tree = ast.parse(text, mode="eval").body
         value = _Reader(text).value(tree)
@@ -88,6 +88,7 @@ class _Reader:
         read = getattr(self, f"read_{type(node).__name__}", None)
         if read is None:
             raise self.error(node, _ALLOWED)
+        # Below this Python's own limit would do it, in the middle of a constructor.
         self.depth += 1
         if self.depth > vocabulary.MAX_DEPTH:
             raise self.error(node, f"is nested deeper than {vocabulary.MAX_DEPTH} levels")

@@ -58,7 +58,7 @@ def register(cls: C) -> C:
     rerun = other in _registered.values() and cls.__module__ == "__main__" == other.__module__
     if name in HOLD_FUNCTIONS or (other not in (None, cls) and not rerun):
         raise ValueError(f"register: the name {name!r} is taken by {other or 'one of ours'!r}")
-    _registered[name] = cls
+    _registered[name] = cls  # the one thing in the library that a call changes for all
     names.cache_clear()
     return cls
 
@@ -160,6 +160,7 @@ def array_of(value: Any) -> Any:
         array = np.asarray(value, None if value else np.float64)
     except (ValueError, OverflowError):  # lists of several lengths; 10^400 beside a float
         return value
+    # The dtype that JAX gives them. Longer ones stay as they are, since JAX would cut them.
     small = array.dtype.kind in "iu" and np.all(np.abs(array) < 2**31)
     return array.astype(np.int32) if small else array
 
