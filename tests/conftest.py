@@ -1,11 +1,21 @@
 """Switches for every test."""
 
+import atexit
 import gc
 import os
 import re
+import shutil
+import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("JAX_LRREG_PLATFORM", ""))
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Many tests make the same small programs, and compiling them is most of the time: a folder for
+    # all workers and the scripts that tests start. A new one for each run, so that nothing is old.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_lrreg_tests_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import chex
 import hypothesis

@@ -1,4 +1,4 @@
-"""Batches are what they seem: what does not fit together is refused by its name, wherever it is given."""
+"""Batches are what they seem: what does not fit together is refused by name, wherever given."""
 
 import re
 
