@@ -184,6 +184,8 @@ def test_what_a_user_types_is_what_python_makes_of_it():
     ) == schedules.warmup_cosine(0.1, warmup_steps=5, total_steps=100)
     assert text.parse("L2({'a': 1, 'b': [1, 2]})") == L2({"a": 1, "b": np.array([1, 2])})
     assert isinstance(text.parse("Constant([0.1, 0.2])").value, np.ndarray)
+    greedy = "Greedy.like_transformers(0.9, patience=3, smooth=True)"
+    assert text.parse(greedy) == schedules.Greedy.like_transformers(0.9, patience=3, smooth=True)
 
 
 def test_every_class_of_the_namespaces_has_a_name():

@@ -1,16 +1,19 @@
 """Every public class x every kind of wrong argument: an error of ours that names the argument."""
 
 import dataclasses
+import inspect
 import types
 
 import jax.numpy as jnp
 import laws
 import laws_penalties
 import numpy as np
+import optax
 import pytest
 
 from jax_lrreg import controllers, penalties, schedules, select, transforms
 from jax_lrreg._struct import is_pytree
+from jax_lrreg.text import vocabulary
 
 SPACES = (schedules, penalties, controllers, transforms, select)
 CLASSES = {
@@ -93,4 +96,97 @@ def test_a_wrong_argument_is_refused_by_its_name(name, field):
                 wrong.append(f"{kind}: {message}")
             if len(message) > 600 or "\n" in message:
                 wrong.append(f"{kind}: {len(message)} characters")
+    assert not wrong
+
+
+# Arguments that fit, by their names: every function takes what its required ones are called.
+FITS = {
+    "alpha": 0.1,
+    "at": 20,
+    "controller": controllers.ReduceOnPlateau(),
+    "decay": 0.5,
+    "factor": 0.5,
+    "high": 1.0,
+    "init_value": 0.01,
+    "inner": optax.sgd(0.1),
+    "l1_ratio": 0.5,
+    "learning_rate": 0.1,
+    "low": 0.1,
+    "model_dim": 64,
+    "order": ["**"],
+    "params": {"w": jnp.ones(2)},
+    "patience": 3,
+    "pattern": "**",
+    "peak_value": 0.1,
+    "penalty": penalties.L1(0.1),
+    "per_step": 0.5,
+    "pieces": [(0.1, 5), (0.2, None)],
+    "rules": [("**", 1.0)],
+    "shift": 3,
+    "step_decay": 0.98,
+    "steps": 10,
+    "timescale": 10,
+    "total_steps": 60,
+    "tx": optax.MultiSteps(optax.sgd(0.1), 2),
+    "up_steps": 5,
+    "warmup_steps": 5,
+}
+OWN = {"transforms.hypergradient_descent": {"controller": controllers.HypergradientDescent()}}
+SCHEDULE = schedules.Cosine(0.1, steps=40)
+FUNCTIONS = {
+    **{f"Schedule.{name}": getattr(SCHEDULE, name) for name in vocabulary.methods(SCHEDULE)},
+    "Penalty.on": penalties.L1(0.1).on,
+    **{
+        f"{cls}.{name}": thing
+        for cls in CLASSES
+        for name, thing in vocabulary.constructors(CLASSES[cls]).items()
+    },
+    **{
+        f"{space.__name__.rpartition('.')[2]}.{name}": thing
+        for space in (transforms, select)
+        for name, thing in vars(space).items()
+        if inspect.isfunction(thing) and thing.__module__.startswith("jax_lrreg.")
+        if name not in ("measure", "leaves")  # of an optimizer's inside; and of any tree
+    },
+}
+ARGUMENTS = [
+    (name, argument.name)
+    for name, function in FUNCTIONS.items()
+    for argument in inspect.signature(function).parameters.values()
+    if argument.name != "params"  # any tree may hold parameters
+    if all(
+        p.name in FITS
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty
+    )
+]
+MEANT = {  # a text is a pattern, a class is a function, a number is a tree of one leaf
+    ("pattern", "text"),
+    ("pattern", "class"),
+    ("rules", "text"),
+    ("rules", "class"),
+    ("metric", "class"),
+    ("window_size", "huge"),
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_a_wrong_argument_of_a_function_is_refused_by_its_name(name, argument):
+    function = FUNCTIONS[name]
+    required = [
+        p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty
+    ]
+    given = {**{key: FITS[key] for key in required}, **OWN.get(name, {})}
+    function(**given)
+    wrong = []
+    for kind, value in WRONG.items():
+        if (argument, kind) in MEANT:
+            continue
+        try:
+            function(**{**given, argument: value})
+            wrong.append(f"{kind} is accepted")
+        except (ValueError, TypeError) as error:
+            said = {"pattern": ("`pattern`", "`rules`")}.get(argument, (f"`{argument}`",))
+            if not any(word in str(error) for word in said):
+                wrong.append(f"{kind}: {error}")
     assert not wrong

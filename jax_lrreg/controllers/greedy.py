@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._check import require_choice, require_number
+from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import (
     Controller,
@@ -166,6 +166,10 @@ class Greedy(Controller):
         Greedy(0.9, patience=3, eps=1e-07)
         """
         require_choice(cls.__name__, "threshold_mode", threshold_mode, ("rel", "abs"))
+        allowed = "a number >= 0"
+        require_number(cls.__name__, "threshold", threshold, allowed, lambda x: x >= 0)
+        require(isinstance(smooth, bool), cls.__name__, "smooth", smooth, "a bool", TypeError)
+        require_whole(cls.__name__, "window_size", window_size)
         relative = threshold_mode == "rel"
         greedy = cls(
             factor,

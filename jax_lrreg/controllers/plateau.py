@@ -198,6 +198,11 @@ class ReduceOnPlateau(Controller):
         >>> ReduceOnPlateau.like_optax(0.5, patience=3, accumulation_size=20)
         Averaged(ReduceOnPlateau(0.5, patience=2), window=20)
         """
+        name = cls.__name__
+        require_number(name, "rtol", rtol, "a number in [0, 1)", lambda x: (x >= 0) & (x < 1))
+        require_number(name, "atol", atol, "a number >= 0", lambda x: x >= 0)
+        allowed = "a whole number >= 1"
+        require_number(name, "accumulation_size", accumulation_size, allowed, lambda x: x >= 1)
         plateau = cls(
             factor,
             patience=one_less(cls.__name__, "patience", patience, least=1),

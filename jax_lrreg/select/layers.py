@@ -85,6 +85,7 @@ def _by_layer(layers: list[tuple[str, ...]], values: list[chex.Numeric]) -> Fact
 def _layers(owner: str, params: chex.ArrayTree, order: Sequence[Layer]) -> list[tuple[str, ...]]:
     """The patterns of each layer, a `*` in one expanded; every parameter is in one of them."""
     listed = isinstance(order, list | tuple) and len(order) > 0
+    listed = listed and all(isinstance(layer, str | tuple) for layer in order)
     require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
     paths = [leaf.path for leaf in leaves(params)]
     written = [(layer,) if isinstance(layer, str) else tuple(layer) for layer in order]

@@ -196,9 +196,9 @@ def is_whole(value: object) -> bool:
 
 def _makes_ours(thing: object) -> bool:
     """Whether a function or method of the library's own promises an object of ours."""
-    promised = getattr(thing, "__annotations__", {}).get("return")
-    name = promised if isinstance(promised, str) else getattr(promised, "__name__", "")
     if isinstance(thing, type) or not getattr(thing, "__module__", "").startswith("jax_lrreg."):
         return False
-    spaces = map(vars, _NAMESPACES)
-    return name in ("Self", "Schedule", "Penalty") or any(is_pytree(v.get(name)) for v in spaces)
+    promised = getattr(thing, "__annotations__", {}).get("return")
+    words = re.findall(r"\w+", str(promised))  # as of "Greedy | Smoothed"
+    made = (vars(space).get(word) for space in _NAMESPACES for word in words)
+    return not {"Self", "Schedule", "Penalty"}.isdisjoint(words) or any(map(is_pytree, made))
