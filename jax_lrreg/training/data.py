@@ -14,9 +14,7 @@ import numpy as np
 from jax_lrreg._arrays import is_key, known, path_of
 from jax_lrreg._check import require, require_choice, require_whole
 
-Batch = (
-    chex.ArrayTree
-)  # a leaf is an array with the examples along axis 0, or a scalar or key for all
+Batch = Any  # a leaf is an array of examples along axis 0, or a scalar or key for all of them
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
 INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call
@@ -114,6 +112,7 @@ class ArrayData:
 
     @cached_property
     def _seed(self) -> list[int]:
+        assert self.key is not None
         return np.asarray(jax.random.key_data(self.key)).ravel().tolist()
 
     @cached_property
@@ -175,30 +174,34 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         for number, batch in enumerate(self.batches):
-            name = f"batches[{number}]"
-            count = count_examples(batch, "Stream", name)
-            self._size = size = self._size or count or 0
-            full, padded = 0 < size == count, self.remainder == "pad"
-            fits = full or (self.remainder != "error" and count is not None and 0 < count < size)
-            require(fits, self, name, count or outline(batch), self._allowed(size))
-            if padded:
-                _require_no_mask(self, name, batch)
-                rows = np.arange(size)
-                batch = batch if full else gather(jax.tree.map(as_array, batch), rows % count)
+            count = self._count(batch, f"batches[{number}]")
+            if self.remainder == "pad":
+                rows = np.arange(self._size)
+                if count < self._size:
+                    batch = gather(jax.tree.map(as_array, batch), rows % count)
                 yield {**batch, "mask": (rows < count).astype(np.float32)}
-            elif full:
+            elif count == self._size:
                 yield batch
 
-    def _allowed(self, size: int) -> str:
-        if not size:
-            return "a batch with examples along axis 0"
-        return f"a batch of {size} examples, as the first, or fewer with remainder='drop' or 'pad'"
+    def _count(self, batch: Batch, name: str) -> int:
+        """The examples of a batch that is to be given, padded or left out; the first one is full."""
+        count = count_examples(batch, "Stream", name)
+        require(bool(count), self, name, outline(batch), "a batch with examples along axis 0")
+        self._size = size = self._size or count or 0
+        fits = count == size if self.remainder == "error" else (count or 0) <= size
+        allowed = (
+            f"a batch of {size} examples, as the first, or fewer with remainder='drop' or 'pad'"
+        )
+        require(fits, self, name, count, allowed)
+        if self.remainder == "pad":
+            _require_no_mask(self, name, batch)
+        return count or 0
 
 
 class Draw(NamedTuple):
     """The batches of one call of the device, and the error that came instead of the next one, if one did."""
 
-    count: int
+    steps: int
     payload: Any = None
     error: Exception | None = None
 
@@ -209,13 +212,9 @@ def source_of(
     steps: int = 0,
     place: Callable = lambda arrays: arrays,
 ) -> "ArraySource | StreamSource":
-    """What the batches of a run are drawn from.
+    """What the batches of a run are drawn from; messages begin with the `owner`, the user's function.
 
-    Args:
-        data: as the user gave it.
-        owner: the function that the user called: messages begin with it.
-        steps: how many batches will be drawn, where a list that has fewer is to be refused at once.
-        place: sends arrays to the device.
+    A list of fewer batches than `steps` is refused at once. `place` sends arrays to the device.
     """
     if isinstance(data, ArrayData):
         return ArraySource(data, place)

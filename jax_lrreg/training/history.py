@@ -34,9 +34,12 @@ def add(sums: jax.Array, metrics: Mapping[str, jax.Array]) -> jax.Array:
     """
     names, skipped = names_of(metrics), metrics["skipped"]
     before = (1 - skipped) * (sums[-2] == 0)
-    new = jnp.stack([*(metrics[name] for name in names), skipped, before]).astype(jnp.float32)
+    # Each is widened before they meet: beside a bfloat16 an integer would be rounded to 8 bits.
+    each = [*(metrics[name] for name in names), skipped, before]
+    new = jnp.stack([value.astype(jnp.float32) for value in each])
     counts, last = np.zeros((2, len(names) + 2), bool)
     counts[-2:], last[:-2] = True, [_of_last(name) for name in names]
+    # A choice, not a product with 0: what is skipped is NaN more often than not.
     return jnp.where(last, new, sums + jnp.where(counts | (skipped == 0), new, 0))
 
 
@@ -58,11 +61,12 @@ class Interval:
         self.closed, self.raises = closed, raises
         self.sums: chex.Array = zero_sums(names)
         self.at_end: dict[str, jax.Array] = {}
-        self._entry: Entry | None = None
+        self._entry: Entry = {}
 
     def read(self) -> Entry:
         """The entry of these steps; the first call waits for the device, and fetches everything at once."""
-        if self._entry is None:
+        if not self._entry:
+            # Everything in one request: each of them would wait for the device once more.
             with jax.profiler.TraceAnnotation("read metrics"):
                 sums, at_end = jax.device_get((self.sums, self.at_end))
             *values, skipped, before = sums.tolist()
@@ -73,7 +77,8 @@ class Interval:
                 name: value if _of_last(name) else value / good if good else float("nan")
                 for name, value in zip(self.names, values, strict=True)
             }
-            self._entry = entry | jax.tree.map(float, at_end) | {"skipped": int(skipped)}
+            entry |= jax.tree.map(float, at_end)
+            self._entry = entry | {"skipped": int(skipped)}
         return self._entry
 
     def _refuse(self, first: int, others: int) -> None:

@@ -237,7 +237,8 @@ class _Run:
                 require(False, "fit", "eval_every", None, "given where `control_on` is")
             allowed = "None for an optimizer without transforms.scale_by_controller"
             require(hears_metrics(state.opt_state), "fit", "control_on", control_on, allowed)
-            require_choice("fit", "control_on", control_on, sorted(eval_fn(state)))
+            names = sorted(eval_fn(state)) if eval_fn is not None else []
+            require_choice("fit", "control_on", control_on, names)
         listening = listen(state.opt_state, control_on is not None)
         self.now = Chunk(self.start, state.replace(opt_state=listening), self.now.interval)
 
@@ -255,7 +256,7 @@ class _Run:
         zeros, signals = self.place(zero_sums(names)), handled_signals()
         draws = self._draws(self._size(example) if loops else None)
         draw = next(draws)
-        while draw.count:
+        while draw.steps:
             self._call(program, draw, names, zeros, signals)
             # The call has returned at once, so this is as fast as a thread that draws ahead: 23.5 and 23.5 ms a
             # step of 20 from a loader that sleeps, 25.3 and 25.2 from one that holds the interpreter.
@@ -271,10 +272,10 @@ class _Run:
         if draw.error is not None and self.now.step == self.start:
             state = jax.tree.map(jnp.copy, state)  # the first call: nothing that was given is lost
         begin, sums = (before.end, zeros) if before.closed else (before.begin, before.sums)
-        end, made = self.now.step + draw.count, self.now.step + draw.count - self.start
+        end, made = self.now.step + draw.steps, self.now.step + draw.steps - self.start
         closed = end == self.end or made % self.log_every == 0
         interval = Interval(begin, end, names, closed, self.step.on_nonfinite == "raise")
-        rows = (source.arrays, draw.payload, np.int32(draw.count))
+        rows = (source.arrays, draw.payload, np.int32(draw.steps))
         with (
             jax.profiler.StepTraceAnnotation("train", step_num=self.now.step),
             held_back(signals),
@@ -301,8 +302,8 @@ class _Run:
             every = (self.log_every, self.eval_every or self.log_every)
             room = (n - (now - self.start) % n for n in every)  # no call goes beyond an interval
             draw = self.source.draw(now, min(size or 1, self.end - now, *room), size)
-            now, error = now + draw.count, draw.error
-            if draw.count:
+            now, error = now + draw.steps, draw.error
+            if draw.steps:
                 yield draw
         yield Draw(0, error=error)
 
@@ -364,7 +365,7 @@ def _checked_evaluation(eval_every: int | None, eval_fn: Evaluation | None) -> i
     return eval_every
 
 
-def _placement(state: State) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
+def _placement(state: State) -> Callable:
     """Sends arrays to where the state is; where it is on many devices, `jit` distributes them."""
     sharding = state.step.sharding
     if len(sharding.device_set) > 1 or jax.process_count() > 1:
@@ -377,15 +378,14 @@ def _settled(state: State) -> State:
     seen: set[int] = set()
 
     def settle(leaf: chex.Numeric) -> jax.Array:
-        if not isinstance(leaf, jax.Array):
-            # Through NumPy, as making a Python number definite is a program.
-            leaf = jnp.asarray(np.asarray(leaf))
-        if jax.typeof(leaf).weak_type:
-            leaf = jnp.asarray(leaf, leaf.dtype)
-        if id(leaf) in seen:
-            leaf = jnp.copy(leaf)
-        seen.add(id(leaf))
-        return leaf
+        # Through NumPy, as making a Python number definite is a program.
+        own = leaf if isinstance(leaf, jax.Array) else jnp.asarray(np.asarray(leaf))
+        if jax.typeof(own).weak_type:
+            own = jnp.asarray(own, own.dtype)
+        if id(own) in seen:
+            own = jnp.copy(own)
+        seen.add(id(own))
+        return own
 
     return jax.tree.map(settle, state)
 
@@ -398,16 +398,17 @@ def _edited(old: State, new: State) -> State:
         allowed = f"of the structure that the run began with, {structure}"
         raise ValueError(f"Chunk: `state` must be {allowed}, got {given}")
 
-    def edit(path: Any, leaf: chex.Numeric, before: jax.Array) -> jax.Array:
+    def edit(path: Any, leaf: Any, before: jax.Array) -> jax.Array:
         if leaf is before:
             return leaf
         number = isinstance(leaf, bool | int | float | np.number)
-        dtype = np.asarray(leaf).dtype if number else getattr(leaf, "dtype", None)
-        kind = np.can_cast(dtype, before.dtype, "same_kind") if number else dtype == before.dtype
+        kind = getattr(leaf, "dtype", None) == before.dtype
+        if number:
+            kind = np.can_cast(np.asarray(leaf).dtype, before.dtype, "same_kind")
         allowed = f"{before.dtype}{list(before.shape)} as before"
         name = f"state{jax.tree_util.keystr(path)}"
         require(kind and np.shape(leaf) == before.shape, "Chunk", name, leaf, allowed)
-        value = np.asarray(leaf, before.dtype) if number else jnp.copy(leaf)
+        value: Any = np.asarray(leaf, before.dtype) if number else jnp.copy(leaf)
         return jax.device_put(value, before.sharding if before.committed else None)
 
     return jax.tree_util.tree_map_with_path(edit, new, old)
@@ -440,6 +441,7 @@ def _single(body, state, sums, arrays, row, count, *, gather):
 def _many(body, state, sums, arrays, rows, count, *, gather):
     def one(index, carry):
         row = jax.tree.map(lambda x: x[index], rows)
-        return _single(body, *carry, arrays, row, count, gather=gather)
+        state, sums = carry
+        return _single(body, state, sums, arrays, row, count, gather=gather)
 
     return jax.lax.fori_loop(0, count, one, (state, sums))

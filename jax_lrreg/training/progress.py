@@ -76,11 +76,9 @@ def _bar(console: Any, disable: bool) -> Any:
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}", markup=False, table_column=rest),
     )
-    # Ten minutes of updates make the pace: an interval may take longer than Rich's half a minute.
-    period = 600
-    return Progress(
-        *columns, console=console, expand=True, speed_estimate_period=period, disable=disable
-    )
+    # The pace is that of the last minute; a compilation in the middle is forgotten after it.
+    options = {"expand": True, "speed_estimate_period": 60.0, "disable": disable}
+    return Progress(*columns, console=console, **options)
 
 
 def _clock(seconds: float) -> str:
