@@ -1,5 +1,7 @@
 """`Penalty`, what users call on trees, and `ArrayPenalty`, the mathematics on one array that it lifts to them."""
 
+from __future__ import annotations  # so that `help` shows `params: Tree`, not a union of six types
+
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -89,7 +91,7 @@ class Penalty(abc.ABC):
             require_number("prox", "step_size", size, allowed, lambda x: x >= 0)
         return shrunk(self, params, step_size, step)
 
-    def on(self, pattern: Pattern) -> "Penalty":
+    def on(self, pattern: Pattern) -> Penalty:
         """This penalty on the parameters chosen by a pattern, a list of rules, or a function; see `select`."""
         return algebra.Selected(self, selection=selection(pattern))
 
@@ -149,7 +151,7 @@ class Penalty(abc.ABC):
                 largest = jnp.maximum(largest, jnp.where(applies, needed, alone))
         return largest
 
-    def advance(self, params: Tree) -> "Penalty":
+    def advance(self, params: Tree) -> Penalty:
         """This penalty with the state that it carries brought up to `params`; as it is where it carries none."""
         items, _ = parameters(self, params)
         copy = _each(replaced, self)  # a penalty that stands on two selections has a state on each
@@ -159,21 +161,21 @@ class Penalty(abc.ABC):
                 reached.setdefault(id(penalty), []).append(item)
         return _each(lambda penalty: penalty._advanced(reached.get(id(penalty), [])), copy)
 
-    def __add__(self, other: "Penalty") -> "Penalty":
+    def __add__(self, other: Penalty) -> Penalty:
         """The sum of two penalties."""
         return algebra.added(self, other) if isinstance(other, Penalty) else NotImplemented
 
-    def __radd__(self, other: object) -> "Penalty":
+    def __radd__(self, other: object) -> Penalty:
         """This penalty itself after the 0 that `sum` begins with."""
         return self if type(other) is int and other == 0 else NotImplemented
 
-    def __mul__(self, factor: chex.Numeric) -> "Penalty":
+    def __mul__(self, factor: chex.Numeric) -> Penalty:
         """A multiple of this penalty."""
         return algebra.Scaled(self, factor=factor)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: chex.Numeric) -> "Penalty":
+    def __truediv__(self, divisor: chex.Numeric) -> Penalty:
         """This penalty divided by a number, as in `L1(lam) / m` with m examples in the data set."""
         require_number(self, "/", divisor, "a positive number", lambda x: x > 0)
         return self * (1 / divisor)
@@ -261,7 +263,7 @@ class ArrayPenalty(Penalty):
         """`distance` at an array of any precision."""
         return self.distance(widened(w), gradient)
 
-    def _advanced(self, items: Sequence[Leaf]) -> "ArrayPenalty":  # noqa: ARG002 - most carry no state
+    def _advanced(self, items: Sequence[Leaf]) -> ArrayPenalty:  # noqa: ARG002 - most carry no state
         """This penalty with its state brought up to the arrays that it is on."""
         return self
 
@@ -312,7 +314,7 @@ def _total(applied: Sequence[Sequence[Term]], arrays: Sequence[chex.Numeric]) ->
     return total
 
 
-def _each(make: Callable[["ArrayPenalty"], "ArrayPenalty"], penalty: Penalty) -> Penalty:
+def _each(make: Callable[[ArrayPenalty], ArrayPenalty], penalty: Penalty) -> Penalty:
     """`penalty` with `make(p)` for each p on arrays that its sums, multiples and selections are made of."""
 
     def own(x: object) -> bool:
