@@ -38,7 +38,7 @@ EVERY = "every parameter"  # why an array has a penalty that nobody selected
 class Term(NamedTuple):
     """A penalty on one array, times a number."""
 
-    penalty: "ArrayPenalty"
+    penalty: ArrayPenalty
     multiplier: chex.Numeric
 
 
