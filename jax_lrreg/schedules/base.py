@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._check import require_number
+from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.schedules.clock import Clock
 
@@ -198,8 +198,8 @@ def as_schedule(value: Any, argument: str) -> Schedule:
 def require_schedules(obj: Any, *names: str) -> None:
     """Refuses anything but a schedule in the fields named."""
     for name in names:
-        if not isinstance(value := getattr(obj, name), Schedule):
-            raise TypeError(f"{type(obj).__name__}: `{name}` must be a schedule, got {value!r}")
+        value = getattr(obj, name)
+        require(isinstance(value, Schedule), obj, name, value, "a schedule", error=TypeError)
 
 
 def require_values(owner: Any, **values: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_lrreg._struct import LONGEST_ARRAY, is_pytree
 from jax_lrreg.text import vocabulary
-from jax_lrreg.text.vocabulary import array_of, kind, unknown
+from jax_lrreg.text.vocabulary import array_of, kind, snippet, unknown
 
 MAX_CHARACTERS = 10_000
 
@@ -64,16 +64,16 @@ def parse(text: str) -> Any:
     except SyntaxError as error:
         shape = _SHAPE.search(text)
         if shape:
-            found = _snippet(text[shape.start() :])
+            found = snippet(text[shape.start() :])
             raise ValueError(f"{found} cannot be read: {_WITHOUT_TEXT}") from None
         where = f" at column {error.offset}" if error.offset else ""
-        raise ValueError(f"cannot read {_snippet(text)}: {error.msg}{where}") from None
+        raise ValueError(f"cannot read {snippet(text)}: {error.msg}{where}") from None
     except (RecursionError, MemoryError):
-        raise ValueError(f"{_snippet(text)} is nested too deeply") from None
+        raise ValueError(f"{snippet(text)} is nested too deeply") from None
     except (UnicodeError, Warning) as error:
-        raise ValueError(f"cannot read {_snippet(text)}: {_snippet(str(error))}") from None
+        raise ValueError(f"cannot read {snippet(text)}: {snippet(str(error))}") from None
     if not vocabulary.is_whole(value):
-        raise ValueError(f"{_snippet(text)} is {kind(value)}, not a schedule or a penalty")
+        raise ValueError(f"{snippet(text)} is {kind(value)}, not a schedule or a penalty")
     return value
 
 
@@ -220,7 +220,7 @@ class _Reader:
 
     def error(self, node: ast.expr, message: str) -> ValueError:
         source = ast.get_source_segment(self.text, node) or ""
-        return ValueError(f"{_snippet(source)}, column {node.col_offset + 1}: {message}")
+        return ValueError(f"{snippet(source)}, column {node.col_offset + 1}: {message}")
 
 
 def _may_meet(left: object, right: object) -> bool:
@@ -232,8 +232,3 @@ def _may_meet(left: object, right: object) -> bool:
     arrays = [any(ours) and isinstance(side, np.ndarray) for side in (left, right)]
     numbers = [vocabulary.is_number(side) for side in (left, right)]
     return all(map(any, zip(ours, arrays, numbers, strict=True)))
-
-
-def _snippet(text: str) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(text[:1000].split()))
-    return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}...`"

@@ -140,7 +140,7 @@ def _require_known(name: str, known: Mapping[str, inspect.Parameter], given: Ite
     its = f"its arguments are {', '.join(known) or '(none)'}"
     for key in given:
         if key not in known:
-            raise ValueError(f"{name} has no argument `{key!s:.60}`; {its}")
+            raise ValueError(f"{name} has no argument {snippet(str(key))}; {its}")
     required = (key for key, p in known.items() if p.default is p.empty)
     missing = [f"`{key}`" for key in required if key not in given]
     if missing:
@@ -179,7 +179,13 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
     known = [key for key in known if "." not in key] or sorted(known)
     near = " or ".join(f"`{key}`" for key in nearest(name, known))
     hint = f"did you mean {near}?" if near else f"known are {', '.join(known) or '(none)'}"
-    return ValueError(f"unknown {what} `{name[:60]}`; {hint}")
+    return ValueError(f"unknown {what} {snippet(name)}; {hint}")
+
+
+def snippet(text: str) -> str:
+    """As much of a text as a message shows, in one line."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text[:1000].split()))
+    return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}...`"
 
 
 def kind(value: object) -> str:
