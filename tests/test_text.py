@@ -18,7 +18,7 @@ from counting import lines_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_lrreg import penalties, schedules, text
+from jax_lrreg import penalties, pytree, schedules, text
 from jax_lrreg.penalties import L1, L2, L2SP, ElasticNet
 from jax_lrreg.schedules import (
     Constant,
@@ -131,8 +131,6 @@ def test_any_composition_reads_back(schedule):
 
 
 def test_objects_of_ones_own_read_back_once_their_class_is_registered():
-    from jax_lrreg import pytree
-
     @pytree
     class Teeth(schedules.Schedule):
         peak_value: Any
@@ -164,6 +162,19 @@ def test_objects_of_ones_own_read_back_once_their_class_is_registered():
             text.register(none_of_ours)
     with pytest.raises(ValueError, match="unknown method of what is Teeth, `value_at`"):
         text.parse("(Teeth(0.1, steps=50)).value_at(3)")
+
+
+def test_a_cell_that_is_run_again_replaces_its_class(monkeypatch):
+    from jax_lrreg.text import vocabulary
+
+    monkeypatch.setattr(vocabulary, "_registered", {})
+    first, again = (
+        pytree(type("Cell", (schedules.Schedule,), {"__module__": "__main__"})) for _ in range(2)
+    )
+    text.register(first)
+    text.register(again)
+    assert vocabulary.names()["Cell"] is again
+    vocabulary.names.cache_clear()
 
 
 def test_what_a_user_types_is_what_python_makes_of_it():

@@ -162,7 +162,7 @@ class _Reader:
         return vocabulary.made(name, function, self.arguments(node, name, function), self.argument)
 
     def arguments(self, node: ast.Call, name: str, function: Callable) -> dict[str, ast.expr]:
-        """The arguments of a call by their vocabulary."""
+        """The arguments of a call by their names."""
         takes = [
             p.name for p in vocabulary.parameters(function).values() if p.kind is not p.KEYWORD_ONLY
         ]
@@ -207,9 +207,7 @@ class _Reader:
                 raise unknown(f"constructor of {owner},", name, known)
             return both, known[name]
         within = [known for known in vocabulary.names() if known.startswith(f"{owner}.")]
-        raise (
-            unknown("name", both, within) if within else unknown("name", owner, vocabulary.names())
-        )
+        raise unknown("name", both if within else owner, within or vocabulary.names())
 
     def number(self, node: ast.expr, value: Any) -> Any:
         if isinstance(value, int) and abs(value) >= 10**vocabulary.MAX_DIGITS:

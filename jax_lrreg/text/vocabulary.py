@@ -16,9 +16,7 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 HOLD_FUNCTIONS = ("Function", "Predicate", "FactorFunction")
-MAX_DEPTH = (
-    150  # calls, brackets and dictionaries within each other: Python's own stack ends near 1000
-)
+MAX_DEPTH = 150  # of calls and brackets within each other: Python's own stack ends near 1000
 MAX_DIGITS = 40  # of a whole number, whose arithmetic takes longer the more it has
 
 _NAMESPACES = (schedules, penalties, select)
@@ -109,6 +107,7 @@ def constructors(cls: object) -> dict[str, Callable]:
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """The arguments of a function, a class or a bound method."""
+    # A bound method would be looked up in the cache by its object, whose hash goes through all of it.
     own = getattr(function, "__func__", None)
     return dict([*_parameters(own).items()][1:]) if own else dict(_parameters(function))
 
