@@ -1,8 +1,8 @@
 """Learning-rate schedules and regularization for JAX.
 
 Schedules are pure functions `step -> value` that go wherever Optax takes a learning rate. Penalties
-are functions of the parameters, usable as a loss term, as an Optax transform, or through their prox.
-Both are data: frozen pytrees that print, compare, and pass through `jit`, `vmap` and `grad`.
+are functions of the parameters, usable as a loss term, as an Optax transform, or through their
+prox. Both are data: frozen pytrees that print, compare, and pass through `jit`, `vmap` and `grad`.
 
 Words, one meaning each:
     step: index of the update, from 0.

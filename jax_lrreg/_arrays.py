@@ -25,9 +25,9 @@ class Parameters(list[Leaf]):
     """The parameters of a tree.
 
     Attributes:
-        paths: those that a rule may speak of: theirs, and of what `optax.MaskedNode` hides in the tree. A group of
-            an optimizer, or the part of a model that is trained, is given a tree with the rest of it masked, and a
-            pattern for the rest is no mistake there.
+        paths: those that a rule may speak of: theirs, and of what `optax.MaskedNode` hides in the
+            tree. A group of an optimizer, or the part of a model that is trained, is given a tree
+            with the rest of it masked, and a pattern for the rest is no mistake there.
     """
 
     def __init__(self, tree: chex.ArrayTree):

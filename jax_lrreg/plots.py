@@ -40,8 +40,9 @@ def schedule(
     """Draws one schedule, or several by name, over `steps` steps.
 
     Args:
-        schedule: a schedule, or a dict of them; any function `step -> value` will do. On an axis of more than 2000
-            steps the line is the mean over what lies side by side, in a band from the least to the largest value.
+        schedule: a schedule, or a dict of them; any function `step -> value` will do. On an axis of
+            more than 2000 steps the line is the mean over what lies side by side, in a band from
+            the least to the largest value.
         steps: how far to draw.
         log: whether the values are on a logarithmic axis; values of 0 are left out of it.
         ax: where to draw; a new figure by default.
@@ -109,8 +110,8 @@ def history(
     """Draws what `training.fit` recorded: loss, penalty and learning rate on one time axis.
 
     Args:
-        history: as returned by `fit`. Evaluation metrics whose name contains "loss" are drawn with the
-            loss, those with "accuracy" in a panel of their own.
+        history: as returned by `fit`. Evaluation metrics whose name contains "loss" are drawn with
+            the loss, those with "accuracy" in a panel of their own.
         axes: as many axes as there are panels; a new figure by default.
 
     Returns:

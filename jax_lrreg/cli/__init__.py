@@ -1,6 +1,7 @@
 """The command line: `python -m jax_lrreg train | find-lr | show | list`.
 
-Each command is a file of this folder, loaded when it is called: `--help` and a mistyped option wait for nothing.
+Each command is a file of this folder, loaded when it is called: `--help` and a mistyped option wait
+for nothing.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0; 1 where the result is no number; 2 where an argument or a file is wrong; 130 where Ctrl-C ended it.
+        0; 1 where the result is no number; 2 where an argument or a file is wrong; 130 where Ctrl-C
+        ended it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

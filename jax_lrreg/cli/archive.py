@@ -29,7 +29,8 @@ def load_archive(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray
     """Inputs `x`, or the only other array, and the target, `y` unless named.
 
     Returns:
-        Inputs [examples, numbers] and target [examples], both in float64, and what was decided about them.
+        Inputs [examples, numbers] and target [examples], both in float64, and what was decided
+        about them.
     """
     whole = zipfile.is_zipfile(path)
     require(whole, PROGRAM, "--data", str(path), "a whole file as numpy.savez makes it")

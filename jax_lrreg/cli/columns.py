@@ -34,7 +34,8 @@ def load_table(
         words: whether a target of numbers and words is all words.
 
     Returns:
-        Inputs [rows, columns] in float64; the target [rows] in float64, or as words where none of its cells is a number.
+        Inputs [rows, columns] in float64; the target [rows] in float64, or as words where none of
+        its cells is a number.
     """
     table = read_table(path)
     require(len(table.names) > 1, PROGRAM, "--data", str(path), "a file of two columns or more")
@@ -88,8 +89,8 @@ def _only_counts(table: Table, index: int) -> bool:
 def _number_reader(table: Table, columns: Sequence[int]) -> tuple[Number, list[str]]:
     """What a cell is as a number, None if it is none.
 
-    What a comma means is judged by all cells: one that is certain decides, two that differ are refused, and so is
-    a file with none. Guessing from one cell would read 1,234 as 1234 beside 0,5.
+    What a comma means is judged by all cells: one that is certain decides, two that differ are
+    refused, and so is a file with none. Guessing from one cell would read 1,234 as 1234 beside 0,5.
     """
     cells = {row[i] for row in table.rows for i in columns}
     strange = {_joined(cell): cell for cell in cells if not PLAIN(cell)}

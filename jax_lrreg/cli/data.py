@@ -19,8 +19,9 @@ class Dataset(NamedTuple):
     """Examples split into training and test sets, standardised by the training set.
 
     Attributes:
-        train: inputs [examples, columns] in float32 of mean 0 and variance 1, and targets [examples]: in float32
-            of mean 0 and variance 1 for regression, numbers of classes in int32 else.
+        train: inputs [examples, columns] in float32 of mean 0 and variance 1, and targets
+            [examples]: in float32 of mean 0 and variance 1 for regression, numbers of classes in
+            int32 else.
         test: the same of the fifth of the examples that is kept for it.
         labels: the classes in order, none for regression.
         target: mean and standard deviation that the targets had, (0, 1) for classes.
@@ -41,8 +42,9 @@ def load(
 ) -> Dataset:
     """A bundled data set of scikit-learn by name, or a file; a fifth of it is for testing.
 
-    What is no number, is missing or cannot be told apart is refused by its place. Everything is reckoned in float64
-    until it is standardised: a target of 1e8 and a thousandth has no thousandths in float32.
+    What is no number, is missing or cannot be told apart is refused by its place. Everything is
+    reckoned in float64 until it is standardised: a target of 1e8 and a thousandth has no
+    thousandths in float32.
     """
     if data in BUNDLED:
         task = task or BUNDLED[data]

@@ -24,7 +24,8 @@ def run(*, low: float, high: float, steps: int, out: str, **options: Any) -> int
 
     task = problem(**options)
     state = task.init(optax.identity(), options["seed"])
-    # The optimizer without its rate; what it returns has the minus sign already, and the test puts another one.
+    # The optimizer without its rate; what it returns has the minus sign already, and the test puts
+    # another one.
     direction = optax.chain(OPTIMIZERS[task.optimizer](1.0), optax.scale(-1.0))
     path = picture(out)
     found = finder.range_test(

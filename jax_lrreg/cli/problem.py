@@ -83,7 +83,8 @@ def problem(
 ) -> Problem:
     """The problem that the options describe; what they leave open is chosen for the data.
 
-    For `diabetes` it is the program of the source article, whose lambdas are per data set; otherwise warmup and cosine.
+    For `diabetes` it is the program of the source article, whose lambdas are per data set;
+    otherwise warmup and cosine.
     """
     article = data == "diabetes"
     optimizer = one_of("--optimizer", optimizer or "adam", OPTIMIZERS)

@@ -58,8 +58,8 @@ class Table(NamedTuple):
 def read_table(path: Path) -> Table:
     """The columns of a text file; ValueError, with file and line, for what is none.
 
-    Lines that are empty or begin with `#` are left out. A first line `sep=;`, as Excel writes it, names the separator;
-    otherwise it is the one that cuts most lines into equally many cells.
+    Lines that are empty or begin with `#` are left out. A first line `sep=;`, as Excel writes it,
+    names the separator; otherwise it is the one that cuts most lines into equally many cells.
     """
     text, encoding = _decoded(path)
     lines = io.StringIO(text, newline="").readlines()
@@ -100,7 +100,8 @@ def _decoded(path: Path) -> tuple[str, str]:
             raise ValueError(f"{path} must be text, but is {what}")
     found = [name for mark, name in MARKS.items() if raw.startswith(mark)][:1]
     if not found:
-        # Latin letters in UTF-16 are every other byte a zero; Windows writes it without a mark at times.
+        # Latin letters in UTF-16 are every other byte a zero; Windows writes it without a mark at
+        # times.
         even, odd = raw[:4096:2].count(0), raw[1:4096:2].count(0)
         half = len(raw[:4096]) // 4
         wide = ["utf-16-be"] if even > half else ["utf-16-le"] if odd > half else []

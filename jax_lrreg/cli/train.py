@@ -25,7 +25,8 @@ def run(
     """Trains, writes `metrics.csv`, `config.json` and `history.png` to the folder `out`, and prints a summary.
 
     Returns:
-        0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it. What there is has been written.
+        0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it. What there is has been
+        written.
     """
     with needing("matplotlib", "train"):
         from jax_lrreg import plots

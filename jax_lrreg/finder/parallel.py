@@ -41,10 +41,11 @@ def parallel_test(
 ) -> Found:
     """Trains at each of many constant learning rates, from the same parameters, and compares the ends.
 
-    The rates are in geometric progression and run at once, on the same batches, so that they differ in
-    nothing but the rate; each seed has batches and keys of its own. What a rate does is not mixed with
-    what smaller ones did before, as it is along a range test; it costs `rates * seeds` times as much.
-    One more run for each seed, at the rate 0, tells the loss without training on the same batches.
+    The rates are in geometric progression and run at once, on the same batches, so that they differ
+    in nothing but the rate; each seed has batches and keys of its own. What a rate does is not
+    mixed with what smaller ones did before, as it is along a range test; it costs `rates * seeds`
+    times as much. One more run for each seed, at the rate 0, tells the loss without training on the
+    same batches.
 
     Args:
         module: as in `training.init`.
@@ -62,9 +63,9 @@ def parallel_test(
 
     Returns:
         A `Found` whose losses are the means over the last quarter of each run, with the suggestions
-        "smallest": the smallest rate whose median loss over the seeds comes within a tenth of the fall to
-        the lowest one, so that there is room above;
-        "lowest": the rate whose median loss is least.
+        "smallest": the smallest rate whose median loss over the seeds comes within a tenth of the
+        fall to the lowest one, so that there is room above; "lowest": the rate whose median loss is
+        least.
 
     Example:
         >>> import optax

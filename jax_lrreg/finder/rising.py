@@ -57,8 +57,8 @@ def range_test(
         rate(i) = low (high / low)^(i / (steps - 1))
         mean(i) = 0.9 mean(i - 1) + 0.1 loss(i),    smoothed(i) = mean(i) / (1 - 0.9^(i + 1))
 
-    It ends where a loss is not finite, or the smoothed one exceeds its best by 3 |best|. The steps are one
-    loop on the device. The state that is given is left as it is.
+    It ends where a loss is not finite, or the smoothed one exceeds its best by 3 |best|. The steps
+    are one loop on the device. The state that is given is left as it is.
 
     Args:
         module: as in `training.init`.
@@ -73,17 +73,17 @@ def range_test(
         penalty: as in `make_step`.
 
     Returns:
-        A `Found`, with these suggestions, the default first; with none where the losses do not fall by more
-        than their noise and rounding explain:
-        "halfway": where the smoothed loss has fallen by half of what it will;
-        "valley": the middle of the longest stretch along which the smoothed loss falls;
-        "steepest": where it falls most per factor of the learning rate;
+        A `Found`, with these suggestions, the default first; with none where the losses do not fall
+        by more than their noise and rounding explain: "halfway": where the smoothed loss has fallen
+        by half of what it will; "valley": the middle of the longest stretch along which the
+        smoothed loss falls; "steepest": where it falls most per factor of the learning rate;
         "minimum": a tenth of the rate at which it is least.
 
     Reference:
         Smith, Cyclical learning rates for training neural networks, 2017, section 3.3. "valley" and
-        "minimum" are rules of fastai's `lr_find`. "halfway" is the default since it came nearest to the best
-        rates of a sweep, and never fell far behind them: `benchmarks/finder_against_sweep.py`.
+        "minimum" are rules of fastai's `lr_find`. "halfway" is the default since it came nearest to
+        the best rates of a sweep, and never fell far behind them:
+        `benchmarks/finder_against_sweep.py`.
 
     Example:
         >>> import optax

@@ -11,10 +11,10 @@ class Found:
 
     Attributes:
         learning_rates: the rates that were tried, in rising order, [rates].
-        losses: for `range_test`, the loss at each rate, [rates]; for `parallel_test`, the mean loss at the
-            end of each run, [seeds, rates], infinite where a run diverged.
-        smoothed: for `range_test`, the running mean of the losses; for `parallel_test`, the median over
-            the seeds; [rates].
+        losses: for `range_test`, the loss at each rate, [rates]; for `parallel_test`, the mean loss
+            at the end of each run, [seeds, rates], infinite where a run diverged.
+        smoothed: for `range_test`, the running mean of the losses; for `parallel_test`, the median
+            over the seeds; [rates].
         suggestions: learning rates by the name of the rule that suggests them.
         stopped: whether the test ended early because the loss diverged.
     """
@@ -66,10 +66,11 @@ def fell(before: float, after: float) -> bool:
 def stands_out(losses: np.ndarray, diverged: bool = False) -> bool:
     """Whether the mean of the later losses is below that of the earlier ones by more than their noise explains.
 
-    The losses are cut where the difference of the two means is largest, in units of its own standard deviation.
-    Of independent losses that is above 5 about once in 400 tests; above 4 once in 50, which will do where the loss
-    diverged in the end, since the rates have then passed all that matter. Second differences measure the noise, as a
-    steady fall adds nothing to them: of independent numbers their variance is 6 times theirs.
+    The losses are cut where the difference of the two means is largest, in units of its own
+    standard deviation. Of independent losses that is above 5 about once in 400 tests; above 4 once
+    in 50, which will do where the loss diverged in the end, since the rates have then passed all
+    that matter. Second differences measure the noise, as a steady fall adds nothing to them: of
+    independent numbers their variance is 6 times theirs.
     """
     count = len(losses)
     if count < 8:

@@ -23,15 +23,16 @@ def layer_decay(params: chex.ArrayTree, decay: chex.Numeric, *, order: Sequence[
     Args:
         params: a tree with the parameters' paths, as arrays or shapes.
         decay: a number in (0, 1].
-        order: patterns from the first layer to the last. One with a `*` stands for a layer for each text that the
-            `*` takes, in natural order (`block_2` before `block_10`), but for those that are named without one.
-            Several patterns in a tuple are one layer.
+        order: patterns from the first layer to the last. One with a `*` stands for a layer for each
+            text that the `*` takes, in natural order (`block_2` before `block_10`), but for those
+            that are named without one. Several patterns in a tuple are one layer.
 
     Raises:
         ValueError: a parameter is outside `order`, or a pattern matches none.
 
     Source:
-        Bao et al., BEiT: BERT pre-training of image transformers, 2021, as in timm's `param_groups_layer_decay`.
+        Bao et al., BEiT: BERT pre-training of image transformers, 2021, as in timm's
+        `param_groups_layer_decay`.
 
     Example:
         >>> params = {"embed": {"w": 1.0}, "block_2": {"w": 1.0}, "block_10": {"w": 1.0}, "head": {"w": 1.0}}
@@ -60,7 +61,8 @@ def spread(
         order: as in `layer_decay`.
 
     Source:
-        Howard and Ruder, Universal language model fine-tuning for text classification, 2018, section 3.2.
+        Howard and Ruder, Universal language model fine-tuning for text classification, 2018,
+        section 3.2.
 
     Example:
         >>> params = {"embed": 1.0, "body": 1.0, "head": 1.0}

@@ -86,8 +86,8 @@ def report(params: chex.ArrayTree, **columns: Any) -> Report:
 
     Args:
         params: a tree of parameters, as arrays or shapes.
-        columns: by the heading of the column, a penalty, or rules as `transforms.scale_by_rules` takes them;
-            `trainable=` is a selection. Each entry says which rule decided.
+        columns: by the heading of the column, a penalty, or rules as `transforms.scale_by_rules`
+            takes them; `trainable=` is a selection. Each entry says which rule decided.
 
     Returns:
         A `Report`, whose title counts the parameters, and of them the trainable ones.

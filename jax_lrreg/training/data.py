@@ -27,18 +27,19 @@ NUMBERS = (np.number, np.bool_, jax.dtypes.extended)  # PRNG keys are of the las
 class ArrayData:
     """A data set in memory, cut into batches; every epoch has its own order.
 
-    Nothing about the position is kept: `data(step)` is the batch of any step, so a run goes on after an
-    interruption without replaying or saving anything. `fit` keeps the arrays on the device and sends
-    only the numbers of the examples.
+    Nothing about the position is kept: `data(step)` is the batch of any step, so a run goes on
+    after an interruption without replaying or saving anything. `fit` keeps the arrays on the device
+    and sends only the numbers of the examples.
 
     Attributes:
-        arrays: a tree of arrays with equally many examples along axis 0; a scalar or a key is in every batch.
+        arrays: a tree of arrays with equally many examples along axis 0; a scalar or a key is in
+            every batch.
         batch_size: examples per batch.
         key: a typed PRNG key for the order; needed where `shuffle` is true.
         shuffle: whether each epoch is in a random order.
-        remainder: what becomes of examples that fill no batch at the end of an epoch: "drop" leaves them
-            out, "pad" fills the batch up with other examples and adds `mask` (1.0 for real ones) to a
-            batch, which must be a dict, and "error" refuses data that does not divide.
+        remainder: what becomes of examples that fill no batch at the end of an epoch: "drop" leaves
+            them out, "pad" fills the batch up with other examples and adds `mask` (1.0 for real
+            ones) to a batch, which must be a dict, and "error" refuses data that does not divide.
         steps_per_epoch: batches in an epoch.
         size: number of examples.
 
@@ -145,14 +146,15 @@ def gather_padded(arrays: Batch, indices: Any) -> Batch:
 class Stream:
     """An iterable of batches, of which some are too short to fill one.
 
-    The first batch tells how many examples fill a batch; the others are counted along axis 0. Each batch is
-    taken when it is asked for, so an iterator can be used again afterwards.
+    The first batch tells how many examples fill a batch; the others are counted along axis 0. Each
+    batch is taken when it is asked for, so an iterator can be used again afterwards.
 
     Attributes:
-        batches: an iterable of batches, such as a data loader or `(b for _ in range(epochs) for b in loader)`.
-        remainder: what becomes of a batch that is too short: "drop" leaves it out, "pad" fills it up with its
-            own examples and adds `mask` (1.0 for real ones) to every batch, which must be a dict, and "error"
-            refuses it, as an iterable without this wrapper does.
+        batches: an iterable of batches, such as a data loader or `(b for _ in range(epochs) for b
+            in loader)`.
+        remainder: what becomes of a batch that is too short: "drop" leaves it out, "pad" fills it
+            up with its own examples and adds `mask` (1.0 for real ones) to every batch, which must
+            be a dict, and "error" refuses it, as an iterable without this wrapper does.
 
     Example:
         >>> batches = [{"x": np.ones(4)}, {"x": np.ones(3)}]
@@ -257,7 +259,8 @@ class ArraySource:
 
     def draw(self, now: int, count: int, size: int | None) -> Draw:
         """What a call of `count` steps needs; `size` rows, or one batch without rows where it is None."""
-        # Numbers are so few that they travel with the call: to place them first would only cost time.
+        # Numbers are so few that they travel with the call: to place them first would only cost
+        # time.
         rows = self.payload(now, count, size or 1)
         return Draw(count, rows if size else rows[0])
 
@@ -374,13 +377,15 @@ def require_batches(
 def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
     """How many examples a batch has along axis 0; None where it holds scalars and keys only, which all share.
 
-    Refuses, by its name, what is no array of numbers, and arrays that differ in the number of examples.
+    Refuses, by its name, what is no array of numbers, and arrays that differ in the number of
+    examples.
     """
     counts: dict[int, dict[str, str]] = {}
     for name, leaf in _named(batch):
         array = as_array(leaf)
         outlined = {name: _outlined(array)}
-        # A tree that has lists of numbers has a scalar for each of them, which would be shared by all.
+        # A tree that has lists of numbers has a scalar for each of them, which would be shared by
+        # all.
         numbers = type(leaf) is not list and any(jnp.issubdtype(array.dtype, t) for t in NUMBERS)
         require(numbers, owner, argument, outlined, "arrays of numbers, no lists and no text")
         if array.ndim:

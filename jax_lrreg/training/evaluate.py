@@ -31,18 +31,19 @@ def make_eval(
         mean = sum over batches of examples * metric / sum of examples
 
     Args:
-        module: as in `init`. The model is in evaluation form: nothing mutable, no dropout in NNX; Linen
-            modules take their own arguments, such as `train=False`.
+        module: as in `init`. The model is in evaluation form: nothing mutable, no dropout in NNX;
+            Linen modules take their own arguments, such as `train=False`.
         metrics_fn: `(model, batch) -> {name: mean over the batch}`.
-        data: an `ArrayData`, of which every example counts once whatever its order and remainder, or a list
-            of batches; batches count by their number of examples, or by the sum of their `mask` if they have one.
+        data: an `ArrayData`, of which every example counts once whatever its order and remainder,
+            or a list of batches; batches count by their number of examples, or by the sum of their
+            `mask` if they have one.
 
     Returns:
         A function `state -> {name: float}`.
 
     Raises:
-        ValueError: when it is called, if the arrays of a batch differ in the number of examples, a mask does not
-            weigh them, or there are none.
+        ValueError: when it is called, if the arrays of a batch differ in the number of examples, a
+            mask does not weigh them, or there are none.
 
     Example:
         >>> data = ArrayData(np.arange(5.0), batch_size=2, shuffle=False)

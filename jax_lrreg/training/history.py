@@ -29,8 +29,9 @@ def zero_sums(names: Sequence[str]) -> np.ndarray:
 def add(sums: jax.Array, metrics: Mapping[str, jax.Array]) -> jax.Array:
     """The sums with one more step; traced into the compiled loop.
 
-    They are one array, since a loop of small steps spends its time in the number of its kernels. The number of
-    the first bad step is a sum too, of the good ones before it: a number of its own would be a kernel more.
+    They are one array, since a loop of small steps spends its time in the number of its kernels.
+    The number of the first bad step is a sum too, of the good ones before it: a number of its own
+    would be a kernel more.
     """
     names, skipped = names_of(metrics), metrics["skipped"]
     before = (1 - skipped) * (sums[-2] == 0)
@@ -109,7 +110,8 @@ class History:
     def write(self, latest: Interval | None = None) -> tuple[int, Entry]:
         """Writes the interval that waits, if one does, and returns it; then `latest` waits in its place.
 
-        So the metrics are read one interval late, when the device has finished it and works on the next.
+        So the metrics are read one interval late, when the device has finished it and works on the
+        next.
         """
         written, self._waiting = self._waiting, latest
         if written is None:

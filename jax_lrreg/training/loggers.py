@@ -1,8 +1,8 @@
 """Ready loggers for `fit`: functions `(step, {name: number})` that write CSV, JSON lines or TensorBoard's format.
 
-A file that is there already is continued and never cut, so a run that goes on writes where it stopped. An entry is
-in the file when the call returns: a crash loses nothing that was logged. Where the disk is full, the OSError comes
-with the file as it was before the entry.
+A file that is there already is continued and never cut, so a run that goes on writes where it
+stopped. An entry is in the file when the call returns: a crash loses nothing that was logged. Where
+the disk is full, the OSError comes with the file as it was before the entry.
 """
 
 import csv
@@ -25,9 +25,9 @@ Location = str | os.PathLike[str]
 def log_csv(path: Location) -> Callable[[int, dict[str, float]], None]:
     """Writes a table with a row for each step that has an entry, and a column for each name.
 
-    What an evaluation finds joins the row of its step. A name that is new becomes a column at the right; rows
-    above it stay empty there. Where a run goes on from an earlier step than the last row, steps occur twice, and
-    the later rows count.
+    What an evaluation finds joins the row of its step. A name that is new becomes a column at the
+    right; rows above it stay empty there. Where a run goes on from an earlier step than the last
+    row, steps occur twice, and the later rows count.
 
     Args:
         path: the file; its folder is made.
@@ -202,7 +202,8 @@ def _end_line(path: Path) -> None:
 
 def _write_tail(path: Path, begin: int, line: bytes) -> None:
     """Puts a line in the place of what stands from `begin` on; that comes back where the line cannot be written."""
-    # Without a buffer: what a full disk did not take would be written again when the file is closed.
+    # Without a buffer: what a full disk did not take would be written again when the file is
+    # closed.
     with path.open("rb+", buffering=0) as file:
         file.seek(begin)
         before = file.read()

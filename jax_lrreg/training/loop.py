@@ -40,45 +40,51 @@ def fit(
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Runs `steps` steps from `state`, in chunks that stay on the device.
 
-    The result does not depend on `chunk`, bit for bit, but where "auto" makes single calls: there several steps in
-    one call are another program, whose sums may round in another order. Metrics are summed up on the device and
-    fetched once per log interval, one interval late, so the device never waits for the host.
+    The result does not depend on `chunk`, bit for bit, but where "auto" makes single calls: there
+    several steps in one call are another program, whose sums may round in another order. Metrics
+    are summed up on the device and fetched once per log interval, one interval late, so the device
+    never waits for the host.
 
     Args:
         step: from `make_step`.
         state: from `init`, or from an earlier call. It is donated: go on with the one returned.
-        data: an `ArrayData`, whose batch is found by `state.step`, or any iterable of batches, from its beginning
-            (see `Stream`). Those of a call are drawn while the device works on the call before, and never more
-            than `steps`.
+        data: an `ArrayData`, whose batch is found by `state.step`, or any iterable of batches, from
+            its beginning (see `Stream`). Those of a call are drawn while the device works on the
+            call before, and never more than `steps`.
         steps: how many steps to make.
-        chunk: steps in one call. "auto" makes it as long as the log interval, up to 1000; where a loop on
-            the device is slow (convolutions on the CPU), "auto" makes single calls.
+        chunk: steps in one call. "auto" makes it as long as the log interval, up to 1000; where a
+            loop on the device is slow (convolutions on the CPU), "auto" makes single calls.
         log_every: steps between two entries of the history.
         eval_every: steps between two evaluations; None with an `eval_fn` evaluates at the end only.
         eval_fn: any function `state -> {name: number}`; see `make_eval`.
-        progress: shows a progress bar on a terminal or in a notebook, and at most 20 plain lines elsewhere.
-        loggers: functions `(step, {name: number})`, called for each entry; see `log_csv`, `log_jsonl` and
-            `log_tensorboard`.
-        control_on: a name that `eval_fn` returns. The controllers in the optimizer then hear that metric,
-            once per evaluation, instead of the loss of each update; what they make of it is in force from
-            the next update on. To see its names, `eval_fn` is called once before the first step.
+        progress: shows a progress bar on a terminal or in a notebook, and at most 20 plain lines
+            elsewhere.
+        loggers: functions `(step, {name: number})`, called for each entry; see `log_csv`,
+            `log_jsonl` and `log_tensorboard`.
+        control_on: a name that `eval_fn` returns. The controllers in the optimizer then hear that
+            metric, once per evaluation, instead of the loss of each update; what they make of it is
+            in force from the next update on. To see its names, `eval_fn` is called once before the
+            first step.
 
     Returns:
-        The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps since
-        the entry before: the learning rate and the scales as applied in the last of them, the monitors that are
-        read from the state after it, the number of skipped ones, and the mean of every other metric over those
-        that were not skipped. What `eval_fn` returns stands beside `history["eval_step"]`.
+        The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps
+        since the entry before: the learning rate and the scales as applied in the last of them, the
+        monitors that are read from the state after it, the number of skipped ones, and the mean of
+        every other metric over those that were not skipped. What `eval_fn` returns stands beside
+        `history["eval_step"]`.
 
     Raises:
-        FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite: it names the first such step,
-            up to two intervals later. The update is left out, the steps after it are made.
+        FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite: it names the
+            first such step, up to two intervals later. The update is left out, the steps after it
+            are made.
         ValueError: if the data ends early, or a batch has another structure than the first.
 
-    Where an error of the data, an evaluation or a logger ends the run, its attribute `history` is the history so far,
-    and `state` the state after the last call of the device, which is after every batch before a bad one; an error at
-    the first batch has none, and leaves the state that was given as it was. Of an iterator, the batches of one
-    more call have been drawn by then. Ctrl-C has both at any moment: it waits for the call of the device to return,
-    unless it is pressed twice.
+    Where an error of the data, an evaluation or a logger ends the run, its attribute `history` is
+    the history so far, and `state` the state after the last call of the device, which is after
+    every batch before a bad one; an error at the first batch has none, and leaves the state that
+    was given as it was. Of an iterator, the batches of one more call have been drawn by then.
+    Ctrl-C has both at any moment: it waits for the call of the device to return, unless it is
+    pressed twice.
 
     Example:
         >>> import optax
@@ -132,10 +138,10 @@ def steps(
         log_every: steps between two beginnings of the metrics.
 
     Yields:
-        A `Chunk` after each call: `.step`, `.state`, and `.metrics`, which are fetched when they are looked at.
-        To edit the state, assign `.state`. Where the loop is left early, the last chunk's state is alive and goes
-        on; of an iterator, one more call's batches have been drawn by then. An error in the loop, and Ctrl-C, has
-        it as its attribute `state`.
+        A `Chunk` after each call: `.step`, `.state`, and `.metrics`, which are fetched when they
+        are looked at. To edit the state, assign `.state`. Where the loop is left early, the last
+        chunk's state is alive and goes on; of an iterator, one more call's batches have been drawn
+        by then. An error in the loop, and Ctrl-C, has it as its attribute `state`.
 
     Raises:
         FloatingPointError: as in `fit`, and also where the metrics are looked at.
@@ -164,12 +170,13 @@ class Chunk:
 
     Attributes:
         step: how many steps the state has made, from the very first.
-        state: the state after them. It is alive until the loop is asked for the next chunk. Assign another
-            one to go on with that: a changed number costs nothing, another structure, shape or dtype is refused.
+        state: the state after them. It is alive until the loop is asked for the next chunk. Assign
+            another one to go on with that: a changed number costs nothing, another structure, shape
+            or dtype is refused.
         names: of the metrics of a step.
-        metrics: what `fit` would write as an entry of its history: the metrics of the steps since the last
-            multiple of `log_every`. The first look at it waits for the device and fetches them. Look at it one
-            chunk later, and the device never waits for you.
+        metrics: what `fit` would write as an entry of its history: the metrics of the steps since
+            the last multiple of `log_every`. The first look at it waits for the device and fetches
+            them. Look at it one chunk later, and the device never waits for you.
     """
 
     def __init__(self, step: int, state: State, interval: Interval):
@@ -198,7 +205,8 @@ class Chunk:
 class _Run:
     """A run under way.
 
-    All that changes is the latest chunk. Whatever ends the run, and whenever it does, its state goes on.
+    All that changes is the latest chunk. Whatever ends the run, and whenever it does, its state
+    goes on.
     """
 
     def __init__(
@@ -258,8 +266,9 @@ class _Run:
         draw = next(draws)
         while draw.steps:
             self._call(program, draw, names, zeros, signals)
-            # The call has returned at once, so this is as fast as a thread that draws ahead: 23.5 and 23.5 ms a
-            # step of 20 from a loader that sleeps, 25.3 and 25.2 from one that holds the interpreter.
+            # The call has returned at once, so this is as fast as a thread that draws ahead: 23.5
+            # and 23.5 ms a step of 20 from a loader that sleeps, 25.3 and 25.2 from one that holds
+            # the interpreter.
             draw = next(draws)
             yield self.now
         if draw.error is not None:
@@ -280,7 +289,8 @@ class _Run:
             jax.profiler.StepTraceAnnotation("train", step_num=self.now.step),
             held_back(signals),
         ):
-            # The state is given away here: an interrupt before the new one has its name would lose both.
+            # The state is given away here: an interrupt before the new one has its name would lose
+            # both.
             state, interval.sums = program(state, sums, *rows, gather=source.gather)
             self.now = Chunk(end, state, interval)
         if closed:
@@ -291,7 +301,8 @@ class _Run:
         most = self.source.most(example) if self.chunk == "auto" else int(self.chunk)
         size = min(most, self.log_every, self.eval_every or self.log_every)
         if isinstance(self.source, ArraySource):
-            # Rows of numbers cost little: without the end of the run, a shorter one compiles nothing anew.
+            # Rows of numbers cost little: without the end of the run, a shorter one compiles
+            # nothing anew.
             return size
         return min(size, self.end - self.start)
 

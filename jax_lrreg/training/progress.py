@@ -21,12 +21,14 @@ class Progress:
 
             console = Console()
             terminal = console.is_terminal and not console.is_dumb_terminal
-            # In a notebook Rich draws through widgets, and where those are not installed not at all.
+            # In a notebook Rich draws through widgets, and where those are not installed not at
+            # all.
             notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
             self.draws = terminal or notebook
             self.bar = _bar(console, disable=not self.draws)
             self.bar.start()
-            # Rich measures the pace from the first update on: what comes before it is the compilation.
+            # Rich measures the pace from the first update on: what comes before it is the
+            # compilation.
             self.bar.add_task("", total=self.end, completed=self.start, text="compiling")
         return self
 

@@ -22,7 +22,8 @@ def handled_signals() -> list[int]:
 def held_back(signals: Sequence[int]) -> Iterator[None]:
     """Keeps what handles these signals from running in here, but at a second one of a kind.
 
-    Each is put back by a frame of its own, since what was held back may raise as soon as it is let go.
+    Each is put back by a frame of its own, since what was held back may raise as soon as it is let
+    go.
     """
     if not signals:
         yield

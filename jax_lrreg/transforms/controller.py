@@ -34,12 +34,12 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         state <- controller.update(state, value)
         update <- controller.scale(state) update
 
-    In this order, as in Optax: a cut that a loss brings about is in force in that loss's own update. It
-    goes behind a learning rate of any kind, constant or scheduled, which it multiplies; under `optax.masked`
-    and `optax.partition` each group of parameters has a controller of its own. The loss is the `value=`
-    of `update`, which `training.make_step` gives: under `accumulate=` that is the mean over the
-    micro-batches. `optax.MultiSteps` would pass on that of the last one: see `mean_value`. With
-    `training.fit(control_on=)` an evaluation metric takes the place of the loss.
+    In this order, as in Optax: a cut that a loss brings about is in force in that loss's own
+    update. It goes behind a learning rate of any kind, constant or scheduled, which it multiplies;
+    under `optax.masked` and `optax.partition` each group of parameters has a controller of its own.
+    The loss is the `value=` of `update`, which `training.make_step` gives: under `accumulate=` that
+    is the mean over the micro-batches. `optax.MultiSteps` would pass on that of the last one: see
+    `mean_value`. With `training.fit(control_on=)` an evaluation metric takes the place of the loss.
 
     Args:
         controller: such as `schedules.ReduceOnPlateau`.
@@ -101,9 +101,9 @@ class MeanValueState(NamedTuple):
 def mean_value(tx: Any) -> optax.GradientTransformationExtraArgs:
     """`optax.MultiSteps` whose optimizer is told the mean loss of the window, as it is given its mean gradient.
 
-    `optax.MultiSteps` hands `value=` on as it comes, so that an optimizer inside sees the loss of the last
-    micro-batch of each window only; and its `gradient_transformation()` drops it altogether. A micro-batch
-    that its `should_skip_update_fn` rejects is left out of the mean.
+    `optax.MultiSteps` hands `value=` on as it comes, so that an optimizer inside sees the loss of
+    the last micro-batch of each window only; and its `gradient_transformation()` drops it
+    altogether. A micro-batch that its `should_skip_update_fn` rejects is left out of the mean.
 
     Args:
         tx: an `optax.MultiSteps`.
@@ -174,9 +174,10 @@ def hypergradient_descent(
         scale <- controller rule(gradient, previous update)
         update <- scale inner(gradient)
 
-    The derivative of the loss by the scale is the product of the gradient with the previous update, for
-    any optimizer inside. So it goes around the whole of it, learning rate included, and inside
-    `optax.MultiSteps`, `optax.masked` and `optax.partition`. It keeps one more copy of the parameters.
+    The derivative of the loss by the scale is the product of the gradient with the previous update,
+    for any optimizer inside. So it goes around the whole of it, learning rate included, and inside
+    `optax.MultiSteps`, `optax.masked` and `optax.partition`. It keeps one more copy of the
+    parameters.
 
     Args:
         inner: an optimizer, its learning rate constant or scheduled.

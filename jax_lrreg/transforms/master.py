@@ -20,10 +20,10 @@ def master_weights(inner: optax.GradientTransformation) -> optax.GradientTransfo
         master <- master + update of inner(gradient, master)
         params <- master, rounded to the dtype of params
 
-    A bfloat16 parameter moves by 1/256 of itself at least: without a copy, smaller updates are lost. The
-    moments of `inner` are float32 too, and penalties in it see the copy. It is the whole optimizer, around
-    clipping, penalties and `optax.MultiSteps`. Parameters of 32 bits or more are updated as they are, and a
-    parameter that was set from outside is where its copy goes on from.
+    A bfloat16 parameter moves by 1/256 of itself at least: without a copy, smaller updates are
+    lost. The moments of `inner` are float32 too, and penalties in it see the copy. It is the whole
+    optimizer, around clipping, penalties and `optax.MultiSteps`. Parameters of 32 bits or more are
+    updated as they are, and a parameter that was set from outside is where its copy goes on from.
 
     Args:
         inner: an Optax optimizer.
@@ -81,8 +81,8 @@ def _copy(params: Any, master: Any) -> Any:
 def _reachable(p: Any, master: Any) -> Any:
     """The copy; but where p + (rounded copy - p) would be another number, that number.
 
-    It is another one only where the parameter falls to less than 2^-16 of itself, and then by less than
-    the rounding of the update.
+    It is another one only where the parameter falls to less than 2^-16 of itself, and then by less
+    than the rounding of the update.
     """
     if not _is_narrow(p):
         return master

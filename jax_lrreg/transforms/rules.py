@@ -24,22 +24,24 @@ def scale_by_rules(rules: RulesLike) -> optax.GradientTransformationExtraArgs:
 
         update <- factor(count) update
 
-    Last in a chain it covers the learning rate and the decay alike, as the parameter groups of PyTorch do; before
-    a decoupled penalty it leaves the decay alone. With a factor of 0 no bit of the parameter changes. A factor may
-    be a schedule: gradual unfreezing is a list of rules that are 0 at first.
+    Last in a chain it covers the learning rate and the decay alike, as the parameter groups of
+    PyTorch do; before a decoupled penalty it leaves the decay alone. With a factor of 0 no bit of
+    the parameter changes. A factor may be a schedule: gradual unfreezing is a list of rules that
+    are 0 at first.
 
     Args:
         rules: pairs `(pattern, factor)`, of which the first that matches a path decides; or what
-            `select.layer_decay` and `select.spread` return; or a function `(path, value) -> factor`. A factor is a
-            number >= 0, a schedule of the number of updates, or an array, of which each entry is for one entry of
-            the parameter's first axis, where layers are stacked there.
+            `select.layer_decay` and `select.spread` return; or a function `(path, value) ->
+            factor`. A factor is a number >= 0, a schedule of the number of updates, or an array, of
+            which each entry is for one entry of the parameter's first axis, where layers are
+            stacked there.
 
     Returns:
         An Optax transformation; its state is a count, whatever is scheduled.
 
     Raises:
-        ValueError: at `init`, where no rule covers a parameter, since a rate is not left out in silence, or where
-            a pattern matches none.
+        ValueError: at `init`, where no rule covers a parameter, since a rate is not left out in
+            silence, or where a pattern matches none.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), scale_by_rules([("head/*", 10.0), ("**", 1.0)]))
@@ -95,6 +97,7 @@ def _times(item: Leaf, factor: chex.Numeric) -> jax.Array:
     update = item.value
     if not is_parameter(update) or (known(factor) and np.all(np.asarray(factor) == 1)):
         return update
-    # Adding -0.0 changes no number, and not the sign of a -0.0 either; 0.0 would. An infinite update times 0 is NaN.
+    # Adding -0.0 changes no number, and not the sign of a -0.0 either; 0.0 would. An infinite
+    # update times 0 is NaN.
     scaled = jnp.where(factor == 0, -0.0, widened(update) * factor)
     return scaled.astype(update.dtype)

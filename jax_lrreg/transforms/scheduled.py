@@ -19,7 +19,8 @@ class ScheduledState(NamedTuple):
 
     Attributes:
         count: how many updates have been made.
-        hyperparams: by name, the numbers that the latest update was made with; before the first, those it will be.
+        hyperparams: by name, the numbers that the latest update was made with; before the first,
+            those it will be.
         inner_state: of the transformation inside.
     """
 
@@ -36,15 +37,15 @@ def scheduled(
 
         update <- factory(name=schedule(count), ...) update
 
-    Unlike `optax.inject_hyperparams` it refuses a name that the factory does not have, and takes its numbers from
-    the schedules as they are at each update: those of `hyper`, changed in the middle of a run, are in force at the
-    next, and nothing is compiled anew. What is neither a number nor a schedule (a mask, a dtype, a flag) goes
-    through as it is.
+    Unlike `optax.inject_hyperparams` it refuses a name that the factory does not have, and takes
+    its numbers from the schedules as they are at each update: those of `hyper`, changed in the
+    middle of a run, are in force at the next, and nothing is compiled anew. What is neither a
+    number nor a schedule (a mask, a dtype, a flag) goes through as it is.
 
     Args:
         factory: of an Optax transformation, such as `optax.scale_by_adam`.
-        arguments: its arguments, all by name; numbers, schedules, or functions of the count where the factory
-            expects a number.
+        arguments: its arguments, all by name; numbers, schedules, or functions of the count where
+            the factory expects a number.
 
     Returns:
         An Optax transformation, whose state records the numbers applied.
@@ -96,8 +97,8 @@ def scheduled(
 def _varies(value: object, parameter: inspect.Parameter) -> bool:
     """Whether an argument is a number that may change, or a schedule of one.
 
-    A whole number is a size, as of a memory. A function is a schedule where the factory expects a number: a mask is
-    a function too, but stands where None is the default.
+    A whole number is a size, as of a memory. A function is a schedule where the factory expects a
+    number: a mask is a function too, but stands where None is the default.
     """
     if callable(value) and not isinstance(value, Schedule):
         return parameter.default is inspect.Parameter.empty or isinstance(parameter.default, float)
