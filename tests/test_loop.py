@@ -21,7 +21,8 @@ from jax._src.array import ArrayImpl
 from models import Cnn, apply, images, masked_loss
 
 from jax_lrreg import penalties, schedules, training, transforms
-from jax_lrreg.training import loop
+from jax_lrreg.training import program
+from jax_lrreg.training.program import program_of
 
 PLATEAU = schedules.ReduceOnPlateau(factor=0.5, patience=3, cooldown=0)
 ARRAYS = {"x": np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)}
@@ -112,13 +113,13 @@ def test_the_host_reads_once_per_interval_and_one_interval_late(kind, monkeypatc
     def logger(step, metrics):
         log.append(step)
 
-    many = loop.program_of(STEP, loops=True)
+    many = program_of(STEP, loops=True)
 
     def called(*args, **options):
         log.append("call")
         return many(*args, **options)
 
-    monkeypatch.setitem(loop._PROGRAMS[STEP], True, called)
+    monkeypatch.setitem(program._PROGRAMS[STEP], True, called)
     monkeypatch.setattr(jax, "device_get", device_get)
     monkeypatch.setattr(ArrayImpl, "_value", property(_value))
     with jax.transfer_guard_device_to_host("disallow"):
@@ -329,7 +330,7 @@ class TestInterrupts:
 
     def ends_with(self, number, monkeypatch, presses=1):
         """Presses Ctrl-C at the end of a call of the device, before the new state has a name."""
-        program, calls = loop.program_of(STEP, loops=True), []
+        program, calls = program_of(STEP, loops=True), []
 
         def pressed(*args, **options):
             result = program(*args, **options)
@@ -339,7 +340,7 @@ class TestInterrupts:
                     signal.raise_signal(number)
             return result
 
-        monkeypatch.setitem(loop._PROGRAMS[STEP], True, pressed)
+        monkeypatch.setitem(program._PROGRAMS[STEP], True, pressed)
 
     def run(self, kind):
         state = start()

@@ -15,7 +15,7 @@ from flax.training.dynamic_scale import DynamicScale
 from models import apply, loss_fn
 
 from jax_lrreg import penalties, schedules, training, transforms
-from jax_lrreg.training.loop import program_of
+from jax_lrreg.training.program import program_of
 
 BATCH = {"x": np.eye(4, 3, dtype=np.float32), "y": np.arange(4, dtype=np.float32)}
 TX = optax.adam(0.1)

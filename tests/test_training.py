@@ -8,7 +8,7 @@ import pytest
 from models import Cnn, apply, images, loss_fn, problem, start, zeros
 
 from jax_lrreg import penalties, schedules, training
-from jax_lrreg.training.loop import program_of
+from jax_lrreg.training.program import program_of
 
 
 class TestState:

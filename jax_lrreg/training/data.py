@@ -11,17 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import is_key, known, path_of
+from jax_lrreg._arrays import is_key
 from jax_lrreg._check import require, require_choice, require_whole
-
-Batch = Any  # a leaf is an array of examples along axis 0, or a scalar or key for all of them
+from jax_lrreg.training.batch import (
+    Batch,
+    _form,
+    _leaves,
+    _require_no_mask,
+    as_array,
+    check_mask,
+    count_examples,
+    outline,
+    require_batches,
+)
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
 INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call
 STREAM_BYTES = 64 * 2**20  # of stacked batches in one call; up to three calls' worth are in memory
 NAMED = 6  # arrays of a batch that are printed
 REMAINDERS = ("drop", "pad", "error")
-NUMBERS = (np.number, np.bool_, jax.dtypes.extended)  # PRNG keys are of the last kind
 
 
 class ArrayData:
@@ -359,94 +367,3 @@ class StreamSource:
             f"{owner}: `data` ended after {number} batches, before `steps` were made; "
             "give a longer iterable or fewer steps"
         )
-
-
-def require_batches(
-    data: Any,
-    owner: str,
-    argument: str = "data",
-    allowed: str = "an ArrayData or an iterable of batches",
-) -> None:
-    """Refuses what is no iterable, and arrays, which would be iterated by their rows."""
-    arrays = isinstance(data, dict | str | np.ndarray | jax.Array)
-    if arrays or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        got = f"{outline(data)}; make an ArrayData of arrays" if arrays else repr(data)
-        raise TypeError(f"{owner}: `{argument}` must be {allowed}, got {got}")
-
-
-def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
-    """How many examples a batch has along axis 0; None where it holds scalars and keys only, which all share.
-
-    Refuses, by its name, what is no array of numbers, and arrays that differ in the number of
-    examples.
-    """
-    counts: dict[int, dict[str, str]] = {}
-    for name, leaf in _named(batch):
-        array = as_array(leaf)
-        outlined = {name: _outlined(array)}
-        # A tree that has lists of numbers has a scalar for each of them, which would be shared by
-        # all.
-        numbers = type(leaf) is not list and any(jnp.issubdtype(array.dtype, t) for t in NUMBERS)
-        require(numbers, owner, argument, outlined, "arrays of numbers, no lists and no text")
-        if array.ndim:
-            counts.setdefault(array.shape[0], outlined)
-    allowed = "arrays with equally many examples along axis 0; only a scalar or a key is shared"
-    got = {name: text for each in counts.values() for name, text in each.items()}
-    require(len(counts) < 2, owner, argument, got, allowed)
-    check_mask(batch, owner, argument)
-    return next(iter(counts), None)
-
-
-def check_mask(batch: Batch, owner: str, argument: str, wait: bool = False) -> None:
-    """Refuses a `mask` that does not weigh the examples; one on a device is trusted, unless it may `wait` for it."""
-    if not isinstance(batch, dict) or "mask" not in batch:
-        return
-    mask = as_array(batch["mask"])
-    real = any(jnp.issubdtype(mask.dtype, kind) for kind in (np.integer, np.floating, np.bool_))
-    weighs = real and mask.ndim > 0
-    if weighs and (isinstance(mask, np.ndarray) or (wait and known(mask))):
-        mask = np.asarray(mask)
-        weighs = bool(np.all(np.isfinite(mask) & (mask >= 0)))
-    name, got = f"{argument}['mask']", mask if mask.ndim < 2 else outline(mask)
-    require(weighs, owner, name, got, "a finite weight >= 0 for each example")
-
-
-def _require_no_mask(owner: Any, argument: str, batch: Batch) -> None:
-    free = isinstance(batch, dict) and "mask" not in batch
-    got = outline(batch) if isinstance(batch, dict) else type(batch).__name__
-    require(free, owner, argument, got, "dicts without `mask`, which remainder='pad' adds")
-
-
-def outline(batch: Batch) -> Any:
-    """A batch in a few words: the type and shape of each array by its name."""
-    outlined = {name: _outlined(as_array(leaf)) for name, leaf in _named(batch)}
-    return outlined[""] if list(outlined) == [""] else outlined
-
-
-def _outlined(array: Any) -> str:
-    return f"{array.dtype}{list(array.shape)}"
-
-
-def as_array(leaf: Any) -> Any:
-    """A leaf of a batch as an array: tensors of other libraries are read as NumPy's."""
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
-def _named(batch: Batch) -> list[tuple[str, Any]]:
-    """The leaves with their names; a list of numbers is one, which JAX would take for a tree."""
-    pairs = jax.tree_util.tree_flatten_with_path(batch, is_leaf=_is_list_of_numbers)[0]
-    return [(path_of(path), leaf) for path, leaf in pairs]
-
-
-def _is_list_of_numbers(x: Any) -> bool:
-    number = int | float | complex | np.generic
-    return type(x) is list and bool(x) and all(isinstance(each, number) for each in x)
-
-
-def _leaves(batch: Batch) -> tuple[list[Any], Any]:
-    leaves, structure = jax.tree.flatten(batch)
-    return [as_array(leaf) for leaf in leaves], structure
-
-
-def _form(leaves: list[Any]) -> list[tuple[tuple[int, ...], Any]]:
-    return [(leaf.shape, leaf.dtype) for leaf in leaves]

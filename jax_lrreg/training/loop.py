@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import chex
 import jax
@@ -15,7 +14,8 @@ from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import hears_metrics, listen, tell
 from jax_lrreg.training.convolutions import traced
 from jax_lrreg.training.data import ArrayData, ArraySource, Batch, Draw, source_of
-from jax_lrreg.training.history import Entry, History, Interval, Logger, add, names_of, zero_sums
+from jax_lrreg.training.history import Entry, History, Interval, Logger, names_of, zero_sums
+from jax_lrreg.training.program import program_of
 from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
@@ -423,36 +423,3 @@ def _edited(old: State, new: State) -> State:
         return jax.device_put(value, before.sharding if before.committed else None)
 
     return jax.tree_util.tree_map_with_path(edit, new, old)
-
-
-# Each lives as long as its step, which it does not hold.
-_PROGRAMS: WeakKeyDictionary[Step, dict[bool, Callable]] = WeakKeyDictionary()
-
-
-def program_of(step: Step, loops: bool) -> Callable:
-    """The compiled call that makes `count` steps, or one step and no loop around it.
-
-    The number is data, so chunks of every length are one and the same program.
-    """
-    made = _PROGRAMS.setdefault(step, {})
-    if loops not in made:
-        # The sums are few, and whoever holds a chunk may read them later: they are not donated.
-        donated = (0,) if step.donate else ()
-        function = partial(_many if loops else _single, step.body)
-        made[loops] = jax.jit(function, donate_argnums=donated, static_argnames="gather")
-    return made[loops]
-
-
-def _single(body, state, sums, arrays, row, count, *, gather):
-    del count
-    state, metrics = body(state, gather(arrays, row))
-    return state, add(sums, metrics)
-
-
-def _many(body, state, sums, arrays, rows, count, *, gather):
-    def one(index, carry):
-        row = jax.tree.map(lambda x: x[index], rows)
-        state, sums = carry
-        return _single(body, state, sums, arrays, row, count, gather=gather)
-
-    return jax.lax.fori_loop(0, count, one, (state, sums))
