@@ -107,7 +107,7 @@ def constructors(cls: object) -> dict[str, Callable]:
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """The arguments of a function, a class or a bound method."""
-    # A bound method would be looked up in the cache by its object, whose hash goes through all of it.
+    # Not cached by the bound method, whose hash is that of its object and goes through all of it.
     own = getattr(function, "__func__", None)
     return dict([*_parameters(own).items()][1:]) if own else dict(_parameters(function))
 
