@@ -21,7 +21,7 @@ from jax._src.array import ArrayImpl
 from models import Cnn, apply, images, masked_loss
 
 from jax_lrreg import penalties, schedules, training, transforms
-from jax_lrreg.training import program
+from jax_lrreg.training import program as programs
 from jax_lrreg.training.program import program_of
 
 PLATEAU = schedules.ReduceOnPlateau(factor=0.5, patience=3, cooldown=0)
@@ -119,7 +119,7 @@ def test_the_host_reads_once_per_interval_and_one_interval_late(kind, monkeypatc
         log.append("call")
         return many(*args, **options)
 
-    monkeypatch.setitem(program._PROGRAMS[STEP], True, called)
+    monkeypatch.setitem(programs._PROGRAMS[STEP], True, called)
     monkeypatch.setattr(jax, "device_get", device_get)
     monkeypatch.setattr(ArrayImpl, "_value", property(_value))
     with jax.transfer_guard_device_to_host("disallow"):
@@ -340,7 +340,7 @@ class TestInterrupts:
                     signal.raise_signal(number)
             return result
 
-        monkeypatch.setitem(program._PROGRAMS[STEP], True, pressed)
+        monkeypatch.setitem(programs._PROGRAMS[STEP], True, pressed)
 
     def run(self, kind):
         state = start()
