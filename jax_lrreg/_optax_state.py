@@ -98,6 +98,24 @@ def is_counter(path: Path, value: Any) -> bool:
     return getattr(path[-1], "name", None) in COUNTERS and jnp.ndim(value) == 0
 
 
+def schedules_gone_on(new: optax.OptState, old: optax.OptState) -> optax.OptState:
+    """The old state with the counters of the new one, but for those that say how many gradients a moment holds."""
+
+    def one(path: Path, after: Any, before: Any) -> Any:
+        return after if not holds_gradients(after) and is_counter(path, after) else before
+
+    return jax.tree_util.tree_map_with_path(one, new, old, is_leaf=holds_gradients)
+
+
+def no_new_nan(new: optax.OptState, old: optax.OptState) -> jax.Array:
+    """Whether no number that an optimizer estimates has become NaN, as D-Adaptation's step size: it never recovers."""
+    sound = jnp.array(True)
+    for after, before in zip(own_numbers(new), own_numbers(old), strict=True):
+        if after is not None and before is not None:
+            sound &= ~jnp.isnan(after) | jnp.isnan(before)
+    return sound
+
+
 def own_numbers(state: optax.OptState) -> list[jax.Array | None]:
     """The scalars that an optimizer estimates, such as D-Adaptation's step size; None in the place of all else.
 

@@ -135,7 +135,7 @@ def test_raise_says_who_divides_0_by_0(name):
 def test_a_skipped_update_of_theirs_keeps_all_but_the_counters():
     tx = optax.chain(METHODS["prodigy"](WARMUP), optax.scale_by_schedule(lambda count: 1.0))
     step = training.make_step(apply, loss_fn, tx, learning_rate=WARMUP, ema=0.9, donate=False)
-    before = step.prepare(start(tx))
+    before = step.complete(start(tx))
     after, metrics = step(before, next(batches()))
     assert metrics["skipped"] == 1
     assert metrics["learning_rate"] == 0

@@ -435,7 +435,7 @@ def test_the_state_keeps_its_types_with_parameters_of_few_bits(tx, accumulate):
     data, params = problem()
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
     step = training.make_step(apply, loss_fn, tx, accumulate=accumulate, ema=0.9)
-    state = step.prepare(training.init(apply, tx, key=jax.random.key(0), params=params))
+    state = step.complete(training.init(apply, tx, key=jax.random.key(0), params=params))
     types = jax.tree.map(jax.typeof, state)
     state, _ = step(state, data)
     assert jax.tree.map(jax.typeof, state) == types

@@ -188,7 +188,7 @@ def test_a_batch_on_the_device_is_used_again():
 def test_a_batch_that_holds_the_parameters():
     state, step = start(), make()
     state = go(step, state)
-    state, _ = step(state, {**BATCH, "teacher": jnp.copy(state.params["w"])})
+    state, _ = step(state, {**BATCH, "teacher": jnp.copy(state.params["b"])})
     go(step, state)
 
 
@@ -261,7 +261,7 @@ def test_saved_by_device_get_and_restored():
 
 def test_scanned_and_vmapped():
     step, state = make(ema=0.9), start()
-    state = step.prepare(state)
+    state = step.complete(state)
     scanned, _ = jax.lax.scan(lambda s, _: step.body(s, BATCH), state, length=3)
     states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
     jax.vmap(step.body, in_axes=(0, None))(states, BATCH)

@@ -107,7 +107,7 @@ def values(state):
 def run(place, seed, bad_steps, value):
     accumulate = 4 if place == "micro-batch" else 1
     tx, step = step_for(accumulate)
-    state, losses, skipped = step.prepare(start(tx, seed)), [], []
+    state, losses, skipped = step.complete(start(tx, seed)), [], []
     for index, batch in enumerate(batches(seed, place, bad_steps, value)):
         before = values(state) if index in bad_steps else None
         state, metrics = step(state, batch)
@@ -186,7 +186,7 @@ WRONG = {
         {"accumulate": 4},
         0.0,
     ),
-    "a batch of one number": (
+    "a batch without examples": (
         ValueError,
         "`accumulate`=2 must divide the batch, got 0",
         {"accumulate": 2},
@@ -252,7 +252,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_bad_input_is_refused_at_the_first_step_with_the_state_intact(name):
     error, words, options, output = WRONG[name]
-    batch = {"x": GOOD, "n": np.float32(1)} if name == "a batch of one number" else {"x": GOOD}
+    batch = {"x": np.float32(1) if name == "a batch without examples" else GOOD}
     tx = optax.adam(0.1)
     state = training.init(linear, tx, key=jax.random.key(0), params=np.ones(3, np.float32))
     before = values(state)

@@ -563,7 +563,11 @@ WRONG = [
         "`example`",
         lambda: training.init(nn.Dense(1), optax.sgd(0.1), key=jax.random.key(0)),
     ),
-    (TypeError, "tx must be", lambda: training.init(apply, 0.1, key=jax.random.key(0), params=1.0)),
+    (
+        TypeError,
+        "`tx` must be",
+        lambda: training.init(apply, 0.1, key=jax.random.key(0), params=1.0),
+    ),
     (
         ValueError,
         "`hyper`",

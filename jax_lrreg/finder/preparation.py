@@ -11,7 +11,7 @@ import optax
 from jax_lrreg._check import require, require_number
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import State, make_step
-from jax_lrreg.training.state import resolve
+from jax_lrreg.training.state import optimizer_of
 from jax_lrreg.training.step import Step
 
 Batch = chex.ArrayTree
@@ -57,9 +57,9 @@ def prepared(
         return optax.chain(tx, _watch(), optax.scale_by_learning_rate(rate))
 
     def from_hyper(hyper: chex.ArrayTree) -> optax.GradientTransformation:
-        return chained(resolve(preconditioner, hyper, "preconditioner"))
+        return chained(optimizer_of(preconditioner, hyper, "preconditioner"))
 
-    now = resolve(preconditioner, state.hyper, "preconditioner")
+    now = optimizer_of(preconditioner, state.hyper, "preconditioner")
     tx = chained(now) if isinstance(preconditioner, optax.GradientTransformation) else from_hyper
     options = {"penalty": penalty, "on_nonfinite": "keep", "donate": False, "monitors": ()}
     step = make_step(module, loss_fn, tx, **options)

@@ -21,7 +21,7 @@ from jax_lrreg.finder.preparation import (
 from jax_lrreg.finder.suggestions import Found, suggest
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
-from jax_lrreg.training.convolutions import traced
+from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import source_of
 
 SMOOTHING = 0.9  # of the losses: some ten steps
@@ -134,7 +134,8 @@ def range_test(
         return advance(sweep, source.gather(arrays, jax.tree.map(lambda x: x[0], rows)))
 
     # Convolutions are slow in a loop on the CPU: there each step is a call.
-    size = 1 if traced(step.body, start, example)[1] else min(steps, source.most(example))
+    slow = is_slow_in_a_loop(step.body.trace(start, example))
+    size = 1 if slow else min(steps, source.most(example))
     run = jax.jit(many if size > 1 else single)
     nothing, zero = jnp.full(steps, jnp.nan, jnp.float32), jnp.float32(0)
     sweep = _Sweep(

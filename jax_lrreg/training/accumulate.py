@@ -2,89 +2,123 @@
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import chex
 import jax
 import jax.numpy as jnp
+import optax
 
-from jax_lrreg.training.convolutions import traced
+from jax_lrreg._arrays import widened
+from jax_lrreg.training.batch import Batch
+from jax_lrreg.training.modules import ModelState
 
 
 class Sums(NamedTuple):
     """What has been added up so far."""
 
     weight: jax.Array
-    values: Any  # loss, metrics and gradient, in float32 at least
+    values: chex.ArrayTree  # loss, metrics and gradient, in float32 at least
 
 
 def accumulated(
-    gradient: Callable, params: Any, model_state: Any, batch: Any, key: jax.Array, accumulate: int
+    gradient: Callable,
+    params: optax.Params,
+    model_state: ModelState,
+    batch: Batch,
+    key: chex.PRNGKey,
+    accumulate: int,
 ) -> Any:
     """The loss with its metrics and the model state, and the gradient, of a batch in `accumulate` pieces.
 
         gradient = sum over micro-batches of weight * gradient / sum of weights
 
     with the weight of a micro-batch the sum of its `mask`, and 1 where the batch has none. What has no
-    weight does not count, also where it is not a number. The sums are kept in float32 at least, and so is
-    the gradient; the model state goes from one micro-batch to the next.
+    weight touches nothing, neither a sum nor the model state, also where it is not a number. The sums are kept in
+    float32 at least, and so is the gradient; the model state goes from one micro-batch to the next.
 
     Args:
         gradient: `(params, model_state, batch, key) -> (loss, (metrics, model_state)), gradient`.
         params: of the model.
         model_state: before the first micro-batch.
-        batch: a tree of arrays with the examples along axis 0.
+        batch: a tree of arrays with the examples along axis 0; scalars and keys are in every micro-batch.
         key: micro-batch `i` gets `fold_in(key, i)`.
         accumulate: how many micro-batches.
     """
     if accumulate == 1:
         return gradient(params, model_state, batch, key)
+    leaves, structure = jax.tree.flatten(batch)
+    examples = {i: x for i, x in enumerate(leaves) if jnp.ndim(x)}
+    size = max((jnp.shape(x)[0] for x in examples.values()), default=0)
+    if size == 0 or size % accumulate:
+        allowed = f"`accumulate`={accumulate} must divide the batch"
+        raise ValueError(f"make_step: {allowed}, got {size} examples")
+    split = {
+        i: jnp.reshape(x, (accumulate, size // accumulate, *jnp.shape(x)[1:]))
+        for i, x in examples.items()
+    }
 
-    def split(x: jax.Array) -> jax.Array:
-        size = jnp.shape(x)[0] if jnp.ndim(x) else 0
-        if size == 0 or size % accumulate:
-            raise ValueError(
-                f"make_step: `accumulate`={accumulate} must divide the batch, got {size} examples"
-            )
-        return jnp.reshape(x, (accumulate, size // accumulate, *jnp.shape(x)[1:]))
+    def micro_batch(pieces: dict[int, jax.Array]) -> Batch:
+        return jax.tree.unflatten(structure, [pieces.get(i, x) for i, x in enumerate(leaves)])
 
-    micro_batches = jax.tree.map(split, batch)
-    first = jax.tree.map(lambda x: x[0], micro_batches)
     gradient = jax.jit(gradient)  # traced once, for the shapes and for the loop
-    ((loss_shape, (named_shapes, _)), grad_shapes), slow = traced(
-        gradient, params, model_state, first, key
-    )
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, _wide(x.dtype)), (loss_shape, named_shapes, grad_shapes)
-    )
+    first = micro_batch({i: x[0] for i, x in split.items()})
+    trace = gradient.trace(params, model_state, first, key)
+    (loss, (named, _)), grads = trace.out_info
+    zeros = jax.tree.map(lambda x: widened(jnp.zeros(x.shape, x.dtype)), (loss, named, grads))
 
-    def one(carry: tuple[Sums, Any], item: Any) -> tuple[tuple[Sums, Any], None]:
-        sums, model_state = carry
-        index, micro = item
-        (loss, (named, model_state)), grads = gradient(
-            params, model_state, micro, jax.random.fold_in(key, index)
-        )
-        weight = _weight(micro)
+    def one(carry: tuple[Sums, ModelState], item: Any) -> tuple[tuple[Sums, ModelState], None]:
+        (sums, before), (index, pieces) = carry, item
+        micro = micro_batch(pieces)
+        own = jax.random.fold_in(key, index)
+        (loss, (named, after)), grads = gradient(params, before, micro, own)
+        masked = isinstance(micro, dict) and "mask" in micro
+        weight = jnp.sum(micro["mask"], dtype=jnp.float32) if masked else jnp.ones(())
 
         def add(total: jax.Array, value: jax.Array) -> jax.Array:
-            value = value.astype(total.dtype)
-            return total + (value if weight is None else jnp.where(weight > 0, weight * value, 0))
+            # Chosen, not multiplied: 0 times NaN is NaN.
+            return total + jnp.where(weight > 0, weight * value.astype(total.dtype), 0)
 
         values = jax.tree.map(add, sums.values, (loss, named, grads))
-        return (Sums(sums.weight + (1.0 if weight is None else weight), values), model_state), None
+        kept = jax.tree.map(lambda new, old: jnp.where(weight > 0, new, old), after, before)
+        return (Sums(sums.weight + weight, values), kept), None
 
     start = (Sums(jnp.zeros(()), zeros), model_state)
-    items = (jnp.arange(accumulate), micro_batches)
-    (sums, model_state), _ = jax.lax.scan(one, start, items, unroll=accumulate if slow else 1)
+    unroll = accumulate if is_slow_in_a_loop(trace) else 1
+    (sums, model_state), _ = jax.lax.scan(
+        one, start, (jnp.arange(accumulate), split), unroll=unroll
+    )
     loss, named, grads = jax.tree.map(lambda total: total / sums.weight, sums.values)
     return (loss, (named, model_state)), grads
 
 
-def _weight(micro: Any) -> jax.Array | None:
-    return (
-        jnp.sum(micro["mask"], dtype=jnp.float32)
-        if isinstance(micro, dict) and "mask" in micro
-        else None
-    )
+# A walk through a program takes a millisecond, and a run asks at each call of `fit`.
+_SLOW: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
+def is_slow_in_a_loop(trace: jax.stages.Traced) -> bool:
+    """Whether a traced function is to be written out rather than looped over.
+
+    On the CPU, XLA runs a convolution inside a loop 15 times slower than outside (jax issue 12868).
+    """
+    program = trace.jaxpr.jaxpr
+    if program not in _SLOW:
+        cpu = jax.default_backend() == "cpu"
+        _SLOW[program] = cpu and has_primitive(program, "conv_general_dilated")
+    return _SLOW[program]
+
+
+def has_primitive(program: Any, *names: str) -> bool:
+    """Whether a jaxpr, or one inside it, holds an operation of one of these names."""
+    for equation in program.eqns:
+        if equation.primitive.name in names:
+            return True
+        values = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
+        inner = (getattr(value, "jaxpr", value) for value in values)
+        if any(hasattr(each, "eqns") and has_primitive(each, *names) for each in inner):
+            return True
+    return False
+
+
+def _is_program(value: object) -> bool:
+    return hasattr(value, "jaxpr") or hasattr(value, "eqns")

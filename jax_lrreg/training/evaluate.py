@@ -17,7 +17,7 @@ from jax_lrreg.training.data import (
     outline,
     require_batches,
 )
-from jax_lrreg.training.modules import adapt
+from jax_lrreg.training.modules import adapter_of
 from jax_lrreg.training.state import State
 
 
@@ -53,7 +53,7 @@ def make_eval(
         >>> evaluate(training.init(lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.float32(2)))
         {'val_mean': 4.0}
     """
-    adapter = adapt(module)
+    adapter = adapter_of(module)
     if not isinstance(data, ArrayData):
         require_batches(data, "make_eval")
 

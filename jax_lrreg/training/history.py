@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_lrreg._check import require
 from jax_lrreg._optax_state import GROUP
-from jax_lrreg.training.report import LAST, is_reserved
+from jax_lrreg.training.metrics import LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]
 Entry = dict[str, float]

@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import hears_metrics, listen, tell
-from jax_lrreg.training.convolutions import traced
+from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, ArraySource, Batch, Draw, source_of
 from jax_lrreg.training.history import Entry, History, Interval, Logger, names_of, zero_sums
 from jax_lrreg.training.program import program_of
@@ -228,7 +228,7 @@ class _Run:
             require_whole(owner, "chunk", chunk, allowed="'auto' or a whole number >= 1")
         self.log_every = require_whole(owner, "log_every", log_every)
         self.eval_every, self.chunk, self.owner, self.step = eval_every, chunk, owner, step
-        state = _settled(step.prepare(state))
+        state = _settled(step.complete(state))
         self.start = int(jax.device_get(state.step))
         self.end = self.start + steps
         self.place = _placement(state)
@@ -258,8 +258,9 @@ class _Run:
     def chunks(self) -> Generator["Chunk", None, None]:
         """One call of the device after the other; while one works, the batches of the next are drawn."""
         example = self.source.example(self.start)
-        (_, metrics), slow = traced(self.step.body, self.now.state, example)
-        loops = not slow or self.chunk not in ("auto", 1)
+        trace = self.step.body.trace(self.now.state, example)
+        _, metrics = trace.out_info
+        loops = not is_slow_in_a_loop(trace) or self.chunk not in ("auto", 1)
         program, names = program_of(self.step, loops), names_of(metrics)
         zeros, signals = self.place(zero_sums(names)), handled_signals()
         draws = self._draws(self._size(example) if loops else None)

@@ -1,44 +1,67 @@
-"""Mixed precision: a module that computes in fewer bits than its parameters have."""
+"""Mixed precision: a module that computes in fewer bits than its parameters have, and the loss times a scale."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
+import chex
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
 
+from jax_lrreg._arrays import widened
 from jax_lrreg._check import require
-from jax_lrreg.training.modules import Adapter, Bound, adapt
+from jax_lrreg.training.modules import Adapter, Bound, Example, Model, ModelState, adapter_of
 
 
 class MixedPrecision(NamedTuple):
     """A module with the dtypes it is trained in; made by `mixed_precision`."""
 
     adapter: Adapter
-    compute_dtype: Any
-    param_dtype: Any
+    compute_dtype: DTypeLike
+    param_dtype: DTypeLike | None
 
-    def init(self, key: jax.Array, example: Any, params: Any) -> tuple[Any, Any]:
+    def init(
+        self, key: chex.PRNGKey, example: Example | None, params: optax.Params | None
+    ) -> tuple[optax.Params, ModelState]:
         """The module's parameters, in `param_dtype` where one is asked for, and its state as it is."""
         params, model_state = self.adapter.init(key, example, params)
         return (params if self.param_dtype is None else cast(params, self.param_dtype)), model_state
 
-    def bind(self, params: Any, model_state: Any, key: jax.Array) -> Bound:
+    def bind(self, params: optax.Params, model_state: ModelState, key: chex.PRNGKey) -> Bound:
         """The model as it is trained; its state, such as running means, keeps its own dtype."""
         bound = self.adapter.bind(cast(params, self.compute_dtype), model_state, key)
         return Bound(_Model(bound.model, self.compute_dtype), bound.model_state)
 
-    def evaluate(self, params: Any, model_state: Any) -> Callable[..., Any]:
+    def evaluate(self, params: optax.Params, model_state: ModelState) -> Model:
         """The model as it is evaluated, in the same dtypes."""
-        return _Model(
-            self.adapter.evaluate(cast(params, self.compute_dtype), model_state), self.compute_dtype
-        )
+        model = self.adapter.evaluate(cast(params, self.compute_dtype), model_state)
+        return _Model(model, self.compute_dtype)
 
-    def merge(self, params: Any, model_state: Any) -> Any:
+    def merge(self, params: optax.Params, model_state: ModelState) -> Any:
         """The trained model, in the dtypes of the state."""
         return self.adapter.merge(params, model_state)
 
+    def split(self, merged: Any) -> tuple[optax.Params, ModelState]:
+        """The parameters and the model state that were merged."""
+        return self.adapter.split(merged)
 
-def mixed_precision(module: Any, compute_dtype: Any, *, param_dtype: Any = None) -> MixedPrecision:
+    def apply(self, merged: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the trained model predicts, in evaluation form: `apply(merge(module, state), x)`."""
+        return self.evaluate(*self.split(merged))(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: the parameters are in the state."""
+        del args, kwargs
+        raise TypeError(
+            "mixed_precision(...) holds no parameters: predict by "
+            "module.apply(training.merge(module, state), x), and in a `loss_fn` by the model that it is given"
+        )
+
+
+def mixed_precision(
+    module: Any, compute_dtype: DTypeLike, *, param_dtype: DTypeLike | None = None
+) -> MixedPrecision:
     """A module whose parameters and inputs are cast to `compute_dtype` where it is called, its outputs to float32.
 
     It goes wherever a module goes: `init`, `make_step`, `make_eval`, `merge`. The state keeps the parameters as they
@@ -66,29 +89,61 @@ def mixed_precision(module: Any, compute_dtype: Any, *, param_dtype: Any = None)
         >>> print(state.params, state.params.dtype, metrics["loss"].dtype)
         [0.1 0.1] float32 float32
     """
+    allowed = "a floating dtype such as jnp.bfloat16"
     for name, dtype in {"compute_dtype": compute_dtype, "param_dtype": param_dtype}.items():
-        optional = name == "param_dtype" and dtype is None
-        allowed = "a floating dtype such as jnp.bfloat16"
-        require(
-            optional or _is_floating(dtype),
-            "mixed_precision",
-            name,
-            dtype,
-            allowed,
-            error=TypeError,
-        )
-    return MixedPrecision(adapt(module), compute_dtype, param_dtype)
+        fits = _is_floating(dtype) or (name == "param_dtype" and dtype is None)
+        require(fits, "mixed_precision", name, dtype, allowed, error=TypeError)
+    return MixedPrecision(adapter_of(module), compute_dtype, param_dtype)
 
 
-def cast(tree: Any, dtype: Any) -> Any:
+def cast(tree: chex.ArrayTree, dtype: DTypeLike) -> Any:
     """The tree with its real arrays in `dtype`; integers, complex numbers, keys and Python numbers as they are."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if _is_real(x) else x, tree)
+
+
+def scaled_gradient(objective: Callable, loss_scale: Any) -> Callable:
+    """`jax.value_and_grad(objective, has_aux=True)`, by way of the loss times a scale.
+
+        gradient = gradient of (scale * loss) / scale
+
+    divided in float32, so that what would be 0 in float16 is not. Without a scale it is the gradient as it is.
+    """
+    if loss_scale is None:
+        return jax.value_and_grad(objective, has_aux=True)
+
+    def scaled(params: optax.Params, *rest: Any) -> tuple[jax.Array, Any]:
+        loss, extra = objective(params, *rest)
+        return loss * loss_scale.scale, (loss, extra)
+
+    def gradient(params: optax.Params, *rest: Any) -> Any:
+        (_, value), grads = jax.value_and_grad(scaled, has_aux=True)(params, *rest)
+        return value, jax.tree.map(lambda g: widened(g) / loss_scale.scale, grads)
+
+    return gradient
+
+
+def rescaled(loss_scale: Any, finite: jax.Array) -> Any:
+    """The scale after an update: its own rule, asked with a gradient of one number that is finite or not.
+
+    Its rule is inside its `value_and_grad`, which would read every gradient once more to see what is known here.
+    """
+    witness = jnp.where(finite, 0.0, jnp.nan)
+    return loss_scale.value_and_grad(lambda x: x * witness)(jnp.ones(())).dynamic_scale
+
+
+def check_loss_scale(loss_scale: Any, on_nonfinite: str) -> None:
+    """Refuses what is no scale of Flax's kind, and a step that does not skip."""
+    fits = hasattr(loss_scale, "scale") and callable(getattr(loss_scale, "value_and_grad", None))
+    allowed = "a flax.training.dynamic_scale.DynamicScale or None"
+    require(fits, "make_step", "loss_scale", loss_scale, allowed, TypeError)
+    allowed = "'skip' where `loss_scale` is given: it is found by skipping the updates for which it is too large"
+    require(on_nonfinite == "skip", "make_step", "on_nonfinite", on_nonfinite, allowed)
 
 
 class _Model:
     """A callable that casts what goes in and what comes out, and so do its methods."""
 
-    def __init__(self, model: Callable[..., Any], dtype: Any):
+    def __init__(self, model: Model, dtype: DTypeLike):
         self._model = model
         self._dtype = dtype
 

@@ -2,18 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import KW_ONLY
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
 
-from jax_lrreg._check import require
-from jax_lrreg._struct import pytree
-from jax_lrreg.training.modules import adapt
+from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of
+from jax_lrreg._check import nearest, require, require_choice
+from jax_lrreg._struct import is_pytree, pytree
+from jax_lrreg.training.modules import ModelState, adapter_of, register_with_flax
+
+Hyper = chex.ArrayTree  # schedules, penalties and numbers, in any tree
+Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
+Placement = Any  # a sharding, or a function from the state to a tree of them
 
 
 @pytree
@@ -21,7 +26,7 @@ class State:
     """Everything that a step changes, and what it needs to go on exactly where it stopped.
 
     It holds arrays only, no optimizer and no function, so it can be donated, scanned, vmapped and
-    saved as it is.
+    saved as it is; `flax.serialization.to_bytes` and `from_bytes` take it too.
 
     Attributes:
         step: calls of the step so far, an int32: the position in the data. The optimizer's own counters
@@ -35,20 +40,21 @@ class State:
         loss_scale: of float16, for a step made with `loss_scale=`, or None.
     """
 
-    _: KW_ONLY
+    _: dataclasses.KW_ONLY
     step: jax.Array
-    params: Any
-    opt_state: Any
-    model_state: Any
-    key: jax.Array
-    ema: Any = None
-    hyper: Any = None
+    params: optax.Params
+    opt_state: optax.OptState
+    model_state: ModelState
+    key: chex.PRNGKey
+    ema: optax.Params | None = None
+    hyper: Hyper | None = None
     loss_scale: Any = None
 
     def replace(self, **changes: Any) -> "State":
         """A state with other values in the named fields; the other fields are shared with this one.
 
-        The new arrays are copied, so that nothing that others hold is ever donated. Numbers in `hyper` take the
+        The new arrays are copied, so that nothing that others hold is ever donated. A tree of another kind with the
+        same names, such as Flax's `FrozenDict`, becomes one of the kind that is there. Numbers in `hyper` take the
         type of those they replace, so an edit in the middle of a run compiles nothing anew.
 
         Example:
@@ -56,14 +62,12 @@ class State:
             >>> state.replace(hyper=1).hyper
             Array(1., dtype=float32)
         """
-        if "hyper" in changes and jax.tree.structure(changes["hyper"]) == jax.tree.structure(
-            self.hyper
-        ):
-            changes["hyper"] = jax.tree.map(_in_place_of, changes["hyper"], self.hyper)
-        for name in changes.keys() - {"hyper"}:
-            # What this field holds already is this state's own: only what is new is copied.
-            own = {id(leaf) for leaf in jax.tree.leaves(getattr(self, name, None))}
-            changes[name] = jax.tree.map(lambda x: x if id(x) in own else _copied(x), changes[name])  # noqa: B023
+        for name, value in changes.items():
+            require_choice("State.replace", "name", name, vars(self))
+            old = getattr(self, name)
+            if name in ("params", "model_state", "ema"):
+                value = _of_the_kind_of(value, old)
+            changes[name] = _hyper_like(value, old) if name == "hyper" else _with_copies(value, old)
         return dataclasses.replace(self, **changes)
 
     def copy(self) -> "State":
@@ -79,14 +83,14 @@ class State:
 
 def init(
     module: Any,
-    tx: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+    tx: Optimizer,
     *,
-    key: jax.Array,
+    key: chex.PRNGKey,
     example: Any = None,
     example_kwargs: dict[str, Any] | None = None,
-    params: Any = None,
-    hyper: Any = None,
-    sharding: Any = None,
+    params: optax.Params | None = None,
+    hyper: Hyper | None = None,
+    sharding: Placement | None = None,
 ) -> State:
     """The state at step 0 of training `module` with `tx`.
 
@@ -96,32 +100,45 @@ def init(
         key: a typed PRNG key, from `jax.random.key`.
         example: for Linen, an input to the module, or a tuple of its positional inputs.
         example_kwargs: for Linen, keyword inputs to the module, such as `{"train": True}`.
-        params: for a function, its parameters; for a Linen module, parameters to start from.
+        params: for a function, its parameters; for a module, parameters to start from.
         hyper: hyperparameters that are kept as arrays in the state and given to `tx`.
         sharding: a sharding for all of the state, or a function `state -> tree of shardings`.
 
     Returns:
         A `State` whose arrays are copies, so that nothing it shares with others is ever donated.
 
+    Raises:
+        TypeError: the module is a class or no module at all, or lacks what it is initialised from; a parameter is no
+            floating or complex array, which is all that has a gradient.
+        ValueError: `key` is not one typed key, or a parameter is not finite.
+
     Example:
         >>> state = init(lambda params, x: x @ params, optax.sgd(0.1), key=jax.random.key(0), params=jnp.ones(3))
         >>> state.params.shape, int(state.step)
         ((3,), 0)
     """
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    require(typed, "init", "key", key, "a typed PRNG key, as from jax.random.key(0)")
-    hyper = jax.tree.map(_copied, hyper)
-    if example is not None:
-        example = (
-            example if isinstance(example, tuple) else (example,),
-            dict(example_kwargs or {}),
-        )
-    params, model_state = adapt(module).init(jax.random.fold_in(key, 0), example, params)
-    params = jax.tree.map(_copied, params)
-    # What the optimizer starts from may be the parameters themselves.
-    opt_state, model_state, key = jax.tree.map(
-        _copied, (resolve(tx, hyper, "tx").init(params), model_state, key)
+    adapter = adapter_of(module)
+    typed = isinstance(key, jax.Array) and is_key(key) and key.ndim == 0
+    allowed = (
+        "a single typed PRNG key, as from jax.random.key(0); wrap_key_data makes one of a raw key"
     )
+    require(typed, "init", "key", key, allowed)
+    named = example_kwargs is None or isinstance(example_kwargs, dict)
+    allowed = "a dict of inputs by their names"
+    require(named, "init", "example_kwargs", example_kwargs, allowed, error=TypeError)
+    inputs = None
+    if example is not None or example_kwargs is not None:
+        args = () if example is None else example if isinstance(example, tuple) else (example,)
+        inputs = (args, dict(example_kwargs or {}))
+    if params is not None:
+        _check_parameters(params)
+    hyper = jax.tree.map(_copied, hyper)
+    params, model_state = adapter.init(jax.random.fold_in(key, 0), inputs, params)
+    _check_parameters(params)
+    params = jax.tree.map(_copied, params)
+    # What the optimizer starts from may be the parameters themselves: everything is copied.
+    opt_state = optimizer_of(tx, hyper).init(params)
+    opt_state, model_state, key = jax.tree.map(_copied, (opt_state, model_state, key))
     state = State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -130,6 +147,7 @@ def init(
         key=key,
         hyper=hyper,
     )
+    register_with_flax(State, _to_dict, _from_dict)
     if sharding is None:
         return state
     return jax.device_put(state, sharding(state) if callable(sharding) else sharding)
@@ -138,7 +156,9 @@ def init(
 def merge(module: Any, state: State) -> Any:
     """The trained model: Linen's variables, the NNX module with its trained values, a function's parameters.
 
-    The arrays are copies, so they outlive a later donation of the state.
+    So one predicts by `module.apply(merge(module, state), x)` in Linen, as with `mixed_precision(module)` of any
+    kind, by `merge(module, state)(x)` in NNX, and by `function(merge(function, state), x)`. The arrays are
+    copies, so they outlive a later donation of the state.
 
     Example:
         >>> apply = lambda params, x: x @ params
@@ -146,43 +166,75 @@ def merge(module: Any, state: State) -> Any:
         [1. 1. 1.]
     """
     copy = jax.tree.map(jnp.copy, (state.params, state.model_state))
-    return adapt(module).merge(*copy)
+    return adapter_of(module).merge(*copy)
 
 
-def resolve(value: Any, hyper: Any, argument: str) -> Any:
+def optimizer_of(
+    tx: Optimizer, hyper: Hyper | None, argument: str = "tx"
+) -> optax.GradientTransformationExtraArgs:
     """An Optax transformation as it is; a function `hyper -> tx` called with the hyperparameters."""
-    if isinstance(value, optax.GradientTransformation):
-        return optax.with_extra_args_support(value)
-    if isinstance(value, optax.MultiSteps):
+    require_optimizer(tx, argument)
+    if not isinstance(tx, optax.GradientTransformation):
+        allowed = f"`{argument}` must be a function hyper -> Optax transformation"
+        tx = made_of(tx, hyper, optax.GradientTransformation, argument, allowed)
+    return optax.with_extra_args_support(tx)
+
+
+def require_optimizer(tx: Any, argument: str = "tx") -> None:
+    """Refuses what is neither an Optax transformation nor a function that could make one."""
+    if isinstance(tx, optax.GradientTransformation):
+        return
+    allowed = "an Optax transformation or a function hyper -> tx"
+    if isinstance(tx, optax.MultiSteps):
         raise TypeError(
-            f"{argument} must be an Optax transformation, got an optax.MultiSteps: use transforms.mean_value, "
+            f"`{argument}` must be an Optax transformation, got an optax.MultiSteps: use transforms.mean_value, "
             "or its own gradient_transformation(), which keeps the loss from the optimizer inside"
         )
-    if not callable(value):
-        raise TypeError(
-            f"{argument} must be an Optax transformation or a function hyper -> tx, got {value!r}"
-        )
-    allowed = f"{argument} must be a function hyper -> Optax transformation"
-    return optax.with_extra_args_support(
-        of_hyper(value, hyper, optax.GradientTransformation, argument, allowed)
-    )
+    if not is_function(tx):
+        near = nearest(tx, dir(optax)) if isinstance(tx, str) else []
+        hint = f"; write optax.{near[0]}(...)" if near else ""
+        raise TypeError(f"`{argument}` must be {allowed}, got {tx!r}{hint}")
 
 
-def of_hyper(
-    function: Callable[[Any], Any], hyper: Any, kind: type, argument: str, allowed: str
+def is_function(value: Any) -> bool:
+    """Whether `value` may be a function of hyperparameters: it can be called, and is no class and no object of ours."""
+    return callable(value) and not isinstance(value, type) and not is_pytree(type(value))
+
+
+def made_of(
+    function: Callable[[Hyper], Any], hyper: Hyper | None, kind: type, argument: str, allowed: str
 ) -> Any:
     """What the function of an argument makes of the hyperparameters, which must be there, and it of this kind."""
-    require(
-        hyper is not None,
-        "init",
-        "hyper",
-        hyper,
-        f"given, because `{argument}` is a function of it",
-    )
+    needed = f"given, because `{argument}` is a function of it"
+    require(hyper is not None, "init", "hyper", hyper, needed)
     made = function(hyper)
     if not isinstance(made, kind):
         raise TypeError(f"{allowed}, but returned {made!r}")
     return made
+
+
+def in_dtypes_of(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
+    """The new values in the dtypes of the old, so that a state has the same types after every step."""
+    kinds = (jnp.floating, jnp.complexfloating, jnp.integer)
+
+    def one(after: jax.Array, before: jax.Array) -> jax.Array:
+        wanted, dtype = jnp.result_type(before), jnp.result_type(after)
+        same = any(jnp.issubdtype(wanted, k) and jnp.issubdtype(dtype, k) for k in kinds)
+        return jnp.asarray(after, wanted) if same else after
+
+    return jax.tree.map(one, new, old)
+
+
+def _check_parameters(params: optax.Params) -> None:
+    """Refuses, by its path, what has no gradient and what is not finite."""
+    for path, value in leaves(params):
+        name = f"params/{path}" if path else "params"
+        allowed = "an array of floating or complex numbers"
+        require(is_parameter(value), "init", name, value, allowed, error=TypeError)
+        here = known(value) and getattr(value, "is_fully_addressable", True)
+        if here and not isinstance(value, jax.ShapeDtypeStruct):
+            # By NumPy: a program for each shape would take longer to compile than to run.
+            require(bool(np.isfinite(np.asarray(value)).all()), "init", name, value, "finite")
 
 
 def _copied(value: Any) -> Any:
@@ -190,25 +242,71 @@ def _copied(value: Any) -> Any:
 
     What is traced, and what is no number (a shape, a sharding), stays as it is.
     """
-    if isinstance(value, Tracer) or not isinstance(
-        value, jax.Array | np.ndarray | np.generic | float | int | complex
-    ):
+    numbers = jax.Array | np.ndarray | np.generic | float | int | complex
+    if isinstance(value, Tracer) or not isinstance(value, numbers):
         return value
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
-        return jnp.copy(value)
-    return jnp.array(value, jnp.asarray(value).dtype)
+    return jnp.copy(value) if is_key(value) else jnp.array(value, jnp.asarray(value).dtype)
+
+
+def _with_copies(value: Any, old: Any) -> Any:
+    """`value` with copies of what `old` does not hold already: that is the state's own."""
+    own = {id(leaf) for leaf in jax.tree.leaves(old)}
+    return jax.tree.map(lambda x: x if id(x) in own else _copied(x), value)
+
+
+def _hyper_like(value: Any, old: Any) -> Any:
+    """Hyperparameters of the same structure in the dtypes of the old ones; of another one as they are."""
+    if jax.tree.structure(value) == jax.tree.structure(old):
+        return jax.tree.map(_in_place_of, value, old)
+    return jax.tree.map(lambda x: _copied(x) if isinstance(x, jax.Array) else x, value)
 
 
 def _in_place_of(value: Any, old: Any) -> Any:
     """A copy of `value` in the dtype and the place of `old`."""
-    if not isinstance(old, jax.Array) or jnp.issubdtype(old.dtype, jax.dtypes.extended):
+    if not isinstance(old, jax.Array) or is_key(old):
         return _copied(value)
     whole = jnp.issubdtype(old.dtype, jnp.integer)
     fits = not whole or jnp.issubdtype(jnp.result_type(value), jnp.integer)
-    require(
-        fits, "State.replace", "hyper", value, f"a whole number where it was one, as {old.dtype} is"
-    )
-    if isinstance(value, Tracer) or isinstance(old, Tracer):
+    allowed = f"a whole number where it was one, as {old.dtype} is"
+    require(fits, "State.replace", "hyper", value, allowed)
+    if not known(value, old):
         return jnp.asarray(value, old.dtype)
     copy = jnp.array(value, old.dtype)
     return jax.device_put(copy, old.sharding) if old.committed and copy.shape == old.shape else copy
+
+
+def _of_the_kind_of(value: Any, old: Any) -> Any:
+    """`value` as a tree of the same nodes as `old`, where their leaves have the same paths."""
+    if jax.tree.structure(value) == jax.tree.structure(old):
+        return value
+    (new, _), (before, structure) = map(jax.tree_util.tree_flatten_with_path, (value, old))
+    same = [path_of(path) for path, _ in new] == [path_of(path) for path, _ in before]
+    return jax.tree.unflatten(structure, [leaf for _, leaf in new]) if same else value
+
+
+def _to_dict(state: State) -> dict[str, Any]:
+    """For Flax: the arrays by their paths, PRNG keys as their numbers."""
+    pairs = jax.tree_util.tree_flatten_with_path(state)[0]
+    numbers = ((path, jax.random.key_data(x) if is_key(x) else x) for path, x in pairs)
+    return {jax.tree_util.keystr(path): x for path, x in numbers}
+
+
+def _from_dict(state: State, found: dict[str, Any]) -> State:
+    """For Flax: a state like this one, of the arrays in `found`; an average that it has not yet is added."""
+    if state.ema is None and any(path.startswith(".ema") for path in found):
+        state = state.replace(ema=state.params)
+    pairs, structure = jax.tree_util.tree_flatten_with_path(state)
+    own = {jax.tree_util.keystr(path): x for path, x in pairs}
+    odd = sorted(own.keys() ^ found.keys())
+    allowed = f"that of the bytes: {', '.join(odd[:3])} of {len(odd)} are in one of them only"
+    require(not odd, "from_bytes", "target", state, allowed)
+
+    def restored(path: str, old: Any) -> Any:
+        new = found[path]
+        if is_key(old):
+            new = jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(old))
+        same, shape = np.shape(new) == np.shape(old), f"shape {np.shape(new)}"
+        require(same, "from_bytes", f"target{path}", np.shape(old), f"of {shape}, as the bytes are")
+        return new
+
+    return jax.tree.unflatten(structure, [restored(path, old) for path, old in own.items()])

@@ -1,133 +1,73 @@
-"""One jitted update: loss, penalty, gradient, optimizer, and the metrics of exactly this update."""
+"""One jitted update: loss, penalty, gradient, optimizer, guard, and the metrics of exactly this update."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
-from jax_lrreg._arrays import widened
-from jax_lrreg._check import require, require_number
-from jax_lrreg._optax_state import applied_scales, update_count
+from jax_lrreg._arrays import is_parameter, known, widened
+from jax_lrreg._check import require, require_choice, require_number, require_whole
+from jax_lrreg._optax_state import no_new_nan, nodes, schedules_gone_on, update_count
+from jax_lrreg._struct import arguments_text
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
-from jax_lrreg.schedules import Schedule
-from jax_lrreg.training.accumulate import accumulated
-from jax_lrreg.training.guard import guarded
-from jax_lrreg.training.loss import adapted, check_loss_scale, checked, scaled_gradient
-from jax_lrreg.training.modules import adapt
-from jax_lrreg.training.report import (
+from jax_lrreg.training.accumulate import accumulated, has_primitive
+from jax_lrreg.training.batch import Batch, check_mask, count_examples
+from jax_lrreg.training.metrics import (
     AT_END,
-    applied_rate,
+    EACH_STEP,
+    Metrics,
+    Rate,
     at_end,
     check_monitors,
-    culprit,
+    check_rate,
+    given_rate,
+    loss_and_metrics,
     nonfinite_message,
     norm,
+    rates,
 )
-from jax_lrreg.training.state import State, of_hyper, resolve
+from jax_lrreg.training.modules import Adapter, Model, ModelState, adapter_of
+from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
+from jax_lrreg.training.state import (
+    Hyper,
+    Optimizer,
+    State,
+    in_dtypes_of,
+    is_function,
+    made_of,
+    optimizer_of,
+    require_optimizer,
+)
+from jax_lrreg.transforms.learning_rate import require_one
 
-Metrics = dict[str, jax.Array]
+LossFn = Callable[[Model, Any], Any]  # (model, batch) -> loss, or (loss, {name: scalar})
+PenaltyLike = Penalty | Callable[[Any], Penalty]
 PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small call.
 CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
 changing_of = attrgetter(*CHANGING)
 
 
-class Step:
-    """A compiled update `step(state, batch) -> (state, metrics)`; made by `make_step`.
-
-    Attributes:
-        body: the same as a pure function, not compiled and without donation, for your own `scan` or `vmap`;
-            without the monitors of `at_end`. It takes a state that went through `prepare`.
-        at_end: `state -> {name: scalar}`, compiled: the monitors that are read from a state.
-        on_nonfinite: what happens to an update that is not finite.
-    """
-
-    def __init__(
-        self,
-        body: Callable,
-        donate: bool,
-        on_nonfinite: str,
-        ema: bool,
-        loss_scale: Any,
-        monitors: Any,
-    ):
-        self.body = jax.jit(body)  # traced once, also where a loop calls it
-        read = jax.jit(lambda state: at_end(state, monitors))
-        self.at_end = read if set(monitors) & set(AT_END) else lambda _: {}
-        self.on_nonfinite = on_nonfinite
-        self.donate = donate
-        self._ema = ema
-        self._loss_scale = loss_scale
-
-        def call(changing: tuple, key: jax.Array, hyper: Any, batch: Any) -> tuple[tuple, Metrics]:
-            state, metrics = self.body(_assembled(changing, key, hyper), batch)
-            metrics |= at_end(state, monitors)
-            if not donate:  # what the step left alone would be the same array in both states
-                state = jax.tree.map(jnp.copy, state)
-            return changing_of(state), metrics
-
-        self._call = jax.jit(call, donate_argnums=0 if donate else ())
-
-    def __call__(self, state: State, batch: Any) -> tuple[State, Metrics]:
-        """One update. The given state is donated: go on with the one returned."""
-        state = self.prepare(state)
-        key, hyper = state.key, state.hyper
-        changing, metrics = self._call(changing_of(state), key, hyper, batch)
-        state = _assembled(
-            changing, *((key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper)))
-        )
-        if self.on_nonfinite == "raise" and metrics["skipped"]:
-            error = FloatingPointError(
-                nonfinite_message(int(state.step) - 1, metrics) + culprit(metrics)
-            )
-            error.state = state  # type: ignore[attr-defined]  the one that was given is given away
-            error.add_note("step: it is the attribute `state` of this error")
-            raise error
-        return state, metrics
-
-    def prepare(self, state: State) -> State:
-        """The state with the fields that this step needs, from the first call on: its average, its loss scale."""
-        if not isinstance(state, State):
-            raise TypeError(
-                f"step: `state` must be a State, from `init`, got {type(state).__name__}"
-            )
-        held = [
-            x
-            for x in (state.step, state.key)
-            if isinstance(x, jax.Array) and not isinstance(x, Tracer)
-        ]
-        if any(x.is_deleted() for x in held):
-            raise ValueError(
-                "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
-                "state that was returned, or keep a state.copy()"
-            )
-        if self._ema and state.ema is None:
-            # In bfloat16 an average would stand still from a decay of 0.996 on.
-            state = state.replace(ema=jax.tree.map(widened, state.params))
-        if self._loss_scale is not None and state.loss_scale is None:
-            state = state.replace(loss_scale=self._loss_scale)
-        return state
-
-
 def make_step(
     module: Any,
-    loss_fn: Callable[[Callable, Any], Any],
-    tx: Any,
+    loss_fn: LossFn,
+    tx: Optimizer,
     *,
-    penalty: Any = None,
-    learning_rate: Any = None,
+    penalty: PenaltyLike | None = None,
+    learning_rate: Rate | None = None,
     accumulate: int = 1,
     on_nonfinite: str = "skip",
-    ema: Any = None,
+    ema: chex.Numeric | None = None,
     loss_scale: Any = None,
     donate: bool = True,
     monitors: Sequence[str] = ("grad_norm",),
-) -> Step:
+) -> "Step":
     """A jitted training step for a Linen module, an NNX module or a plain function.
 
     The update is that of `loss = data_loss + penalty`, where `data_loss` is what `loss_fn` returns. The
@@ -136,21 +76,24 @@ def make_step(
     Args:
         module: as in `init`.
         loss_fn: `loss_fn(model, batch) -> loss`, or `(loss, {name: scalar})`. `model` is callable: its
-            parameters, mutable state and keys are bound to it.
+            parameters, mutable state and keys are bound to it. All arrays of `batch` have as many examples
+            along axis 0; scalars and keys are shared by all.
         tx: an Optax transformation, or `hyper -> tx`.
         penalty: a `Penalty`, or `hyper -> penalty`, added to the loss once per update. Penalties placed in
             `tx` are your own choice and not added again.
         learning_rate: what `tx` uses (a number, a schedule, or `hyper -> either`), to be reported in
             `metrics["learning_rate"]` as applied: it is read at the optimizer's own count, and times the
-            scale of the controllers in `tx`, which are `transforms.scale_by_controller` and `hypergradient_descent`.
-            Those in a group of `optax.partition` are reported apart, as `metrics["scale/<label>"]`.
+            scale of the controllers in `tx`, which are `transforms.scale_by_controller` and
+            `hypergradient_descent`. Those in a group of `optax.partition` are reported apart, as
+            `metrics["scale/<label>"]`. Where `tx` holds its rate as data, as `transforms.scale_by_learning_rate`
+            and `optax.inject_hyperparams` do, that is reported, given or not.
         accumulate: into how many micro-batches a batch is split; their gradients are averaged in float32,
             weighted by the sum of `batch["mask"]` where the batch has one. It is one update.
-        on_nonfinite: for a loss, gradient or `learning_rate` that is not finite: "skip" leaves parameters,
-            optimizer, model state and average as they were; "raise" does so and raises; "keep" goes on regardless.
-            Where an optimizer that estimates its own step size divides 0 by 0, as D-Adaptation and Prodigy do
-            while the learning rate is 0, all the same is done but the optimizer's counters go on, since it is
-            their schedule that leads out of there.
+        on_nonfinite: for an update whose loss, gradient or learning rate is not finite, or that would leave a
+            parameter or a number of the model's state so: "skip" leaves parameters, optimizer, model state and
+            average as they were; "raise" does so and raises; "keep" goes on regardless, and looks at nothing. Where
+            loss and gradient are finite, schedules go on all the same: one that is NaN at one step, or 0 where
+            D-Adaptation and Prodigy then divide 0 by 0, would be asked for that step for ever.
         ema: decay of a moving average of the parameters, in [0, 1), or None. It is kept in float32 at least.
         loss_scale: for float16, a `flax.training.dynamic_scale.DynamicScale`: the loss is multiplied by it before it
             is differentiated, the gradient divided by it in float32, and it adapts, in `state.loss_scale`: an update
@@ -164,6 +107,10 @@ def make_step(
         `step(state, batch) -> (state, metrics)`, where `metrics` has `loss`, `data_loss`, `penalty`,
         `skipped` (1 if this update was), the monitors, and the names that `loss_fn` returns.
 
+    Raises:
+        TypeError, ValueError: by the name of the argument; at the first call, by that of a leaf of the batch, or if
+            the state holds the state of another optimizer.
+
     Example:
         >>> from jax_lrreg import training
         >>> apply = lambda params, x: x @ params
@@ -174,160 +121,330 @@ def make_step(
         >>> print(metrics["loss"], state.params)
         1.0 [0.1 0.1]
     """
-    adapter = adapt(module)
-    _check_arguments(
-        loss_fn, penalty, learning_rate, accumulate, on_nonfinite, ema, loss_scale, monitors
-    )
     if isinstance(penalty, Penalty):
         # A reference in it may be the parameters of a state that is going to be donated.
         penalty = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, penalty)
+    update = Update(
+        adapter_of(module),
+        loss_fn,
+        tx,
+        penalty=penalty,
+        learning_rate=learning_rate,
+        accumulate=require_whole("make_step", "accumulate", accumulate),
+        on_nonfinite=on_nonfinite,
+        ema=ema,
+        loss_scale=loss_scale,
+        monitors=monitors,
+    )
+    return Step(update, donate, getattr(module, "__name__", type(module).__name__))
 
-    def body(state: State, batch: Any) -> tuple[State, Metrics]:
-        optimizer = resolve(tx, state.hyper, "tx")
-        term = _penalty(penalty, state.hyper)
-        scale = None if loss_scale is None else state.loss_scale
-        count = update_count(state.opt_state)
-        count = state.step if count is None else count
-        key = jax.random.fold_in(state.key, state.step)
 
-        def data_loss_of(params: Any, model_state: Any, micro: Any, key: jax.Array) -> Any:
-            bound = adapter.bind(params, model_state, key)
-            loss, named = checked(loss_fn(bound.model, micro))
-            return loss, (named, _typed_as(bound.model_state(), model_state))
+class Step:
+    """A compiled update `step(state, batch) -> (state, metrics)`; made by `make_step`.
 
-        def penalty_of(params: Any) -> jax.Array:
-            return jnp.zeros(()) if term is None else term(params, count)
+    Attributes:
+        body: the same as a pure function, without donation, for your own `scan` or `vmap`, and without the
+            monitors of `at_end`. A loop that carries the state begins with `complete(state)`.
+        at_end: `state -> {name: scalar}`, compiled: the monitors that are read from a state.
+        on_nonfinite: what happens to an update that is not finite.
+        donate: whether a call takes the memory of the state it is given.
+    """
 
-        gradient = scaled_gradient(data_loss_of, scale)
-        (data_loss, (named, model_state)), grads = accumulated(
-            gradient, state.params, state.model_state, batch, key, accumulate
-        )
-        cost = penalty_of(state.params)
-        if term is not None:
-            grads = jax.tree.map(
-                lambda g, p: g + p.astype(g.dtype), grads, term.gradient(state.params, count)
+    def __init__(self, update: "Update", donate: bool, name: str):
+        monitors = update.monitors
+        self.body = jax.jit(update)  # traced once, also where a loop calls it
+        read = jax.jit(lambda state: at_end(state, monitors))
+        self.at_end = read if set(monitors) & set(AT_END) else lambda _: {}
+        self.on_nonfinite, self.donate = update.on_nonfinite, donate
+        self._update, self._name = update, name
+
+        def call(changing: tuple, key: chex.PRNGKey, hyper: Hyper, batch: Batch) -> Any:
+            state, metrics = self.body(_assembled(changing, key, hyper), batch)
+            metrics |= at_end(state, monitors)
+            if not donate:  # what the step left alone would be the same array in both states
+                state = jax.tree.map(jnp.copy, state)
+            return changing_of(state), metrics
+
+        self._call = jax.jit(call, donate_argnums=0 if donate else ())
+
+    def __repr__(self) -> str:
+        function = getattr(self._update.loss_fn, "__name__", type(self._update.loss_fn).__name__)
+        return f"Step({', '.join([self._name, function, *arguments_text(self._update, skip=3)])})"
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """One update. The given state is donated: go on with the one returned."""
+        state = self.complete(state)
+        check_mask(batch, "step", "batch")
+        key, hyper = state.key, state.hyper
+        changing, metrics = self._call(changing_of(state), key, hyper, batch)
+        kept = (key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))
+        state = _assembled(changing, *kept)
+        if self.on_nonfinite == "raise" and metrics["skipped"]:
+            error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics))
+            error.state = state  # type: ignore[attr-defined]  the one that was given is given away
+            error.add_note("step: it is the attribute `state` of this error")
+            raise error
+        return state, metrics
+
+    def complete(self, state: State) -> State:
+        """The state with the fields that this step keeps from its first call on: its average, its loss scale."""
+        if not isinstance(state, State):
+            name = type(state).__name__
+            raise TypeError(f"step: `state` must be a State, from `init`, got {name}")
+        held = [x for x in (state.step, state.key) if isinstance(x, jax.Array) and known(x)]
+        if any(x.is_deleted() for x in held):
+            raise ValueError(
+                "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
+                "state that was returned, or keep a state.copy()"
             )
-        loss = data_loss + cost.astype(data_loss.dtype)
-        grad_norm = norm(grads)
-        # JAX's gradient of a complex parameter is the conjugate of the direction that Optax expects.
-        grads = jax.tree.map(jnp.conj, grads)
-        rate = None if learning_rate is None else applied_rate(learning_rate, state.hyper, count)
-
-        def value_fn(params: Any) -> jax.Array:
-            return data_loss_of(params, state.model_state, batch, key)[0] + penalty_of(params)
-
-        def make() -> tuple[State, Any]:
-            updates, opt_state = optimizer.update(
-                grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn
-            )
-            params = optax.apply_updates(state.params, updates)
-            opt_state = _typed_as(opt_state, state.opt_state)
-            new = state.replace(params=params, opt_state=opt_state, model_state=model_state)
-            if ema is not None:
-                mean = jax.tree.map(
-                    lambda a, p: ema * a + (1 - ema) * p.astype(a.dtype), state.ema, params
-                )
-                new = new.replace(ema=mean)
-            return new, updates
-
-        def size(updates: Any) -> jax.Array | None:
-            return norm(updates) if "update_norm" in monitors else None
-
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        if rate is not None:
-            finite &= jnp.isfinite(rate)
-        if on_nonfinite == "keep":
-            new, updates = make()
-            update_norm, sound = size(updates), jnp.array(True)
-        else:
-            new, update_norm, sound = guarded(finite, make, size, state)
-        metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
-        if scale is not None:
-            metrics["loss_scale"] = scale.scale
-            new = new.replace(loss_scale=adapted(scale, finite))
-        scales = applied_scales(new.opt_state)
-        if rate is not None:
-            metrics["learning_rate"] = rate * scales.pop("", 1.0)
-        metrics |= {name: scale for name, scale in scales.items() if name}
-        if "grad_norm" in monitors:
-            metrics["grad_norm"] = grad_norm
-        if "update_norm" in monitors:
-            metrics["update_norm"] = update_norm
-        metrics["skipped"] = 1 - sound.astype(jnp.int32)
-        return new.replace(step=optax.safe_increment(state.step)), metrics | named
-
-    return Step(body, donate, on_nonfinite, ema is not None, loss_scale, tuple(monitors))
+        return self._update.complete(state)
 
 
-def _assembled(changing: tuple, key: jax.Array, hyper: Any) -> State:
-    state = object.__new__(
-        State
-    )  # its constructor would take a tenth of a small step's time on the host
+def _assembled(changing: tuple, key: chex.PRNGKey, hyper: Hyper) -> State:
+    # Without its constructor, which would take a tenth of a small step's time on the host.
+    state = object.__new__(State)
     vars(state).update(zip(CHANGING, changing, strict=True), key=key, hyper=hyper)
     return state
 
 
-def _typed_as(new: Any, old: Any) -> Any:
-    """The new values in the dtypes of the old, so that a state has the same types after every step."""
+class Proposal(NamedTuple):
+    """An update that is not made yet: what it would leave behind, and the way there."""
 
-    def one(after: Any, before: Any) -> Any:
-        wanted, dtype = jnp.result_type(before), jnp.result_type(after)
-        same_kind = any(
-            jnp.issubdtype(wanted, kind) and jnp.issubdtype(dtype, kind)
-            for kind in (jnp.floating, jnp.complexfloating, jnp.integer)
+    params: optax.Params
+    opt_state: optax.OptState
+    updates: optax.Updates
+
+
+class Outcome(NamedTuple):
+    """What became of it: the state, the size of the way where it is asked for, and whether it was made."""
+
+    state: State
+    update_norm: jax.Array | None
+    sound: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Update:
+    """The pure function `(state, batch) -> (state, metrics)` that a step compiles; the fields are `make_step`'s."""
+
+    module: Adapter
+    loss_fn: LossFn
+    tx: Optimizer
+    _: dataclasses.KW_ONLY
+    penalty: PenaltyLike | None = None
+    learning_rate: Rate | None = None
+    accumulate: int = 1
+    on_nonfinite: str = "skip"
+    ema: chex.Numeric | None = None
+    loss_scale: Any = None
+    monitors: Sequence[str] = ("grad_norm",)
+
+    def __post_init__(self):
+        allowed = "a function (model, batch) -> loss"
+        require(is_function(self.loss_fn), "make_step", "loss_fn", self.loss_fn, allowed, TypeError)
+        require_optimizer(self.tx)
+        _check_penalty(self.penalty)
+        check_rate(self.learning_rate)
+        require_choice("make_step", "on_nonfinite", self.on_nonfinite, ("skip", "raise", "keep"))
+        if self.ema is not None:
+            allowed = "a number in [0, 1), or None"
+            require_number("make_step", "ema", self.ema, allowed, lambda x: (x >= 0) & (x < 1))
+            require_one("make_step", "ema", self.ema)
+        if self.loss_scale is not None:
+            check_loss_scale(self.loss_scale, self.on_nonfinite)
+        check_monitors(self.monitors)
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """One update: from top to bottom, this is the algorithm."""
+        state, optimizer = self.complete(state), optimizer_of(self.tx, state.hyper)
+        _check_call(optimizer, state, batch)
+        params, key = state.params, jax.random.fold_in(state.key, state.step)
+        count = update_count(state.opt_state)
+        count = state.step if count is None else count
+
+        # The loss of the data and its gradient, averaged over the micro-batches.
+        scale = None if self.loss_scale is None else state.loss_scale
+        gradient = scaled_gradient(self._data_loss, scale)
+        (data_loss, (named, model_state)), grads = accumulated(
+            gradient, params, state.model_state, batch, key, self.accumulate
         )
-        return jnp.asarray(after, wanted) if same_kind else after
+        # The penalty enters here, once, however many micro-batches and devices there are.
+        penalty, cost = self._penalty(state.hyper), jnp.zeros(())
+        if penalty is not None:
+            cost, slopes = penalty.value_and_gradient(params, count)
+            grads = jax.tree.map(lambda g, s: g + s.astype(g.dtype), grads, slopes)
+        loss, grad_norm = data_loss + cost.astype(data_loss.dtype), norm(grads)
+        # JAX's gradient of a complex parameter is the conjugate of the direction that Optax expects.
+        grads = jax.tree.map(jnp.conj, grads)
+        rate = given_rate(self.learning_rate, state.hyper, count)
 
-    return jax.tree.map(one, new, old)
+        def value_fn(params: optax.Params) -> jax.Array:
+            value = self._data_loss(params, state.model_state, batch, key)[0]
+            return value if penalty is None else value + penalty(params, count)
+
+        def propose() -> Proposal:
+            updates, opt_state = optimizer.update(
+                grads, state.opt_state, params, value=loss, grad=grads, value_fn=value_fn
+            )
+            opt_state = in_dtypes_of(opt_state, state.opt_state)
+            return Proposal(optax.apply_updates(params, updates), opt_state, updates)
+
+        def make(proposal: Proposal) -> Outcome:
+            new, opt_state, updates = proposal
+            ema = self._averaged(state.ema, new)
+            new = state.replace(params=new, opt_state=opt_state, model_state=model_state, ema=ema)
+            size = norm(updates) if "update_norm" in self.monitors else None
+            return Outcome(new, size, jnp.array(True))
+
+        def is_sound(proposal: Proposal) -> jax.Array:
+            sound = _stays_finite(proposal.params, params)
+            sound &= no_new_nan(proposal.opt_state, state.opt_state)
+            return sound if rate is None else sound & jnp.isfinite(rate)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if self.on_nonfinite == "keep":
+            outcome = make(propose())
+        else:
+            taken = finite & _stays_finite(model_state, state.model_state)
+            outcome = _guarded(taken, propose, is_sound, make, state)
+
+        new, named["skipped"] = outcome.state, 1 - outcome.sound.astype(jnp.int32)
+        metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
+        if scale is not None:
+            metrics["loss_scale"] = scale.scale
+            new = new.replace(loss_scale=rescaled(scale, finite))
+        norms = zip(EACH_STEP, (grad_norm, outcome.update_norm), strict=True)
+        metrics |= {name: value for name, value in norms if name in self.monitors}
+        metrics |= rates(new.opt_state, rate) | named
+        return new.replace(step=optax.safe_increment(state.step)), metrics
+
+    def complete(self, state: State) -> State:
+        """The state with what it keeps from the first update on."""
+        if self.ema is not None and state.ema is None:
+            # In bfloat16 an average would stand still from a decay of 0.996 on.
+            state = state.replace(ema=jax.tree.map(widened, state.params))
+        if self.loss_scale is not None and state.loss_scale is None:
+            state = state.replace(loss_scale=self.loss_scale)
+        return state
+
+    def _data_loss(
+        self, params: optax.Params, model_state: ModelState, batch: Batch, key: chex.PRNGKey
+    ) -> tuple[jax.Array, tuple[Metrics, ModelState]]:
+        bound = self.module.bind(params, model_state, key)
+        loss, named = loss_and_metrics(self.loss_fn(bound.model, batch))
+        return loss, (named, in_dtypes_of(bound.model_state(), model_state))
+
+    def _penalty(self, hyper: Hyper | None) -> Penalty | None:
+        """The penalty as it is, or made of the hyperparameters."""
+        if self.penalty is None or isinstance(self.penalty, Penalty):
+            return self.penalty
+        made = made_of(self.penalty, hyper, Penalty, "penalty", PENALTY)
+        _refuse_constraints(made)
+        return made
+
+    def _averaged(self, ema: optax.Params | None, params: optax.Params) -> optax.Params | None:
+        if (decay := self.ema) is None:
+            return ema
+        return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), ema, params)
 
 
-def _penalty(penalty: Any, hyper: Any) -> Penalty | None:
-    """The penalty as it is, or made of the hyperparameters."""
-    if penalty is None or isinstance(penalty, Penalty):
-        return penalty
-    return of_hyper(penalty, hyper, Penalty, "penalty", PENALTY)
+def _guarded(
+    taken: jax.Array,
+    propose: Callable[[], Proposal],
+    is_sound: Callable[[Proposal], jax.Array],
+    make: Callable[[Proposal], Outcome],
+    old: State,
+) -> Outcome:
+    """Makes the proposed update, unless that would leave behind what is not finite.
+
+    Args:
+        taken: whether loss, gradient and the new model state are finite. If not, it is the batch's fault, and all
+            stays as it was.
+        propose: runs the optimizer.
+        is_sound: whether what it proposes can be made. If not, it is the optimizer's own fault: all stays, but
+            schedules go on, since one that stood still would give the same number for ever.
+        make: makes it.
+        old: the state before.
+    """
+    propose = jax.jit(propose)  # traced once, for all the places that call it
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: make(propose()).update_norm))
+    skipped = Outcome(old, nothing, jnp.array(False))
+
+    def refused(proposal: Proposal) -> Outcome:
+        opt_state = schedules_gone_on(proposal.opt_state, old.opt_state)
+        return skipped._replace(state=old.replace(opt_state=opt_state))
+
+    def by_branches() -> Outcome:
+        # XLA makes one loop for each array on the CPU, and none may write where another has yet to read the old
+        # value for a choice between old and new: all moments would be copied, at 9 times the time of an update
+        # of Adam where memory is the limit. So the choice is between branches. What is looked at are the new
+        # parameters alone; the moments are made after that, once more from the old ones, and in place. A line
+        # search, whose update takes longer than any copy, is not run twice.
+        costly = has_primitive(propose.trace().jaxpr.jaxpr, "while", "scan")
+
+        def tried() -> Outcome:
+            first = propose()
+
+            def again() -> Outcome:
+                opt_state = (first if costly else propose()).opt_state
+                return make(first._replace(opt_state=opt_state))
+
+            return jax.lax.cond(is_sound(first), again, lambda: refused(first))
+
+        return jax.lax.cond(taken, tried, lambda: skipped)
+
+    def by_selection() -> Outcome:
+        # Other compilers look at the numbers in the loop that makes them, and a branch would wait for the host.
+        proposal = propose()
+        sound, outcomes = is_sound(proposal), (make(proposal), refused(proposal), skipped)
+        choice = lambda a, b, c: jnp.where(taken, jnp.where(sound, a, b), c)  # noqa: E731
+        return jax.tree.map(choice, *outcomes)
+
+    return jax.lax.platform_dependent(cpu=by_branches, default=by_selection)
 
 
-def _is_infinite(x: Any) -> bool:
-    return isinstance(x, Constraint | NonNegativeL1)
+def _stays_finite(new: chex.ArrayTree, old: chex.ArrayTree) -> jax.Array:
+    """Whether every number that was finite before still is."""
+    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    pairs = [(after, before) for after, before in leaves if is_parameter(after)]
+    if not pairs:
+        return jnp.array(True)
+
+    def exactly() -> jax.Array:
+        lost = [jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new)) for new, old in pairs]
+        return ~jnp.any(jnp.stack(lost))
+
+    def at_a_glance() -> jax.Array:
+        # On the CPU a sum is the quickest look. It is finite only if each number is; if it is not, the numbers may
+        # still be what they were, or too large to be added up.
+        total = sum(jnp.sum(widened(new)) for new, _ in pairs)
+        return jax.lax.cond(jnp.isfinite(total), lambda: jnp.array(True), exactly)
+
+    return jax.lax.platform_dependent(cpu=at_a_glance, default=exactly)
 
 
-def _check_arguments(
-    loss_fn: Any,
-    penalty: Any,
-    learning_rate: Any,
-    accumulate: Any,
-    on_nonfinite: Any,
-    ema: Any,
-    loss_scale: Any,
-    monitors: Any,
-) -> None:
-    if not callable(loss_fn):
-        raise TypeError(
-            f"make_step: `loss_fn` must be a function (model, batch) -> loss, got {loss_fn!r}"
-        )
-    if penalty is not None and (not callable(penalty) or isinstance(penalty, Schedule)):
+def _check_call(optimizer: optax.GradientTransformation, state: State, batch: Batch) -> None:
+    """Refuses, while the step is traced, a batch that is none and the state of another optimizer."""
+    count_examples(batch, "step", "batch")
+    expected = jax.eval_shape(optimizer.init, state.params)
+    forms = [
+        (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
+        for tree in (expected, state.opt_state)
+    ]
+    names = [[type(node).__name__ for node in nodes(x)] for x in (expected, state.opt_state)]
+    allowed = f"that of this step's optimizer for these parameters, of {', '.join(names[0])}"
+    require(forms[0] == forms[1], "step", "state.opt_state", names[1], allowed)
+
+
+def _check_penalty(penalty: PenaltyLike | None) -> None:
+    if isinstance(penalty, Penalty):
+        _refuse_constraints(penalty)
+    elif penalty is not None and not is_function(penalty):
         raise TypeError(f"{PENALTY}, got {penalty!r}")
-    if learning_rate is not None and not callable(learning_rate):
-        allowed = "a number >= 0, a schedule or a function hyper -> either"
-        require_number("make_step", "learning_rate", learning_rate, allowed, lambda x: x >= 0)
-    whole = isinstance(accumulate, int) and not isinstance(accumulate, bool) and accumulate >= 1
-    require(whole, "make_step", "accumulate", accumulate, "a whole number >= 1")
-    known = ("skip", "raise", "keep")
-    require(
-        on_nonfinite in known,
-        "make_step",
-        "on_nonfinite",
-        on_nonfinite,
-        f"one of {', '.join(known)}",
-    )
-    if ema is not None:
-        require_number(
-            "make_step", "ema", ema, "a number in [0, 1), or None", lambda x: (x >= 0) & (x < 1)
-        )
-    for one in jax.tree.leaves(penalty, is_leaf=_is_infinite):
-        allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
-        require(not _is_infinite(one), "make_step", "penalty", one, allowed)
-    if loss_scale is not None:
-        check_loss_scale(loss_scale, on_nonfinite)
-    check_monitors(monitors)
+
+
+def _refuse_constraints(penalty: Penalty) -> None:
+    infinite = Constraint | NonNegativeL1
+    allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
+    for one in jax.tree.leaves(penalty, is_leaf=lambda x: isinstance(x, infinite)):
+        require(not isinstance(one, infinite), "make_step", "penalty", one, allowed)
