@@ -7,8 +7,9 @@ Matrices and neighbours: Orthogonal, NuclearNorm, SpectralNorm, TotalVariation.
 Constraints: NonNegative, Box, MaxNorm, UnitNorm, Simplex, L1Ball.
 Not of parameters: activity_penalty, gradient_penalty, jacobian_penalty.
 
-Sharded parameters need a mesh with Auto axes, as `jax.make_mesh(..., axis_types=(AxisType.Auto,))` makes it: on
-Explicit axes JAX refuses the matrix products and reductions of some penalties with a ShardingTypeError.
+Sharded parameters need a mesh with Auto axes, as `jax.make_mesh(..., axis_types=(AxisType.Auto,))`
+makes it: on Explicit axes JAX refuses the matrix products and reductions of some penalties with a
+ShardingTypeError.
 """
 
 from jax_lrreg.penalties.activity import activity_penalty as activity_penalty

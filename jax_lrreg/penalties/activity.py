@@ -1,4 +1,4 @@
-"""Penalties on what a model computes, not on its parameters: activations, and derivatives by the input."""
+"""Penalties on what a model computes, not on its parameters: activations, input derivatives."""
 
 from collections.abc import Callable
 
@@ -21,28 +21,32 @@ def activity_penalty(
     calls: int = 1,
     step: Step = None,
 ) -> jax.Array:
-    """A penalty of sown activations: per example, and averaged over the calls of a module in one forward pass.
+    """A penalty of sown activations: per example, and averaged over the calls of each module.
 
         activity_penalty = 1 / (batch_size calls) sum over calls of penalty(activations of the call)
 
-    so that neither a larger batch nor a shared layer makes it stronger. The activations are those that
-    `module.sow(name, value)` has put into a collection of a Linen module, returned by
-    `apply(..., mutable=[name])`, or into the state that `nnx.capture(model, nnx.Intermediate)` returns. Within
-    `jax.jit` with a sharded batch it is counted once; in `shard_map` give the local batch and average the result.
+    so that neither a larger batch nor a shared layer makes it stronger. The activations are those
+    that `module.sow(name, value)` has put into a collection of a Linen module, returned by
+    `apply(..., mutable=[name])`, or into the state that `nnx.capture(model, nnx.Intermediate)`
+    returns. Within `jax.jit` with a sharded batch it is counted once; in `shard_map` give the local
+    batch and average the result.
 
-    Rematerialisation needs nothing. Under `nn.scan` the collection must be among its `variable_axes`, with axis 0;
-    otherwise Linen drops it. Each of the stacked layers then counts as a layer of its own.
+    Rematerialisation needs nothing. Under `nn.scan` the collection must be among its
+    `variable_axes`, with axis 0; otherwise Linen drops it. Each of the stacked layers then counts
+    as a layer of its own.
 
     Args:
-        penalty: what applies to each activation; `.on(pattern)` chooses by the path in the collection.
+        penalty: what applies to each activation; `.on(pattern)` chooses by the path in the
+            collection.
         collection: a tree of activations, or of tuples of them, one for each call.
         batch_size: the number of examples, which must be the length of one of the first two axes.
-        calls: how often each module is called in one forward pass. Another number of sown values is refused:
-            as a rule they were left by `init` or by the step before.
+        calls: how often each module is called in one forward pass. Another number of sown values is
+            refused: as a rule they were left by `init` or by the step before.
         step: where the strength is a schedule.
 
     Raises:
-        ValueError: the collection is empty, as it is when nobody asked for it, or its shapes or numbers do not fit.
+        ValueError: the collection is empty, as it is when nobody asked for it, or its shapes or
+            numbers do not fit.
 
     Reference:
         Merity, McCann and Socher, Revisiting activation regularization for language RNNs, 2017.
@@ -55,25 +59,26 @@ def activity_penalty(
     """
     owner = "activity_penalty"
     require(isinstance(penalty, Penalty), owner, "penalty", penalty, "a penalty", error=TypeError)
-    batch_size, calls = (
-        require_whole(owner, "batch_size", batch_size),
-        require_whole(owner, "calls", calls),
-    )
+    batch_size = require_whole(owner, "batch_size", batch_size)
+    calls = require_whole(owner, "calls", calls)
+    # `sow` appends to a tuple, a value for each call: the tuple is one module's activations.
     sown, structure = jax.tree.flatten(collection, is_leaf=lambda x: isinstance(x, tuple))
-    allowed = "a collection with activations in it: is it among `mutable`, and under `nn.scan` among `variable_axes`?"
+    missing = "is it among `mutable`, and under `nn.scan` among `variable_axes`?"
+    allowed = f"a collection with activations in it: {missing}"
     require(len(jax.tree.leaves(sown)) > 0, owner, "collection", collection, allowed)
     every = [value if isinstance(value, tuple) else (value,) for value in sown]
-    allowed = f"{calls} sown value(s) each, the number of `calls`; `init` and earlier steps leave theirs behind"
+    behind = "`init` and earlier steps leave theirs behind"
+    allowed = f"{calls} sown value(s) each, the number of `calls`; {behind}"
     for values in every:
         require(len(values) == calls, owner, "collection", f"one with {len(values)}", allowed)
     total = jnp.zeros((), jnp.float32)
+    # Call by call, so that the paths are those of the modules and a pattern need not count calls.
     for values in zip(*every, strict=True):
         activations = jax.tree.unflatten(structure, values)
         for path, array in leaves(activations):
             shape = jnp.shape(array)
-            allowed = (
-                f"the length of one of the first two axes of {path!r}, which has shape {shape}"
-            )
+            allowed = f"the length of one of the first two axes of {path!r}, of shape {shape}"
+            # The second axis, as `nn.scan` stacks its layers' activations along the first.
             require(batch_size in shape[:2], owner, "batch_size", batch_size, allowed)
         total = total + penalty(activations, step)
     return total / (batch_size * calls)
@@ -86,8 +91,9 @@ def gradient_penalty(
 
         gradient_penalty = mean over examples of (||gradient of f at x_i|| - target)^2
 
-    With `target=1` at points from `points_between` it is that of WGAN-GP; half of it with `target=0` at real examples
-    is R1. Where the gradient is 0 its norm has the derivative 0, not NaN.
+    With `target=1` at points from `points_between` it is that of WGAN-GP; half of it with
+    `target=0` at real examples is R1. Where the gradient is 0 its norm has the derivative 0, not
+    NaN.
 
     Args:
         f: takes one example and returns a scalar; for a model, `lambda x: model(x[None])[0, 0]`.
@@ -95,8 +101,8 @@ def gradient_penalty(
         target: the length, not negative.
 
     Reference:
-        Gulrajani et al., Improved training of Wasserstein GANs, 2017; Mescheder, Geiger and Nowozin, Which training
-        methods for GANs do actually converge?, 2018 (R1).
+        Gulrajani et al., Improved training of Wasserstein GANs, 2017; Mescheder, Geiger and
+        Nowozin, Which training methods for GANs do actually converge?, 2018 (R1).
 
     Example:
         >>> print(gradient_penalty(lambda x: 3 * x[0] + 4 * x[1], jnp.ones((2, 2))))
@@ -115,7 +121,8 @@ def jacobian_penalty(
 
         jacobian_penalty = mean over examples of 1/2 ||J(x_i)||^2
 
-    estimated without bias from random projections: ||J||^2 = outputs E ||v^T J||^2 over unit vectors v.
+    estimated without bias from random projections: ||J||^2 = outputs E ||v^T J||^2 over unit
+    vectors v.
 
     Args:
         f: takes one example and returns an array of any shape.
@@ -136,6 +143,8 @@ def jacobian_penalty(
     def one(x: jax.Array, key: chex.PRNGKey) -> jax.Array:
         y, pull = jax.vjp(f, x)
         v = jax.random.normal(key, (projections, *y.shape), widened(y).dtype)
+        # Normals of length 1 are uniform on the sphere. Without that step ||v^T J||^2 varies more:
+        # the squared length of v alone has a relative variance of 2 / outputs.
         v = (v / norm(v, tuple(range(1, v.ndim)), keepdims=True)).astype(y.dtype)
         return y.size * jnp.sum(square(widened(jax.vmap(pull)(v)[0]))) / projections / 2
 
@@ -143,7 +152,9 @@ def jacobian_penalty(
 
 
 def points_between(real: jax.Array, fake: jax.Array, key: chex.PRNGKey) -> jax.Array:
-    """Random points on the lines between two sets of examples, where WGAN-GP asks for gradients of length 1.
+    """Random points on the lines between two sets of examples.
+
+    At these WGAN-GP asks for gradients of length 1.
 
         points_between = u real + (1 - u) fake, with one uniform u for each example
 

@@ -33,9 +33,10 @@ class Scaled(Penalty):
         require_number("Penalty", "*", self.factor, "a number >= 0", lambda x: x >= 0)
 
     def _terms(self, items):
-        return [
-            [Term(p, self.factor * m) for p, m in terms] for terms in self.penalty._terms(items)
-        ]
+        # A factor stays beside its penalty: not every one has a single strength to put it into, and
+        # `report` shows it as it was written.
+        every, factor = self.penalty._terms(items), self.factor
+        return [[Term(p, factor * m) for p, m in terms] for terms in every]
 
     def _reason(self, path, value):
         return self.penalty._reason(path, value)
@@ -46,7 +47,9 @@ class Scaled(Penalty):
 
 @pytree
 class Sum(Penalty):
-    """The sum of penalties, written `p + q`. It has a prox where no parameter belongs to two of them.
+    """The sum of penalties, written `p + q`.
+
+    It has a prox where no parameter belongs to two of them.
 
     Attributes:
         penalties: a tuple of two or more.
@@ -102,6 +105,7 @@ class Selected(Penalty):
         require(known, self, "selection", self.selection, allowed, error=TypeError)
 
     def _terms(self, items):
+        # Of all paths at once: each pattern must match somewhere, not everywhere.
         self.selection.check(items.paths)
         chosen = []
         for item, terms in zip(items, self.penalty._terms(items), strict=True):
@@ -111,6 +115,8 @@ class Selected(Penalty):
 
     def _reason(self, path, value):
         inner = self.penalty._reason(path, value)
+        # Of nested selections the one that decided speaks: this one where it leaves out, or where
+        # nobody within chose.
         decided = not self.selection.multiplier(path, value) or inner == EVERY
         return self.selection.reason(path, value) if decided else inner
 

@@ -1,4 +1,4 @@
-"""`Penalty`, what users call on trees, and `ArrayPenalty`, the mathematics on one array that it lifts to them."""
+"""`Penalty`, what users call on trees, and `ArrayPenalty`, the mathematics on one array."""
 
 from __future__ import annotations  # so that `help` shows `params: Tree`, not a union of six types
 
@@ -50,13 +50,13 @@ class Sparsity(NamedTuple):
 
 
 class Penalty(abc.ABC):
-    """A function of the parameters to keep small, summed over the arrays of a tree: `penalty(params)`.
+    """A function of the parameters to keep small, summed over a tree's arrays: `penalty(params)`.
 
-    Integers, booleans, PRNG keys and None in a tree are skipped. A tree without parameters costs 0. Where a
-    gradient does not exist, the subgradient of least norm stands for it.
+    Integers, booleans, PRNG keys and None in a tree are skipped. A tree without parameters costs 0.
+    Where a gradient does not exist, the subgradient of least norm stands for it.
 
-    A strength may be a number, an array of numbers like a parameter, a tree of numbers like the parameters,
-    or a `Schedule`; then `step` is asked for.
+    A strength may be a number, an array of numbers like a parameter, a tree of numbers like the
+    parameters, or a `Schedule`; then `step` is asked for.
 
     It counts as one term of the whole loss: add it once, to the loss that is already averaged over
     examples, devices and micro-batches, not to each of their parts.
@@ -82,8 +82,9 @@ class Penalty(abc.ABC):
         return value, rebuilt(gradients, lambda x: x if is_key(x) else jnp.zeros_like(x))
 
     def prox(self, params: Tree, step_size: Tree, step: Step = None) -> Tree:
-        """`argmin over z of 1/2 sum |z - params|^2 / step_size + penalty(z)`, of the parameters' dtypes.
+        """`argmin over z of 1/2 sum |z - params|^2 / step_size + penalty(z)`.
 
+        The result has the parameters' structure and dtypes.
         `step_size` is a scalar >= 0, or a tree of numbers or arrays like the parameters.
         """
         allowed = "a number >= 0, or a tree of them like `params`"
@@ -92,7 +93,7 @@ class Penalty(abc.ABC):
         return shrunk(self, params, step_size, step)
 
     def on(self, pattern: Pattern) -> Penalty:
-        """This penalty on the parameters chosen by a pattern, a list of rules, or a function; see `select`."""
+        """This penalty on what a pattern, a list of rules or a function chooses; see `select`."""
         return algebra.Selected(self, selection=selection(pattern))
 
     def report(self, params: Tree) -> Report:
@@ -105,10 +106,12 @@ class Penalty(abc.ABC):
         return Report(repr(self), rows)
 
     def certificate(self, params: Tree, grads: Tree, step: Step = None) -> Tree:
-        """How far `params` are from solving their problem: per array, the distance of `-grads` to the subdifferential.
+        """How far each array is from solving the problem of loss and penalty.
 
-        `grads` is the gradient of the loss without the penalty, from `jax.grad`. The distances, float32 scalars in a
-        tree like `params`, are all 0 at an optimum and only there where loss and penalty are convex.
+        That is the distance of `-grads` to the subdifferential of the penalty.
+        `grads` is the gradient of the loss without the penalty, from `jax.grad`. The distances,
+        float32 scalars in a tree like `params`, are all 0 at an optimum and only there where loss
+        and penalty are convex.
         """
         items, rebuilt = parameters(self, params)
         slopes, results = aligned("certificate", "grads", grads, items), []
@@ -123,7 +126,7 @@ class Penalty(abc.ABC):
         return rebuilt(results, lambda _: jnp.zeros((), jnp.float32))
 
     def sparsity(self, params: Tree) -> Sparsity:
-        """The fraction of exact zeros among the parameters, or groups of them, that this penalty is on."""
+        """The fraction of exact zeros among the parameters, or groups, that this penalty is on."""
         items, _ = parameters(self, params)
         zero, every, fractions = jnp.zeros((), jnp.float32), 0, {}
         for item, terms in zip(items, self._applied(items, None, scheduled=False), strict=True):
@@ -138,8 +141,9 @@ class Penalty(abc.ABC):
     def max_strength(self, grads: Tree, step: Step = None) -> jax.Array:
         """The smallest strength for which zero solves, given the gradient of the loss at zero.
 
-        It is where a regularization path starts. It stands for the first argument, but for `SparseGroupLasso` it is
-        `group` at the given `l1`. Multiples and selections are taken into account.
+        It is where a regularization path starts. It stands for the first argument, but for
+        `SparseGroupLasso` it is `group` at the given `l1`. Multiples and selections are taken into
+        account.
         """
         items, _ = parameters(self, grads, "grads")
         largest = jnp.zeros((), jnp.float32)
@@ -152,7 +156,7 @@ class Penalty(abc.ABC):
         return largest
 
     def advance(self, params: Tree) -> Penalty:
-        """This penalty with the state that it carries brought up to `params`; as it is where it carries none."""
+        """This penalty with the state that it carries, if any, brought up to `params`."""
         items, _ = parameters(self, params)
         copy = _each(replaced, self)  # a penalty that stands on two selections has a state on each
         reached: dict[int, list[Leaf]] = {}
@@ -185,11 +189,11 @@ class Penalty(abc.ABC):
         """The penalties on each array, as they were written."""
 
     @abc.abstractmethod
-    def _reason(self, path: str, value: jax.Array) -> str:
+    def _reason(self, path: str, value: chex.Array) -> str:
         """Why the parameter at `path` gets what it gets."""
 
     def _applied(self, items: Parameters, step: Step, scheduled: bool = True) -> list[list[Term]]:
-        """The penalties on each array, with all that depends on the step, the path or the dtype filled in."""
+        """The penalties on each array, with what depends on step, path or dtype filled in."""
         kind = getattr(step, "dtype", type(step))
         number = step is None or kind in (int, float) or jnp.issubdtype(kind, jnp.integer)
         number = number or jnp.issubdtype(kind, jnp.floating)
@@ -210,12 +214,13 @@ class Penalty(abc.ABC):
 class ArrayPenalty(Penalty):
     """The mathematics of a penalty on one array `w`, which comes in float32 or wider.
 
-    A penalty of your own subclasses it and writes `value` and, where the prox has a closed form, `shrink`:
+    A penalty of your own subclasses it and writes `value` and, where the prox has a closed form,
+    `shrink`:
 
         shrink(w, step_size) = argmin over z of 1/2 sum |z - w|^2 / step_size + value(z)
 
-    for a scalar `step_size` or an array like `w`, the diagonal metric of an adaptive optimizer. The gradient is that
-    of `value`. The other methods are optional.
+    for a scalar `step_size` or an array like `w`, the diagonal metric of an adaptive optimizer. The
+    gradient is that of `value`. The other methods are optional.
     """
 
     @abc.abstractmethod
@@ -231,7 +236,8 @@ class ArrayPenalty(Penalty):
     def distance(self, w: jax.Array, gradient: jax.Array) -> jax.Array:
         """The norm of the difference between `-gradient` and the nearest subgradient at `w`.
 
-        `gradient` is that of the rest of the loss and points uphill; for a complex `w` it is the conjugate of JAX's.
+        `gradient` is that of the rest of the loss and points uphill; for a complex `w` it is the
+        conjugate of JAX's.
         """
         raise NotImplementedError(
             f"{_name(self)} has no certificate: its subdifferential has no simple form"
@@ -252,8 +258,9 @@ class ArrayPenalty(Penalty):
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         require_broadcast(self, leaf, np.shape(leaf.value), *names)
 
-    # Only what may be infinite overrides these two: of infinity a multiple is infinite, and 0 times it is not NaN,
-    # and whether a constraint holds is judged by the rounding of the parameter's own precision.
+    # Only what may be infinite overrides these two: of infinity a multiple is infinite, and 0 times
+    # it is not NaN, and whether a constraint holds is judged by the rounding of the parameter's own
+    # precision.
 
     def _cost(self, w: chex.Numeric, multiplier: chex.Numeric) -> jax.Array:
         """`multiplier * value` of an array of any precision."""
@@ -275,7 +282,9 @@ class ArrayPenalty(Penalty):
 
 
 def shrunk(penalty: Penalty, params: Tree, step_size: Tree, step: Step = None) -> Tree:
-    """`penalty.prox` with step sizes that are not looked at: an optimizer's own are NaN where its gradient is."""
+    """`penalty.prox` with step sizes that are not looked at."""
+    # `prox` refuses NaN, and outside `jit` an optimizer's own step sizes are NaN where its gradient
+    # is: that is for whoever guards the step to judge.
     items, rebuilt = parameters(penalty, params)
     given = jax.tree.leaves(step_size)
     one = jax.tree_util.all_leaves([step_size]) and jnp.ndim(given[0]) == 0
@@ -302,7 +311,8 @@ def require_strength(penalty: ArrayPenalty, *names: str) -> None:
 
 
 def is_object(x: object) -> bool:
-    """Whether what stands where numbers are asked for is a tree that holds some, but no tree of them."""
+    """Whether `x`, where numbers are asked for, holds numbers but is no tree of them."""
+    # JAX would take such an object apart and find its numbers, and `L1(L2(0.1))` would pass.
     return isinstance(x, Schedule | Penalty)
 
 
@@ -315,7 +325,7 @@ def _total(applied: Sequence[Sequence[Term]], arrays: Sequence[chex.Numeric]) ->
 
 
 def _each(make: Callable[[ArrayPenalty], ArrayPenalty], penalty: Penalty) -> Penalty:
-    """`penalty` with `make(p)` for each p on arrays that its sums, multiples and selections are made of."""
+    """`penalty` with `make(p)` for each `ArrayPenalty` p that it is made of."""
 
     def own(x: object) -> bool:
         return isinstance(x, ArrayPenalty)

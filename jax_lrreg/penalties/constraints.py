@@ -1,7 +1,7 @@
 """Constraints as penalties: 0 where they hold, infinite elsewhere, and the prox is the projection.
 
-At the edge of a set the projection has the derivative of the identity, as within: a parameter that training has
-brought exactly there moves on as any other.
+At the edge of a set the projection has the derivative of the identity, as within: a parameter that
+training has brought exactly there moves on as any other.
 """
 
 import abc
@@ -29,25 +29,32 @@ from jax_lrreg.penalties.norms import (
     water_level,
 )
 
-FLOOR = 1e-12  # a step size of 0 among others is that fraction of the largest: the limit, without dividing by 0
-SMALLEST = 1e-30  # so much smaller than an array, a set is a point: which entries are not 0 there, no size changes
+# A step size of 0 among others is raised to this fraction of the largest: the limit, without
+# dividing by 0.
+FLOOR = 1e-12
+# So much smaller than an array, a set is a point: which entries are not 0 there, no size changes.
+# And 1 / 1e-30 is still a float32.
+SMALLEST = 1e-30
 
 
 class Constraint(ArrayPenalty):
-    """A set that parameters must stay in. Its value is 0 there and infinite elsewhere; its prox is the projection.
+    """A set that parameters must stay in.
+
+    Its value is 0 there and infinite elsewhere; its prox is the projection.
 
         shrink(w, step_size) = argmin over z in the set of sum |z - w|^2 / step_size
 
-    The size of a scalar step does not matter, so that 0 projects too, and a multiple of a constraint is refused.
-    A subclass writes `shrink`, `excess(w)`, which is how far outside `w` is relative to the set's own size, and
-    `distance(w, gradient)`, that of `-gradient` to the normal cone at a `w` in the set.
-    The value allows an excess of one unit in the last place of the parameter's dtype and the rounding of long
-    sums in float32 (or float64): the value of a projection is exactly 0 in every dtype.
+    The size of a scalar step does not matter, so that 0 projects too, and a multiple of a
+    constraint is refused. A subclass writes `shrink`, `excess(w)`, which is how far outside `w` is
+    relative to the set's own size, and `distance(w, gradient)`, that of `-gradient` to the normal
+    cone at a `w` in the set. The value allows an excess of one unit in the last place of the
+    parameter's dtype and the rounding of long sums in float32 (or float64): the value of a
+    projection is exactly 0 in every dtype.
     """
 
     @abc.abstractmethod
     def excess(self, w: jax.Array) -> jax.Array:
-        """How far outside the set each entry or group of `w` is, relative to the set's size; 0 or less within."""
+        """How far outside each entry or group is, relative to the set's size; 0 or less within."""
 
     def value(self, w):
         return self._cost(w, 1)
@@ -81,6 +88,7 @@ class NonNegative(Constraint):
     """
 
     def excess(self, w):
+        # Rounding changes no sign, so that none is allowed for.
         return jnp.where(w < 0, jnp.inf, 0.0)
 
     def shrink(self, w, step_size):  # noqa: ARG002 - the same for every step size
@@ -124,10 +132,13 @@ class Box(Constraint):
 
     def excess(self, w):
         lower, upper = self._bounds()
+        # Relative to the entry, not to the width: rounded to bfloat16, a projection on 0.1 lies
+        # outside by up to half a unit in its own last place.
         return jnp.maximum(lower - w, w - upper) / jnp.maximum(jnp.abs(w), jnp.finfo(w.dtype).tiny)
 
     def shrink(self, w, step_size):  # noqa: ARG002 - the same for every step size
         lower, upper = self._bounds()
+        # `clip` would share the derivative of a tie between w and the bound.
         return jnp.where(w < lower, lower, jnp.where(w > upper, upper, w))
 
     def distance(self, w, gradient):
@@ -150,7 +161,8 @@ class MaxNorm(Constraint):
 
         shrink(w, step_size) = w_g min(1, max_norm / ||w_g||)
 
-    and with a step size for each entry w_g / (1 + s step_size), where s >= 0 makes the norm max_norm.
+    and with a step size for each entry w_g / (1 + s step_size), where s >= 0 makes the norm
+    max_norm.
 
     Attributes:
         max_norm: positive; one number, or one for each group.
@@ -158,7 +170,8 @@ class MaxNorm(Constraint):
         stacked: how many leading axes only stack layers; `axis` counts without them.
 
     Reference:
-        Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014, section 5.1.
+        Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014,
+        section 5.1.
 
     Example:
         >>> print(MaxNorm(1.0, axis=-2).prox(jnp.array([[3.0, 0.3], [4.0, 0.4]]), step_size=1.0))
@@ -187,10 +200,13 @@ class MaxNorm(Constraint):
             unit, steps = magnitude(w, axes), _relative(step_size, w, axes)
             limit = jnp.clip(self.max_norm / unit, SMALLEST, 1 / SMALLEST)
             v = divided(w, unit)
+            # Two starts left of the root: what it would be, were every step the largest, which is
+            # 1; and the least s for which no single term exceeds 1.
             start = norm(v, axes, keepdims=True) - limit
             alone = jnp.max((jnp.abs(v) - limit) / steps, axis=axes, keepdims=True)
             start = jnp.maximum(jnp.maximum(start, alone), 0)
             z = divided(v, limit + secular_root(v, limit, steps, start, axes) * steps)
+        # Within, w itself, to the last digit. Outside, `unit_vector` takes off what Newton left.
         outside = norm(w, axes, keepdims=True) > self.max_norm
         return jnp.where(outside, self.max_norm * unit_vector(z, axes), w)
 
@@ -236,6 +252,7 @@ class UnitNorm(Constraint):
     def shrink(self, w, step_size):
         require_scalar_step(self, step_size)
         axes = group_axes(self, w.ndim)
+        # To a group of zeros every point of the sphere is as near.
         empty = jnp.all(w == 0, axis=axes, keepdims=True)
         return jnp.where(empty, group_size(self, w) ** -0.5, unit_vector(w, axes)).astype(w.dtype)
 
@@ -258,7 +275,8 @@ class Simplex(Constraint):
         stacked: how many leading axes only stack layers; `axis` counts without them.
 
     Reference:
-        Duchi, Shalev-Shwartz, Singer and Chandra, Efficient projections onto the l1-ball, 2008, figure 1.
+        Duchi, Shalev-Shwartz, Singer and Chandra, Efficient projections onto the l1-ball, 2008,
+        figure 1.
 
     Example:
         >>> print(Simplex(axis=-1).prox(jnp.array([1.0, 0.5, -1.0]), step_size=1.0))
@@ -284,6 +302,8 @@ class Simplex(Constraint):
 
     def shrink(self, w, step_size):
         axes = group_axes(self, w.ndim)
+        # What is low gets nothing, however large its modulus: the top entries and the total set the
+        # unit.
         top = jnp.max(w, axis=axes, keepdims=True)
         unit = magnitude(jnp.maximum(jnp.abs(top), self.total))
         steps, share = _relative(step_size, w, axes), jnp.maximum(self.total / unit, SMALLEST)
@@ -291,6 +311,9 @@ class Simplex(Constraint):
 
     def distance(self, w, gradient):
         axes, used = group_axes(self, w.ndim), w > 0
+        # A normal has one level c on the entries in use, and anything below c on the others. The
+        # nearest has sum over used of (c + gradient) = sum over others of max(-gradient - c, 0): a
+        # water level, with those in use as its base column.
         base = _mean(-gradient, used, axes)
         beyond, _ = water_level(-gradient, ~used, 0, axes, base)
         return norm(jnp.where(used, beyond, jnp.maximum(beyond, 0)))
@@ -300,7 +323,7 @@ class Simplex(Constraint):
 class L1Ball(Constraint):
     """A largest sum of absolute values for each group, the constrained form of the lasso.
 
-        shrink(w, step_size) = soft(w_g, s step_size), where s >= 0 makes the sum of absolute values `radius`
+        shrink(w, step_size) = soft(w_g, s step_size), where s >= 0 makes the sum of |.| `radius`
 
     Attributes:
         radius: positive; one number, or one for each group.
@@ -333,16 +356,14 @@ class L1Ball(Constraint):
     def shrink(self, w, step_size):
         axes = group_axes(self, w.ndim)
         unit = magnitude(w, axes)
-        size, radius = (
-            jnp.abs(divided(w, unit)),
-            jnp.clip(self.radius / unit, SMALLEST, 1 / SMALLEST),
-        )
-        left = _poured(size, _relative(step_size, w, axes), radius, axes)
+        size, steps = jnp.abs(divided(w, unit)), _relative(step_size, w, axes)
+        left = _poured(size, steps, jnp.clip(self.radius / unit, SMALLEST, 1 / SMALLEST), axes)
         inside = jnp.sum(jnp.abs(w), axis=axes, keepdims=True) <= self.radius
         return jnp.where(inside, w, direction(w) * (self.radius * left))
 
     def distance(self, w, gradient):
         axes, used = group_axes(self, w.ndim), w != 0
+        # As for the simplex, by moduli; and the level is >= 0, as the ball has an inside.
         along = jnp.where(used, -jnp.real(gradient * jnp.conj(direction(w))), jnp.abs(gradient))
         _, level = water_level(along, ~used, 0, axes, _mean(along, used, axes))
         level = jnp.where(self.excess(w) < -rounding(w), 0, jnp.maximum(level, 0))
@@ -351,13 +372,16 @@ class L1Ball(Constraint):
 
 
 def rounding(w: chex.Numeric) -> float:
-    """The relative excess that comes from rounding: of one number in its dtype, and of sums in a wide one."""
+    """The relative excess from rounding: of a number in its dtype, of sums in a wide one."""
+    # The errors of n additions add up to about sqrt(n) of them (Higham, Accuracy and Stability of
+    # Numerical Algorithms, 2002, calls it a rule of thumb); 4 is a margin.
     own, accurate = jnp.finfo(jnp.result_type(w)).eps, jnp.finfo(widened(w).dtype).eps
     return float(own) + 4 * float(accurate) * max(np.size(w), 1) ** 0.5
 
 
 def _relative(step_size: chex.Numeric, w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The step sizes of each group relative to its largest, not below `FLOOR`; equal ones where all are 0."""
+    """Each group's step sizes relative to its largest, at least `FLOOR`; 1 where all are 0."""
+    # A projection depends on their ratios alone.
     steps = jnp.broadcast_to(step_size, w.shape)
     largest = jnp.max(steps, axis=axes, keepdims=True)
     return jnp.where(largest > 0, jnp.maximum(steps / jnp.where(largest > 0, largest, 1), FLOOR), 1)
@@ -366,11 +390,11 @@ def _relative(step_size: chex.Numeric, w: jax.Array, axes: tuple[int, ...]) -> j
 def _poured(
     size: jax.Array, steps: jax.Array, total: chex.Numeric, axes: tuple[int, ...]
 ) -> jax.Array:
-    """`max(size - s steps, 0)` with the s for which it sums to `total`, as fractions of the total."""
+    """`max(size - s steps, 0)` with the s for which it sums to `total`, in fractions of that."""
+    # It is steps max(size / steps - s, 0): columns as wide as the steps, above a level s.
     above, _ = water_level(size / steps, steps, total, axes)
-    left = steps * jnp.where(
-        above < 0, 0, above
-    )  # `maximum` would halve the derivative at the level itself
+    # `maximum` would halve the derivative at the level itself.
+    left = steps * jnp.where(above < 0, 0, above)
     found = jnp.sum(left, axis=axes, keepdims=True)  # the total but for rounding
     return left / jnp.where(found > 0, found, 1)
 

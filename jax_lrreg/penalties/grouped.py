@@ -1,4 +1,4 @@
-"""Penalties on groups of parameters: rows, columns, filters, whole arrays; and which axes make up a group."""
+"""Penalties on groups of parameters (rows, filters, arrays), and which axes make up a group."""
 
 from dataclasses import KW_ONLY
 from typing import Protocol, TypeAlias
@@ -50,9 +50,11 @@ class GroupLasso(ArrayPenalty):
 
     Attributes:
         strength: lambda, not negative.
-        axis: the axes the norm runs over, as in `jnp.linalg.norm`: on an (in, out) kernel -2 makes a group of each
-            output unit, -1 of each input; on (height, width, in, out) (-4, -3, -2) of each filter; None of the array.
-        stacked: how many leading axes only stack layers, as `nn.scan` does; `axis` counts without them.
+        axis: the axes the norm runs over, as in `jnp.linalg.norm`: on an (in, out) kernel -2 makes
+            a group of each output unit, -1 of each input; on (height, width, in, out) (-4, -3, -2)
+            of each filter; None of the array.
+        stacked: how many leading axes only stack layers, as `nn.scan` does; `axis` counts without
+            them.
 
     Reference:
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
@@ -84,6 +86,7 @@ class GroupLasso(ArrayPenalty):
     def distance(self, w, gradient):
         axes = group_axes(self, w.ndim)
         size = norm(w, axes, keepdims=True)
+        # At 0 the subgradients fill the ball of radius `strength`; elsewhere there is but one.
         elsewhere = norm(gradient + self.strength * unit_vector(w, axes), axes, keepdims=True)
         at_zero = jnp.maximum(norm(gradient, axes, keepdims=True) - self.strength, 0)
         return norm(jnp.where(size > 0, elsewhere, at_zero))
@@ -98,7 +101,7 @@ class GroupLasso(ArrayPenalty):
 
 @pytree
 class SizedGroupLasso(ArrayPenalty):
-    """The group lasso with larger groups penalised more, so that groups of different sizes compete fairly.
+    """The group lasso with larger groups penalised more: different sizes then compete fairly.
 
         value(w) = strength sum over groups of sqrt(number of entries) ||w_g||
 
@@ -150,7 +153,7 @@ class SizedGroupLasso(ArrayPenalty):
 
 @pytree
 class SparseGroupLasso(ArrayPenalty):
-    """The lasso and the group lasso on the same parameters: few groups, and few parameters within them.
+    """The lasso and the group lasso on the same parameters: few groups, few parameters in each.
 
         value(w) = l1 sum |w| + group sum over groups of ||w_g||
         shrink(w, step_size) = that of the group lasso after that of the lasso, for any step size
@@ -165,7 +168,8 @@ class SparseGroupLasso(ArrayPenalty):
         Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
 
     Example:
-        >>> print(SparseGroupLasso(1.0, group=1.0, axis=0).prox(jnp.array([4.0, 0.5, -5.0]), step_size=1.0))
+        >>> penalty = SparseGroupLasso(1.0, group=1.0, axis=0)
+        >>> print(penalty.prox(jnp.array([4.0, 0.5, -5.0]), step_size=1.0))
         [ 2.4  0.  -3.2]
     """
 
@@ -188,6 +192,8 @@ class SparseGroupLasso(ArrayPenalty):
         return jnp.sum(self.l1 * modulus(w)) + jnp.sum(self.group * norms)
 
     def shrink(self, w, step_size):
+        # One prox after the other is that of the sum, as the second changes no sign: what is a
+        # subgradient of |w| before it, is one after it (Yu, On decomposing the proximal map, 2013).
         sparse = soft_threshold(w, step_size * self.l1)
         return shrink_groups(sparse, step_size, self.group, group_axes(self, w.ndim))
 
@@ -195,6 +201,8 @@ class SparseGroupLasso(ArrayPenalty):
         axes = group_axes(self, w.ndim)
         size = norm(w, axes, keepdims=True)
         slope = gradient + self.l1 * direction(w) + self.group * unit_vector(w, axes)
+        # In a group of zeros the subgradients are a box plus a ball: the box takes what it can of
+        # each entry, the ball of the norm of the rest.
         slope = jnp.where(w == 0, soft_threshold(gradient, self.l1), slope)
         total = norm(slope, axes, keepdims=True)
         return norm(jnp.where(size > 0, total, jnp.maximum(total - self.group, 0)))
@@ -212,7 +220,8 @@ class LInf(ArrayPenalty):
     """The largest entry of each group: its prox lowers the largest ones to a common level.
 
         value(w) = strength sum over groups of max |w_g|
-        shrink(w, step_size) = w clipped to the level s with sum max(|w_g| - s, 0) / step_size = strength,
+        shrink(w, step_size) = w clipped to the level s with
+                               sum max(|w_g| - s, 0) / step_size = strength,
                                and 0 if sum |w_g| / step_size <= strength
 
     Among several largest entries the gradient is shared evenly.
@@ -223,7 +232,8 @@ class LInf(ArrayPenalty):
         stacked: how many leading axes only stack layers.
 
     Reference:
-        Duchi and Singer, Efficient online and batch learning using forward backward splitting, 2009, section 5.3.
+        Duchi and Singer, Efficient online and batch learning using forward backward splitting,
+        2009, section 5.3.
 
     Example:
         >>> print(LInf(1.0, axis=0).prox(jnp.array([3.0, -2.5, 1.0]), step_size=0.5))
@@ -253,6 +263,8 @@ class LInf(ArrayPenalty):
         unit = magnitude(w, axes)
         size, strength = jnp.abs(divided(w, unit)), self.strength / unit
         steps = jnp.broadcast_to(step_size, w.shape)
+        # Relative to the least step above 0, no width exceeds 1; of a tiny step, 1 / step may be
+        # infinite.
         least = jnp.min(steps, axis=axes, keepdims=True, where=steps > 0, initial=jnp.inf)
         least = jnp.where(jnp.isfinite(least), least, 1)
         share = jnp.where(steps > 0, least / jnp.where(steps > 0, steps, 1), 0)
@@ -267,9 +279,11 @@ class LInf(ArrayPenalty):
         axes, size = group_axes(self, w.ndim), jnp.abs(w)
         top = jnp.max(size, axis=axes, keepdims=True)
         strength = jnp.broadcast_to(self.strength, top.shape)
-        # At 0 the subgradients are the L1 ball; elsewhere they lie on the largest entries only, of one sign.
+        # At 0 the subgradients are the L1 ball; elsewhere they lie on the largest entries only, of
+        # one sign.
         inward = jnp.where(top > 0, -jnp.real(gradient * jnp.conj(direction(w))), jnp.abs(gradient))
-        # Less the rounding of a complex modulus, without which only one of several largest would be among them.
+        # Less the rounding of a complex modulus, without which only one of several largest would be
+        # among them.
         among = size >= top * (1 - 8 * jnp.finfo(size.dtype).eps)
         _, level = water_level(inward, among, strength, axes)
         level = jnp.where(top > 0, level, jnp.maximum(level, 0))
@@ -298,9 +312,13 @@ def shrink_groups(
     unit = magnitude(w, axes)
     v, pull = divided(w, unit), jnp.broadcast_to(pull, w.shape) / unit
     moved = (pull > 0) & (v != 0)
+    # What nothing pulls stays, and its group with it. Of the others those go for which
+    # ||w / (step_size strength)|| <= 1, where the equation has no root above 0.
     reach = norm(divided(jnp.where(moved, v, 0), jnp.where(moved, pull, 1)), axes, keepdims=True)
     held = jnp.any((pull == 0) & (v != 0), axis=axes, keepdims=True)
     size = norm(v, axes, keepdims=True)
+    # Left of the root lie 0, what it would be if all were pulled like the one pulled most, and the
+    # least s for which no single term exceeds 1.
     start = jnp.maximum(size - jnp.max(pull, axis=axes, keepdims=True), 0)
     start = jnp.maximum(start, jnp.max(jnp.abs(v) - pull, axis=axes, keepdims=True))
     s = secular_root(v, pull, 1, start, axes)
@@ -327,7 +345,7 @@ def group_axes(penalty: Grouped, ndim: int) -> tuple[int, ...]:
 
 
 def group_shape(penalty: Grouped, leaf: Leaf) -> tuple[int, ...]:
-    """The shape of the groups' norms with the axes kept; refuses an array without these axes, by its path."""
+    """The shape of the groups' norms, axes kept; refuses, by path, an array without these axes."""
     shape = np.shape(leaf.value)
     own, axis, stacked = len(shape) - penalty.stacked, penalty.axis, penalty.stacked
     at = f"{leaf.path!r}, which has shape {shape}"

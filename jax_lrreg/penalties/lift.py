@@ -1,8 +1,8 @@
-"""How a penalty on one array meets the arrays of a tree: which they are, and what it is for each of them."""
+"""How a penalty on one array meets a tree: which arrays, and what it is for each of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import chex
 import jax
@@ -16,9 +16,11 @@ from jax_lrreg.schedules import Schedule
 
 Tree: TypeAlias = chex.ArrayTree
 Step: TypeAlias = chex.Numeric | None
-# A number >= 0, an array or a tree of them like the parameters, or a `Schedule`. To the mathematics on one array it
-# is a number or an array by then, which no type checker can know.
+# A number >= 0, an array or a tree of them like the parameters, or a `Schedule`. To the mathematics
+# on one array it is a number or an array by then, which no type checker can know.
 Strength: TypeAlias = Any
+Rest: TypeAlias = Callable[[chex.Array], chex.Array]  # what becomes of what is no parameter
+T = TypeVar("T")
 
 
 def parameters(
@@ -37,7 +39,7 @@ def parameters(
         require(known, owner, argument, value, allowed, error=TypeError)
     where = [index for index, leaf in enumerate(every) if is_parameter(leaf.value)]
 
-    def rebuilt(new: Sequence[Any], rest: Callable[[Any], Any] = lambda value: value) -> Tree:
+    def rebuilt(new: Sequence[chex.Numeric], rest: Rest = lambda value: value) -> Tree:
         filled = dict(zip(where, new, strict=True))
         values = [filled[i] if i in filled else rest(leaf.value) for i, leaf in enumerate(every)]
         return jax.tree.unflatten(jax.tree.structure(params), values)
@@ -49,11 +51,12 @@ def aligned(
     owner: str, argument: str, tree: Tree, items: Sequence[Leaf], scalars: bool = False
 ) -> list[chex.Numeric]:
     """The arrays of `tree`, an argument of `owner`, that stand at the paths of `items`."""
+    # By path, not by order: one tree may hold integers or keys that the other leaves out, and then
+    # the n-th leaf of one belongs to another parameter than the n-th of the other.
     given, result = {leaf.path: leaf.value for leaf in leaves(tree)}, []
     for path, w in items:
-        require(
-            path in given, owner, argument, sorted(given), f"a tree like `params`, with {path!r}"
-        )
+        allowed = f"a tree like `params`, with {path!r}"
+        require(path in given, owner, argument, sorted(given), allowed)
         shape, wanted = jnp.shape(given[path]), jnp.shape(w)
         fits = shape == wanted or (scalars and shape == ())
         require(fits, owner, argument, f"shape {shape}", f"of shape {wanted} at {path!r}")
@@ -61,24 +64,23 @@ def aligned(
     return result
 
 
-def replaced(penalty: Any, /, **changes: object) -> Any:
-    """A copy with other fields, not checked again: a user wrote the penalty, and we only fill it in."""
+def replaced(penalty: T, /, **changes: object) -> T:
+    """A copy with other fields, which are not checked again."""
+    # A user wrote the penalty, and we only fill it in. `dataclasses.replace` would run the checks
+    # of `__post_init__` again for each array and each trace.
     copy = object.__new__(type(penalty))
     vars(copy).update(vars(penalty), **changes)
     return copy
 
 
 def resolved(penalty: Any, leaf: Leaf, step: Step, found: dict, scheduled: bool = True) -> Any:
-    """The penalty as it is for one array: schedules at `step`, trees at the path, numbers in the array's precision.
+    """The penalty for one array: schedules at `step`, trees at the path, numbers in its precision.
 
-    What is worked out on the way is kept in `found` for the next array. Without `scheduled`, for a report, schedules
-    and numbers stay as they were written.
+    What is worked out on the way is kept in `found` for the next array. Without `scheduled`, for a
+    report, schedules and numbers stay as they were written.
     """
-    changes, data = (
-        {},
-        [field.name for field in fields(penalty) if not field.metadata.get("static")],
-    )
-    for name in data:
+    changes = {}
+    for name in (field.name for field in fields(penalty) if not field.metadata.get("static")):
         value, key = getattr(penalty, name), (id(penalty), name)
         if isinstance(value, Schedule):
             value = _at_step(penalty, name, step, found, key) if scheduled else value
@@ -90,7 +92,7 @@ def resolved(penalty: Any, leaf: Leaf, step: Step, found: dict, scheduled: bool 
     return penalty
 
 
-def _at_step(penalty: Any, name: str, step: Step, found: dict, key: tuple) -> jax.Array:
+def _at_step(penalty: object, name: str, step: Step, found: dict, key: tuple) -> jax.Array:
     if step is None:
         owner = type(penalty).__name__
         raise ValueError(f"{owner}: `{name}` is a schedule, so `step` must be given")
@@ -99,7 +101,7 @@ def _at_step(penalty: Any, name: str, step: Step, found: dict, key: tuple) -> ja
     return found[key]
 
 
-def _at_path(penalty: Any, name: str, path: str, found: dict, key: tuple) -> chex.Numeric:
+def _at_path(penalty: object, name: str, path: str, found: dict, key: tuple) -> chex.Numeric:
     if key not in found:
         found[key] = {leaf.path: leaf.value for leaf in leaves(getattr(penalty, name))}
     allowed = f"a tree like the parameters, but it has nothing at {path!r}"
@@ -108,12 +110,13 @@ def _at_path(penalty: Any, name: str, path: str, found: dict, key: tuple) -> che
 
 
 def cast(owner: object, name: str, value: Any, leaf: Leaf) -> Any:
-    """A number or array in the precision in which it meets the array at `leaf`; more would widen the result."""
+    """A number or array in the precision in which it meets the array at `leaf`."""
+    # A float64 strength would widen the result of a float32 parameter.
     dtype = jnp.finfo(widened(leaf.value).dtype).dtype
     if jnp.iscomplexobj(value):
         return jnp.asarray(value, jnp.promote_types(dtype, jnp.complex64))
     if isinstance(value, int | float | np.generic):
-        # JAX would take a Python int for an int32, and make an infinity of 1e41, which is NaN times 0.
+        # JAX would take a Python int for an int32, and make an infinity of 1e41: times 0, NaN.
         allowed = f"a number that {dtype} holds, as the parameter at {leaf.path!r}"
         fits = abs(float(value)) <= float(jnp.finfo(dtype).max)
         require(fits, owner, name, value, allowed)
@@ -121,7 +124,7 @@ def cast(owner: object, name: str, value: Any, leaf: Leaf) -> Any:
     return jnp.asarray(value, dtype) if isinstance(value, Array) else value
 
 
-def require_broadcast(penalty: Any, leaf: Leaf, shape: Sequence[int], *names: str) -> None:
+def require_broadcast(penalty: object, leaf: Leaf, shape: Sequence[int], *names: str) -> None:
     """Checks that the named fields are numbers, or arrays that broadcast to `shape`."""
     for name in names:
         value = getattr(penalty, name)
@@ -132,24 +135,23 @@ def require_broadcast(penalty: Any, leaf: Leaf, shape: Sequence[int], *names: st
         require(fits, penalty, name, f"shape {own}", f"{allowed}; see `vmap` for sweeps")
 
 
-def require_one(penalty: Any, name: str) -> None:
+def require_one(penalty: object, name: str) -> None:
     """Refuses an array in the field that `max_strength` stands for."""
     shape = jnp.shape(getattr(penalty, name))
     require(shape == (), penalty, name, f"shape {shape}", "one number, for `max_strength`")
 
 
-def require_real(penalty: Any, leaf: Leaf) -> None:
+def require_real(penalty: object, leaf: Leaf) -> None:
     """Refuses a complex array by its path."""
     dtype = jnp.result_type(leaf.value)
     allowed = f"real: {type(penalty).__name__} has no meaning for complex numbers"
     require(not jnp.issubdtype(dtype, np.complexfloating), "on", leaf.path, dtype.name, allowed)
 
 
-def require_scalar_step(penalty: Any, step_size: chex.Numeric) -> None:
+def require_scalar_step(penalty: object, step_size: chex.Numeric) -> None:
     """Refuses a diagonal metric where only the Euclidean prox is known."""
     if jnp.ndim(step_size):
         name = type(penalty).__name__
-        raise ValueError(
-            f"{name}: `step_size` must be one number for each array: under a diagonal metric, such as "
-            f"that of an adaptive optimizer, {name} has no prox in closed form"
-        )
+        why = f"such as that of an adaptive optimizer, {name} has no prox in closed form"
+        must = "must be one number for each array: under a diagonal metric"
+        raise ValueError(f"{name}: `step_size` {must}, {why}")

@@ -50,12 +50,13 @@ class L0(ArrayPenalty):
 
 @pytree
 class Lq(ArrayPenalty):
-    """A power of the parameters below 1, sparser than the lasso. Its gradient grows without bound near 0.
+    """A power of the parameters below 1, sparser than the lasso.
 
         value(w) = strength sum |w|^q
 
-    and `shrink` is 0 up to |w| = (3/2) u^(2/3) for q = 1/2 and 2 (2u/3)^(3/4) for q = 2/3, u = step_size strength;
-    beyond it is the larger root of z = |w| - q u z^(q - 1), in closed form. At 0 the gradient is 0.
+    The gradient grows without bound near 0, and is 0 at 0. With u = step_size strength, `shrink` is
+    0 up to |w| = (3/2) u^(2/3) for q = 1/2, and up to 2 (2u/3)^(3/4) for q = 2/3. Beyond, it is the
+    larger root of z = |w| - q u z^(q - 1), in closed form.
 
     Attributes:
         strength: lambda, not negative.
@@ -87,15 +88,16 @@ class Lq(ArrayPenalty):
 
     def shrink(self, w, step_size):
         size, pull = jnp.abs(w), step_size * self.strength
-        base = jnp.where(
-            pull > 0, 2 * (1 - self.q) * pull, 1
-        )  # the slope of the power at 0 is infinite
+        # At a pull of 0 the power below has an infinite slope.
+        base = jnp.where(pull > 0, 2 * (1 - self.q) * pull, 1)
+        # Up to this |w|, 0 costs no more than the other local minimum, if there is one.
         limit = (2 - self.q) / (2 * (1 - self.q)) * base ** (1 / (2 - self.q))
         limit = jnp.where(pull > 0, limit, 0)
         kept = (size > limit) & (size > 0)
         safe = jnp.where(kept, size, 1)
-        # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q - 1), which
-        # is a contraction: that takes off the rounding, and gives |w| itself where u is 0.
+        # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q -
+        # 1), which is a contraction: that takes off the rounding, and gives |w| itself where u is
+        # 0.
         ratio = jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4)
         ratio = jnp.clip(ratio, 1, 1e4)
         larger = _half(ratio) if self.q < 0.6 else _two_thirds(ratio)
@@ -108,14 +110,16 @@ class Lq(ArrayPenalty):
 
 @pytree
 class MCP(ArrayPenalty):
-    """The minimax concave penalty: the lasso at 0, fading out to a constant at |w| = gamma strength.
+    """The minimax concave penalty: the lasso at 0, a constant from |w| = gamma strength on.
 
-        value(w) = sum (strength |w| - w^2 / (2 gamma) where |w| <= gamma strength, gamma strength^2 / 2 elsewhere)
-        shrink(w, step_size) = soft(w, step_size strength) / (1 - step_size / gamma) up to |w| = gamma strength,
+        value(w) = sum (strength |w| - w^2 / (2 gamma)  where |w| <= gamma strength
+                        gamma strength^2 / 2            elsewhere)
+        shrink(w, step_size) = soft(w, step_size strength) / (1 - step_size / gamma)
+                                 up to |w| = gamma strength,
                              = w beyond
 
-    for step_size < gamma. From there on the problem is concave below gamma strength, and `shrink` leaves or
-    removes: it is w where |w| > strength sqrt(gamma step_size), and 0 elsewhere.
+    for step_size < gamma. From there on the problem is concave below gamma strength, and `shrink`
+    leaves or removes: it is w where |w| > strength sqrt(gamma step_size), and 0 elsewhere.
 
     Attributes:
         strength: lambda, the slope at 0; not negative.
@@ -155,11 +159,11 @@ class MCP(ArrayPenalty):
 
 @pytree
 class SCAD(ArrayPenalty):
-    """The smoothly clipped absolute deviation: the lasso up to |w| = strength, constant from a strength on.
+    """The smoothly clipped absolute deviation: the lasso near 0, a constant from a strength on.
 
-        value(w) = sum (strength |w|                                                  for |w| <= strength
-                        (2 a strength |w| - w^2 - strength^2) / (2 (a - 1))           up to a strength
-                        strength^2 (a + 1) / 2                                        beyond)
+        value(w) = sum (strength |w|                                         for |w| <= strength
+                        (2 a strength |w| - w^2 - strength^2) / (2 (a - 1))  up to a strength
+                        strength^2 (a + 1) / 2                               beyond)
 
     `shrink` solves its problem on each of the three pieces and takes the best.
 
@@ -192,12 +196,15 @@ class SCAD(ArrayPenalty):
         size, strength = jnp.abs(divided(w, unit)), self.strength / unit
         end, curved = self.a * strength, self.a - 1 - step_size
         middle = size + step_size * (size - end) / jnp.where(curved > 0, curved, 1)
+
+        def cost(z: jax.Array) -> jax.Array:
+            return (z - size) ** 2 / 2 + step_size * _scad(z, strength, self.a)
+
+        # On each piece the problem is a quadratic one, whose solution is clipped to the piece. For
+        # step_size >= a - 1 the middle one is concave: its ends belong to the other two as well.
         best = jnp.clip(size - step_size * strength, 0, strength)
         for piece in (jnp.clip(middle, strength, end), jnp.maximum(size, end)):
-            old, new = (
-                (z - size) ** 2 / 2 + step_size * _scad(z, strength, self.a) for z in (best, piece)
-            )
-            best = jnp.where(new < old, piece, best)
+            best = jnp.where(cost(piece) < cost(best), piece, best)
         return direction(w) * best * unit
 
     def distance(self, w, gradient):
@@ -209,7 +216,8 @@ class LogSum(ArrayPenalty):
     """The logarithm of the parameters, whose minimisation is the reweighted lasso.
 
         value(w) = strength sum log(1 + |w| / eps)
-        shrink(w, step_size) = 0, or the larger root of (z - |w|) (z + eps) + step_size strength = 0 if it costs less
+        shrink(w, step_size) = 0, or the larger root of (z - |w|) (z + eps) + step_size strength = 0
+                               if it costs less
 
     Attributes:
         strength: lambda, not negative; the slope at 0 is strength / eps.
@@ -235,15 +243,17 @@ class LogSum(ArrayPenalty):
         return jnp.sum(self.strength * jnp.log1p(modulus(w) / self.eps))
 
     def shrink(self, w, step_size):
-        # (|w| + eps)^2 may overflow. In these units a pull of 100 is more than enough to leave no root.
+        # (|w| + eps)^2 may overflow. In these units a pull of 100 is more than enough to leave no
+        # root.
         unit = jnp.maximum(magnitude(w), magnitude(jnp.asarray(self.eps, w.real.dtype)))
         size, eps = jnp.abs(divided(w, unit)), self.eps / unit
         pull = jnp.minimum(step_size * self.strength / unit / unit, 100)
+        # The smaller root is a local maximum: of the two minima, 0 and the larger root, the
+        # cheaper.
         inside = (size + eps) ** 2 - 4 * pull
         larger = jnp.maximum(size - 2 * pull / (size + eps + root(inside)), 0)
-        ratio = jnp.minimum(
-            larger / eps, jnp.finfo(size.dtype).max
-        )  # a pull of 0 times infinity is NaN
+        # Infinity times a pull of 0 would be NaN.
+        ratio = jnp.minimum(larger / eps, jnp.finfo(size.dtype).max)
         cost = (larger - size) ** 2 / 2 + pull * jnp.log1p(ratio)
         return direction(w) * jnp.where((inside >= 0) & (cost <= size**2 / 2), larger, 0) * unit
 
@@ -257,7 +267,7 @@ def hard_threshold(w: jax.Array, threshold: chex.Numeric) -> jax.Array:
 
 
 def _scad(size: jax.Array, strength: chex.Numeric, a: chex.Numeric) -> jax.Array:
-    """SCAD of sizes >= 0: its slope is the strength, less (size - strength) / (a - 1) beyond it, down to 0."""
+    """SCAD of sizes >= 0: from the strength on, its slope falls by 1 / (a - 1), down to 0."""
     bend = jnp.clip(size - strength, 0, (a - 1) * strength)
     return jnp.minimum(size, a * strength) * strength - bend**2 / (2 * (a - 1))
 
@@ -276,7 +286,8 @@ def _half(ratio: jax.Array) -> jax.Array:
 def _two_thirds(ratio: jax.Array) -> jax.Array:
     """The same for |w|^(2/3): z is the cube of the larger root s of s^4 - ratio s + 2^(-4/3) = 0.
 
-    The quartic is the product of s^2 + a s + b and s^2 - a s + c, and A = a^2 is the root of a cubic.
+    The quartic is the product of s^2 + a s + b and s^2 - a s + c, and A = a^2 is the root of a
+    cubic.
     """
     edge = 4 / 3 * 2 ** (-4 / 3)
     square_a = 2 * math.sqrt(edge) * jnp.cosh(jnp.arccosh(ratio**2 / (2 * edge**1.5)) / 3)

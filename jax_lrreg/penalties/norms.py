@@ -1,7 +1,8 @@
-"""Absolute values and norms, right at 0 and at every scale, and the two equations that proxes of groups lead to.
+"""Absolute values and norms, right at 0 and at every scale, and the equations of groups' proxes.
 
-A square leaves float32 above 1.8e19 and below 1e-19, so that numbers are divided by a power of two near the largest
-of them before they are squared. That is exact: where nothing would have overflowed, no digit changes.
+A square leaves float32 above 1.8e19 and below 1e-19, so that numbers are divided by a power of two
+near the largest of them before they are squared. That is exact: where nothing would have
+overflowed, no digit changes.
 """
 
 import chex
@@ -21,8 +22,9 @@ def magnitude(w: jax.Array, axes: Axes = ()) -> jax.Array:
     size = jnp.maximum(jnp.abs(jnp.real(w)), jnp.abs(jnp.imag(w))) if _complex(w) else jnp.abs(w)
     largest = jnp.max(jax.lax.stop_gradient(size), axis=axes, keepdims=True, initial=0)
     info = jnp.finfo(size.dtype)
-    # Without mantissa a number is rounded to a power of two. A quarter, since XLA may multiply by the reciprocal of what
-    # is to be divided by: that of 2^127, which 3e38 is near, is 0 on a processor that takes subnormal numbers for 0.
+    # Without mantissa a number is rounded to a power of two. A quarter, since XLA may multiply by
+    # the reciprocal of what is to be divided by: that of 2^127, which 3e38 is near, is 0 on a
+    # processor that takes subnormal numbers for 0.
     quarter = jnp.maximum(jnp.where(largest > 0, largest / 4, 1), info.tiny)
     return jax.lax.reduce_precision(quarter, info.nexp, 0)
 
@@ -33,10 +35,11 @@ def divided(w: jax.Array, x: chex.Numeric) -> jax.Array:
 
 
 def modulus(w: jax.Array) -> jax.Array:
-    """|w|, with the derivative 0 at 0, where `jnp.abs` has 1: training must not push an exact zero away."""
+    """|w|, with the derivative 0 at 0: training must not push an exact zero away."""
     if _complex(w):
         unit = magnitude(w)
         return unit * jnp.where(w == 0, 0, jnp.abs(jnp.where(w == 0, 1, divided(w, unit))))
+    # `jnp.abs` has the derivative 1 at 0.
     return w * jax.lax.stop_gradient(jnp.sign(w))
 
 
@@ -47,7 +50,8 @@ def square(w: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def half_square(w: jax.Array) -> jax.Array:
-    """|w|^2 / 2. XLA makes (w + w) g of the derivative that JAX writes for w * w, which is infinite above 1.7e38."""
+    """|w|^2 / 2, with the derivative `w`."""
+    # XLA makes (w + w) g of the derivative that JAX writes for w * w: infinite above 1.7e38.
     return square(w) / 2
 
 
@@ -66,27 +70,31 @@ def direction(w: jax.Array) -> jax.Array:
 
 
 def norm(w: jax.Array, axes: Axes = None, keepdims: bool = False) -> jax.Array:
-    """The Euclidean norm over `axes`, with the derivative 0 at 0, where `jnp.linalg.norm` has NaN."""
+    """The Euclidean norm over `axes`; its derivative at 0 is 0, where `jnp.linalg.norm` has NaN."""
     unit = magnitude(w, axes)
     norms = unit * root(jnp.sum(square(divided(w, unit)), axis=axes, keepdims=True))
     return norms if keepdims else jnp.squeeze(norms, axes)
 
 
 def unit_vector(w: jax.Array, axes: Axes) -> jax.Array:
-    """`w` divided by its norm over `axes`, and 0 where that is 0; also where the norm itself would overflow."""
+    """`w` divided by its norm over `axes`, and 0 where that is 0."""
+    # The norm itself may overflow: that of two numbers of 3e38 is 4e38. Scaled, it does not.
     scaled = divided(w, magnitude(w, axes))
     size = norm(scaled, axes, keepdims=True)
     return divided(scaled, jnp.where(size > 0, size, 1))
 
 
 def root(x: jax.Array) -> jax.Array:
-    """The square root, and 0 with the derivative 0 where `x` is not above 0: `jnp.sqrt` has an infinite one at 0."""
+    """The square root, and 0 with the derivative 0 where `x` is not above 0."""
+    # At 0 `jnp.sqrt` has an infinite derivative, and an infinity that `where` does not choose is
+    # still multiplied by 0 on the way back, which is NaN. Hence the inner `where`, here and below.
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def soft_threshold(w: jax.Array, threshold: chex.Numeric) -> jax.Array:
-    """`sign(w) max(|w| - threshold, 0)`, on the modulus where `w` is complex; exactly `w` for a threshold of 0."""
-    # `w - clip(w, -threshold, threshold)` is shorter, but has the wrong derivatives where the threshold is 0.
+    """`sign(w) max(|w| - threshold, 0)`, by the modulus; exactly `w` for a threshold of 0."""
+    # `w - clip(w, -threshold, threshold)` is shorter, but has the wrong derivatives where the
+    # threshold is 0.
     near = (jnp.abs(w) <= threshold) & (threshold > 0)
     return jnp.where(near, 0, w - direction(w) * threshold)
 
@@ -94,12 +102,12 @@ def soft_threshold(w: jax.Array, threshold: chex.Numeric) -> jax.Array:
 def secular_root(
     w: jax.Array, offset: chex.Numeric, slope: chex.Numeric, start: jax.Array, axes: Axes
 ) -> jax.Array:
-    """The s with `sum |w|^2 / (offset + s slope)^2 = 1` over `axes`, found from a `start` to its left.
+    """The s with `sum |w|^2 / (offset + s slope)^2 = 1` over `axes`, from a `start` to its left.
 
-    `start` must lie so far right already that no single term exceeds 1. As a function of s, one over the
-    norm of `w / (offset + s slope)` is concave and rising, so that Newton's steps on it climb to the root
-    and never pass it: they need no bracket. The last step alone is differentiated, which by the implicit
-    function theorem gives the root's own derivative.
+    `start` must lie so far right already that no single term exceeds 1. As a function of s, one
+    over the norm of `w / (offset + s slope)` is concave and rising, so that Newton's steps on it
+    climb to the root and never pass it: they need no bracket. The last step alone is
+    differentiated, which by the implicit function theorem gives the root's own derivative.
     """
 
     def newton(s: jax.Array) -> jax.Array:
@@ -124,14 +132,15 @@ def water_level(
     axes: tuple[int, ...],
     base: tuple[chex.Numeric, chex.Numeric] = (0, 0),
 ) -> tuple[jax.Array, jax.Array]:
-    """How high each column stands above the level s with `sum width max(height - s, 0) = total`, and s.
+    """How high each column stands above the s with `sum width max(height - s, 0) = total`; and s.
 
-    Columns of width 0 do not count. `base` is the height and the width of one more column for each group, which
-    counts with either sign.
+    Columns of width 0 do not count. `base` is the height and the width of one more column for each
+    group, which counts with either sign.
 
-    Duchi et al. (2008) take the largest of the levels `(sum of the k highest - total) / k`. In that sum a total
-    below the last place of the heights is lost: 3e7 - 1 is 3e7 in float32, and no column stands above the level. Here
-    the level is reckoned down from the lowest column that counts, by sums of gaps between columns, all >= 0.
+    Duchi et al. (2008) take the largest of the levels `(sum of the k highest - total) / k`. In that
+    sum a total below the last place of the heights is lost: 3e7 - 1 is 3e7 in float32, and no
+    column stands above the level. Here the level is reckoned down from the lowest column that
+    counts, by sums of gaps between columns, all >= 0.
     """
     width = jnp.broadcast_to(jnp.asarray(width, height.dtype), height.shape)
     base_height, base_width = base
@@ -143,8 +152,9 @@ def water_level(
     )
     keep = jnp.max(rank, axis=axes, keepdims=True).shape
     last = [_last(jnp.broadcast_to(x, keep), axes) for x in (base_height, base_width, total)]
-    # What would stand above a level at the height of each column. It rises along the columns: those count for which
-    # it is less than the total, or the same, so that of columns at the level itself a derivative takes notice.
+    # What would stand above a level at the height of each column. It rises along the columns: those
+    # count for which it is less than the total, or the same, so that of columns at the level itself
+    # a derivative takes notice.
     wide = last[1] + jnp.cumsum(widths, -1)
     first = jnp.where(last[1] > 0, last[1] * (last[0] - heights[..., :1]), 0)
     above = first + jnp.cumsum(wide[..., :-1] * (heights[..., :-1] - heights[..., 1:]), -1)
@@ -157,8 +167,8 @@ def water_level(
     above = jnp.sum(jnp.where(counts, width * (height - lowest), 0), axis=axes, keepdims=True)
     wide = jnp.sum(jnp.where(counts, width, 0), axis=axes, keepdims=True) + base_width
     drop = (total - base_width * (base_height - lowest) - above) / jnp.where(wide > 0, wide, 1)
-    # XLA may work out these differences twice. Without a product in them that a processor could fuse with the
-    # difference, both times they come out the same.
+    # XLA may work out these differences twice. Without a product in them that a processor could
+    # fuse with the difference, both times they come out the same.
     return (height - lowest) + drop, lowest - drop
 
 

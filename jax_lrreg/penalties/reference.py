@@ -1,8 +1,7 @@
-"""Penalties that pull parameters towards given ones, and the Fisher information that weighs them."""
+"""Penalties that pull parameters towards given ones, and the Fisher information as weights."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,8 @@ class L2SP(ArrayPenalty):
         reference: the point, a tree like the parameters it is on, or an array like a parameter.
 
     Reference:
-        Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning with convolutional networks, 2018.
+        Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning with convolutional
+        networks, 2018.
 
     Example:
         >>> print(L2SP(1.0, reference={"kernel": jnp.ones(2)})({"kernel": jnp.array([1.0, 3.0])}))
@@ -53,6 +53,7 @@ class L2SP(ArrayPenalty):
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength
+        # Not as the one fraction of the formula: `pull * reference` may overflow.
         return divided(w, 1 + pull) + self.reference * (pull / (1 + pull))
 
     def distance(self, w, gradient):
@@ -64,7 +65,9 @@ class L2SP(ArrayPenalty):
 
 @pytree
 class L1SP(ArrayPenalty):
-    """The lasso towards a starting point: few parameters leave it. Its `sparsity` counts those that did not.
+    """The lasso towards a starting point: few parameters leave it.
+
+    Its `sparsity` counts those that did not.
 
         value(w) = strength sum |w - reference|
         shrink(w, step_size) = reference + soft(w - reference, step_size strength)
@@ -74,7 +77,8 @@ class L1SP(ArrayPenalty):
         reference: the point, a tree like the parameters it is on, or an array like a parameter.
 
     Reference:
-        Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning with convolutional networks, 2018.
+        Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning with convolutional
+        networks, 2018.
 
     Example:
         >>> print(L1SP(1.0, reference=jnp.ones(3)).prox(jnp.array([1.0, 3.0, 0.5]), step_size=1.0))
@@ -113,14 +117,18 @@ class L1SP(ArrayPenalty):
 
 @pytree
 class EWC(ArrayPenalty):
-    """Elastic weight consolidation: ridge towards a former solution, where it mattered for the former task.
+    """Elastic weight consolidation: ridge towards a former solution.
+
+    It pulls most where the former task depended on a parameter.
 
         value(w) = strength / 2 sum importance |w - reference|^2
-        shrink(w, step_size) = (w + pull reference) / (1 + pull), pull = step_size strength importance
+        shrink(w, step_size) = (w + pull reference) / (1 + pull)
+        pull = step_size strength importance
 
     Attributes:
         strength: lambda, not negative.
-        importance: the diagonal of the Fisher information there, from `fisher`; a tree like the parameters, >= 0.
+        importance: the diagonal of the Fisher information there, from `fisher`; a tree like the
+            parameters, >= 0.
         reference: the former solution, a tree like the parameters.
 
     Reference:
@@ -159,17 +167,16 @@ class EWC(ArrayPenalty):
 
 
 def fisher(
-    loss: Callable[[Any, Any], jax.Array],
-    params: Tree,
-    examples: Tree,
-    *,
-    batch_size: int = 32,
+    loss: Callable[..., jax.Array], params: Tree, examples: Tree, *, batch_size: int = 32
 ) -> Tree:
-    """The diagonal of the empirical Fisher information: the mean of the squared gradients of single examples.
+    """The diagonal of the empirical Fisher information.
+
+    It is the mean of the squared gradients of single examples.
 
         fisher = 1/n sum over examples of |gradient of loss(params, example)|^2
 
-    The square of the mean gradient, which a batch gives at once, is another thing and near 0 at a solution.
+    The square of the mean gradient, which a batch gives at once, is another thing and near 0 at a
+    solution.
 
     Args:
         loss: the negative log-likelihood of one example, `loss(params, example) -> scalar`.
@@ -181,16 +188,15 @@ def fisher(
         A tree like `params` in float32 or wider, zero for what is no parameter.
 
     Reference:
-        Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017; Kunstner, Balles and Hennig,
-        Limitations of the empirical Fisher approximation, 2019, on how it differs from the Fisher information itself.
+        Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017; Kunstner,
+        Balles and Hennig, Limitations of the empirical Fisher approximation, 2019, on how it
+        differs from the Fisher information itself.
 
     Example:
         >>> print(fisher(lambda w, x: w * x, jnp.float32(1.0), jnp.array([-1.0, 1.0, 2.0])))
         2.0
     """
-    allowed = (
-        "a tree of arrays with one and the same number of examples, at least one, along axis 0"
-    )
+    allowed = "a tree of arrays with the same number of examples, at least one, along axis 0"
     lengths = {jnp.shape(array)[:1] for array in jax.tree.leaves(examples)}
     fits = len(lengths) == 1 and lengths != {()} and lengths != {(0,)}
     require(fits, "fisher", "examples", sorted(lengths), allowed)
@@ -198,6 +204,8 @@ def fisher(
     items, rebuilt = parameters("fisher", params)
     arrays = [jnp.asarray(item.value) for item in items]
 
+    # `vmap` within a batch and `scan` over batches: all examples at once would need memory for as
+    # many gradients, one after the other would leave an accelerator idle.
     def squares(example: Tree) -> list[jax.Array]:
         gradients = jax.grad(lambda given: loss(rebuilt(given), example))(arrays)
         return [square(widened(gradient)) for gradient in gradients]
@@ -207,7 +215,9 @@ def fisher(
         return [t + jnp.sum(s, axis=0) for t, s in zip(total, found, strict=True)], None
 
     ((length,),) = lengths
-    rest = length % batch_size  # what fills no batch goes first
+    # What fills no batch goes first: padding it would need examples of weight 0, whose gradients
+    # may be NaN.
+    rest = length % batch_size
     total = [jnp.zeros(w.shape, jnp.finfo(widened(w).dtype).dtype) for w in arrays]
     if rest:
         total, _ = add(total, jax.tree.map(lambda x: x[:rest], examples))

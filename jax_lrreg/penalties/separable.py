@@ -24,7 +24,8 @@ class L1(ArrayPenalty):
     At 0 the gradient is 0, the subgradient of least norm. |w| is the modulus where w is complex.
 
     Attributes:
-        strength: lambda, not negative; the source's lambda/m is `L1(lam) / m` with m examples in the data set.
+        strength: lambda, not negative; the source's lambda/m is `L1(lam) / m` with m examples in
+            the data set.
 
     Reference:
         Tibshirani, Regression shrinkage and selection via the lasso, 1996.
@@ -62,7 +63,8 @@ class L2(ArrayPenalty):
         shrink(w, step_size) = w / (1 + step_size strength)
 
     Attributes:
-        strength: lambda, not negative. Keras's `L2(c)` is `L2(2 * c)`; PyTorch's `weight_decay=c` is `L2(c)`.
+        strength: lambda, not negative. Keras's `L2(c)` is `L2(2 * c)`; PyTorch's `weight_decay=c`
+            is `L2(c)`.
 
     Reference:
         Hoerl and Kennard, Ridge regression, 1970.
@@ -139,7 +141,7 @@ class Huber(ArrayPenalty):
     """Ridge for small parameters, the lasso for large ones: smooth, so it makes no zeros.
 
         value(w) = strength sum (w^2 / 2 where |w| <= delta, delta (|w| - delta / 2) elsewhere)
-        shrink(w, step_size) = w / (1 + step_size strength), but moved by at most step_size strength delta
+        shrink(w, step_size) = w / (1 + step_size strength), by step_size strength delta at most
 
     Attributes:
         strength: lambda, not negative.
@@ -168,6 +170,7 @@ class Huber(ArrayPenalty):
 
     def shrink(self, w, step_size):
         pull = step_size * self.strength
+        # It is the result that must be within delta for the quadratic piece to hold.
         near = jnp.abs(w) <= self.delta * (1 + pull)
         return jnp.where(near, divided(w, 1 + pull), soft_threshold(w, pull * self.delta))
 
@@ -205,6 +208,8 @@ class NonNegativeL1(ArrayPenalty):
         return jnp.where(w < 0, 0, soft_threshold(w, step_size * self.strength))
 
     def distance(self, w, gradient):
+        # At 0 every slope up to the strength is a subgradient: only a loss that falls faster than
+        # that moves the parameter.
         slope = gradient + self.strength
         inside = norm(jnp.where(w > 0, slope, jnp.minimum(slope, 0)))
         return jnp.where(jnp.any(w < 0), jnp.inf, inside)
@@ -217,6 +222,7 @@ class NonNegativeL1(ArrayPenalty):
         require_real(self, leaf)
 
     def _cost(self, w, multiplier):
+        # The multiplier stays within, as 0 times infinity is NaN.
         w = widened(w)
         return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
 
@@ -229,12 +235,13 @@ def smooth_distance(penalty: ArrayPenalty, w: jax.Array, gradient: jax.Array) ->
 def kinked_distance(
     penalty: ArrayPenalty, w: jax.Array, gradient: jax.Array, slope: chex.Numeric
 ) -> jax.Array:
-    """`distance` of a penalty that has a gradient except at 0, where its slope to either side is `slope`."""
+    """`distance` of a penalty that has a gradient except at 0, where its slopes are +-`slope`."""
+    # JAX's gradient of a real function of complex numbers is the conjugate of the one uphill.
     elsewhere = jnp.abs(gradient + jnp.conj(jax.grad(penalty.value)(w)))
     return norm(jnp.where(w == 0, jnp.maximum(jnp.abs(gradient) - slope, 0), elsewhere))
 
 
 def largest(penalty: ArrayPenalty, name: str, gradient: jax.Array) -> jax.Array:
-    """`threshold` where zero solves as long as no |gradient| exceeds the one number in the field `name`."""
+    """`threshold` where zero solves while no |gradient| exceeds the number in the field `name`."""
     require_one(penalty, name)
     return jnp.max(jnp.abs(gradient))

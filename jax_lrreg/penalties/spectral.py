@@ -1,7 +1,8 @@
-"""Penalties on matrices as a whole, through their singular values, and on differences of neighbours.
+"""Penalties on matrices by their singular values, and on differences of neighbours.
 
-Every product of matrices here asks for the highest precision: by default a TPU multiplies in bfloat16, and the prox of
-the nuclear norm, which takes a matrix apart and puts it together again, would move it by 7e-4 instead of 2e-6.
+Every product of matrices here asks for the highest precision: by default a TPU multiplies in
+bfloat16, and the prox of the nuclear norm, which takes a matrix apart and puts it together again,
+would move it by 7e-4 instead of 2e-6.
 """
 
 import functools
@@ -40,18 +41,20 @@ from jax_lrreg.penalties.separable import smooth_distance
 
 @pytree
 class Orthogonal(ArrayPenalty):
-    """Soft orthogonality of the smaller side: of the columns of a tall matrix, of the rows of a wide one.
+    """Soft orthogonality: of the columns of a tall matrix, of the rows of a wide one.
 
         value(w) = strength ||W^H W - I||^2, or with W W^H where W has more columns than rows
 
-    where W is w as (everything that goes in, out). It is smooth, and smallest not at 0 but at singular values 1.
+    where W is w as (everything that goes in, out). It is smooth, and smallest not at 0 but at
+    singular values 1.
 
     Attributes:
         strength: lambda, not negative.
         stacked: how many leading axes only stack layers, as `nn.scan` does.
 
     Reference:
-        Bansal, Chen and Wang, Can we gain more from orthogonality regularizations in training deep CNNs?, 2018, eq. 1.
+        Bansal, Chen and Wang, Can we gain more from orthogonality regularizations in training deep
+        CNNs?, 2018, eq. 1.
 
     Example:
         >>> print(Orthogonal(1.0)({"kernel": 2 * jnp.eye(3)[:, :2]}))
@@ -71,6 +74,7 @@ class Orthogonal(ArrayPenalty):
 
     def value(self, w):
         matrix = matrices(self, w)
+        # The larger Gram matrix has not the rank to be the identity.
         tall = matrix.shape[-2] >= matrix.shape[-1]
         gram = product(adjoint(matrix), matrix) if tall else product(matrix, adjoint(matrix))
         identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
@@ -83,20 +87,23 @@ class Orthogonal(ArrayPenalty):
 
 @pytree
 class NuclearNorm(ArrayPenalty):
-    """The sum of the singular values, for low rank. At 0 the gradient is 0, and nothing on missing ranks elsewhere.
+    """The sum of the singular values, for low rank.
 
         value(w) = strength sum of the singular values of W
         shrink(w, step_size) = W with its singular values lowered by step_size strength, not below 0
 
-    where W is w as (everything that goes in, out). The prox is known for one step size only, and has no derivative by
-    W (it is NaN) where two singular values are the same, as all those are that it has made 0.
+    where W is w as (everything that goes in, out). The gradient is that of least norm: 0 at 0, and
+    elsewhere nothing on missing ranks. The prox is known for one step size only, and
+    has no derivative by W (it is NaN) where two singular values are the same, as all those are that
+    it has made 0.
 
     Attributes:
         strength: lambda, not negative; one number, or one for each stacked matrix.
         stacked: how many leading axes only stack layers.
 
     Reference:
-        Cai, Candes and Shen, A singular value thresholding algorithm for matrix completion, 2010, theorem 2.1.
+        Cai, Candes and Shen, A singular value thresholding algorithm for matrix completion, 2010,
+        theorem 2.1.
 
     Example:
         >>> print(NuclearNorm(1.0)({"kernel": jnp.diag(jnp.array([3.0, 0.5]))}))
@@ -124,7 +131,8 @@ class NuclearNorm(ArrayPenalty):
         u, s, vh = ranked(matrices(self, w))
         strength = jnp.broadcast_to(jnp.asarray(self.strength, s.dtype), s.shape[:-1])[..., None]
         slope = matrices(self, gradient)
-        # On the ranks of w the subgradient is u vh; on the missing ones it is any matrix of spectral norm 1.
+        # On the ranks of w the subgradient is u vh; on the missing ones it is any matrix of
+        # spectral norm 1.
         outside = slope - product(u, product(adjoint(u), slope))
         outside = outside - product(outside, adjoint(vh), vh)
         within = slope - outside + strength[..., None] * product(u, vh)
@@ -140,14 +148,17 @@ class NuclearNorm(ArrayPenalty):
 class SpectralNorm(ArrayPenalty):
     """The largest singular value, found by power iteration from a vector that the penalty carries.
 
-        value(w) = strength sigma_1(W),  sigma_1 = ||W v||,  v after `iterations` of v <- W^H W v / ||W^H W v||
+        value(w) = strength sigma_1(W),  sigma_1 = ||W v||
+        v after `iterations` of v <- W^H W v / ||W^H W v||
 
-    where W is w as (everything that goes in, out). Every call begins at the same vector, unless the penalty carries
-    others: they are data of it, and `advance(params)` returns the penalty with those of `params`. Advance once before
-    a loop and then once a step, and `iterations=1` suffices. The value is a lower bound that is exact when v has
-    converged; where the two largest singular values are nearly the same, that takes longer, and the gradient, which
-    is that of one of them, is not the subgradient of least norm. The prox takes a full singular value decomposition,
-    for one step size only, and has no derivative by W (it is NaN) where two singular values are the same.
+    where W is w as (everything that goes in, out). Every call begins at the same vector, unless the
+    penalty carries others: they are data of it, and `advance(params)` returns the penalty with
+    those of `params`. Advance once before a loop and then once a step, and `iterations=1` suffices.
+    The value is a lower bound that is exact when v has converged; where the two largest singular
+    values are nearly the same, that takes longer, and the gradient, which is that of one of them,
+    is not the subgradient of least norm. The prox takes a full singular value decomposition, for
+    one step size only, and has no derivative by W (it is NaN) where two singular values are the
+    same.
 
     Attributes:
         strength: lambda, not negative; one number, or one for each stacked matrix.
@@ -156,7 +167,8 @@ class SpectralNorm(ArrayPenalty):
         vectors: what `advance` carries, by path; None to begin with.
 
     Reference:
-        Yoshida and Miyato, Spectral norm regularization for improving the generalizability of deep learning, 2017.
+        Yoshida and Miyato, Spectral norm regularization for improving the generalizability of deep
+        learning, 2017.
 
     Example:
         >>> params = {"kernel": jnp.diag(jnp.array([3.0, 1.0]))}
@@ -171,9 +183,11 @@ class SpectralNorm(ArrayPenalty):
 
     strength: Strength
     _: KW_ONLY
+    # The error of the value falls as (sigma_2 / sigma_1)^(4 iterations): at a ratio of 0.95, 50
+    # leave 4e-5 of it.
     iterations: int = static(default=50)
     stacked: int = static(default=0)
-    vectors: Any = None
+    vectors: Any = None  # of a user's penalty a tree, by path; of the one for an array its own
 
     def __post_init__(self):
         require_strength(self, "strength")
@@ -190,9 +204,8 @@ class SpectralNorm(ArrayPenalty):
     def value(self, w):
         matrix = matrices(self, w)
         unit = magnitude(matrix, (-2, -1))
-        matrix = divided(
-            matrix, unit
-        )  # as the iteration squares it, which with an entry of 1e30 would overflow
+        # The iteration squares it, which with an entry of 1e30 would overflow.
+        matrix = divided(matrix, unit)
         along = product(matrix, self._iterated(matrix))
         sizes = norm(along, (along.ndim - 2, along.ndim - 1)) * unit[..., 0, 0]
         return jnp.sum(self.strength * sizes)
@@ -207,8 +220,8 @@ class SpectralNorm(ArrayPenalty):
 
     def distance(self, w, gradient):
         raise NotImplementedError(
-            "SpectralNorm has no certificate: its subdifferential depends on how often the largest singular value "
-            "occurs, which rounding does not let one tell"
+            "SpectralNorm has no certificate: its subdifferential depends on how often the largest "
+            "singular value occurs, which rounding does not let one tell"
         )
 
     def _advanced(self, items):
@@ -221,7 +234,8 @@ class SpectralNorm(ArrayPenalty):
         return replaced(self, vectors=vectors)
 
     def _iterated(self, matrix: jax.Array) -> jax.Array:
-        """The vectors after the power iterations, without a derivative: where they end, the value has none by them."""
+        """The vectors after the power iterations, without a derivative."""
+        # Where they end, the value is stationary in them: d sigma_1 = u^H dW v needs no dv.
         matrix = jax.lax.stop_gradient(divided(matrix, magnitude(matrix, (-2, -1))))
         columns = matrix.shape[-1]
         if self.vectors is None:
@@ -243,7 +257,7 @@ class SpectralNorm(ArrayPenalty):
 
 @pytree
 class TotalVariation(ArrayPenalty):
-    """The differences of neighbours along some axes, for piecewise constant filters and tables. A loss term only.
+    """The differences of neighbours, for piecewise constant filters and tables. A loss term only.
 
         value(w) = strength sum over axes of sum |w[i + 1] - w[i]|
 
@@ -255,7 +269,8 @@ class TotalVariation(ArrayPenalty):
         stacked: how many leading axes only stack layers; `axis` counts without them.
 
     Reference:
-        Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992 (here anisotropic).
+        Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992
+        (here anisotropic).
 
     Example:
         >>> print(TotalVariation(1.0, axis=0)(jnp.array([1.0, 1.0, 4.0, 3.0])))
@@ -283,7 +298,7 @@ class TotalVariation(ArrayPenalty):
 
 
 def matrices(penalty: "Orthogonal | NuclearNorm | SpectralNorm", w: jax.Array) -> jax.Array:
-    """`w` as matrices (everything that goes in, out), after its stacked axes: a convolution becomes one matrix."""
+    """`w` as matrices (everything that goes in, out): one of a convolution, or of each layer."""
     return w.reshape(*w.shape[: penalty.stacked], -1, w.shape[-1])
 
 
@@ -298,10 +313,9 @@ def product(*matrices: jax.Array) -> jax.Array:
 
 
 def decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The singular value decomposition with the singular values in a unit, and that unit: they may overflow."""
-    unit = magnitude(
-        matrix, (-2, -1)
-    )  # LAPACK takes care of that by itself, not every device's library does
+    """The singular value decomposition with the singular values in a unit, and that unit."""
+    # They may overflow. LAPACK scales by itself, not every device's library does.
+    unit = magnitude(matrix, (-2, -1))
     with jax.default_matmul_precision("highest"):  # JAX's derivative of it multiplies matrices too
         u, s, vh = jnp.linalg.svd(divided(matrix, unit), full_matrices=False)
     return u, s, vh, unit
@@ -310,6 +324,8 @@ def decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.
 def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The singular value decomposition with the vectors of vanishing singular values set to 0."""
     u, s, vh, unit = decomposed(matrix)
+    # As in NumPy's `matrix_rank`: below it a singular value is the rounding of the others, and its
+    # vectors are those of noise.
     smallest = max(matrix.shape[-2:]) * jnp.finfo(s.dtype).eps * s[..., :1]
     keeps = s > smallest
     u, vh = jnp.where(keeps[..., None, :], u, 0), jnp.where(keeps[..., None], vh, 0)
@@ -318,7 +334,8 @@ def ranked(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def nuclear_norm(matrix: jax.Array) -> jax.Array:
-    """The sum of the singular values. JAX would fill the missing ranks of its gradient with some vectors."""
+    """The sum of the singular values, with the subgradient of least norm."""
+    # JAX's own derivative would fill the missing ranks with whatever vectors the device found.
     return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False), -1)
 
 
@@ -337,9 +354,9 @@ def _polar(matrix: jax.Array) -> jax.Array:
 
 @_polar.defjvp
 def _(primals, tangents):
-    # U V^H turns within the ranks that are there, by the antisymmetric part of the move over s_i + s_j, and tilts out
-    # of them, by the rest of the move over s_i. The derivatives of U and V by themselves have s_i - s_j below, which
-    # is 0 for twins; of them the product knows nothing.
+    # U V^H turns within the ranks that are there, by the antisymmetric part of the move over s_i +
+    # s_j, and tilts out of them, by the rest of the move over s_i. The derivatives of U and V by
+    # themselves have s_i - s_j below, which is 0 for twins; of them the product knows nothing.
     (matrix,), (tangent,) = primals, tangents
     u, s, vh = ranked(matrix)
     keeps = s > 0
@@ -365,7 +382,7 @@ def _require_matrices(penalty: "Orthogonal | NuclearNorm | SpectralNorm", leaf: 
 def _lowered(
     penalty: "NuclearNorm | SpectralNorm", w: jax.Array, step_size: chex.Numeric, lower: Callable
 ) -> jax.Array:
-    """`w` with the singular values that `lower` makes of them and of the pull; exactly `w` where nothing pulls."""
+    """`w` with each singular value s made `lower(s, pull)`; exactly `w` where nothing pulls."""
     require_scalar_step(penalty, step_size)
     matrix = matrices(penalty, w)
     u, s, vh, unit = decomposed(matrix)
