@@ -19,7 +19,6 @@ from jax_lrreg._arrays import LAST_STEP
 from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.schedules import Function, Schedule
-from jax_lrreg.schedules.phases import phases
 
 if TYPE_CHECKING:
     from jax_lrreg.finder import Found
@@ -75,6 +74,11 @@ def schedule(
     if any(named):
         ax.legend(frameon=False)
     return ax
+
+
+def phases(schedule: Schedule | Callable) -> list[tuple[float, str]]:
+    """Where the phases of a schedule begin, in steps, and what they are called."""
+    return schedule.phases if isinstance(schedule, Schedule) else [(0.0, "")]
 
 
 def _mark(ax: Axes, marks: Mapping[float, str]) -> None:

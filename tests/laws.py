@@ -51,7 +51,7 @@ SHAPES = [
     HalfLife(0.1, steps=10),
     InverseTime(0.1, steps=10, decay_rate=0.5),
     InverseSqrt(0.1, timescale=10),
-    InverseSqrt.noam(model_dim=16, warmup_steps=10),
+    noam(model_dim=16, warmup_steps=10),
     InverseSqrt.fairseq(0.1, warmup_steps=10),
     InverseSqrt.t5(warmup_steps=10),
     InverseSqrt.shifted(0.1, warmup_steps=10, timescale=30, shift=5),

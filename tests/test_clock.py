@@ -1,6 +1,7 @@
 """The arithmetic of time: exact at the ends, in the middle, at the last step of an int32."""
 
 import fractions
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,7 @@ import numpy as np
 import pytest
 
 from jax_lrreg._arrays import LAST_STEP
-from jax_lrreg.schedules.clock import Clock, Steps, exp2_product
-from jax_lrreg.schedules.digits import digits_of, exact_power
+from jax_lrreg.schedules.clock import Clock, Double, Steps, exp2, log2
 
 DURATIONS = (1, 7, 1000, 2**24 + 1, 10**9, LAST_STEP)
 
@@ -159,24 +159,44 @@ def test_powers_of_two_are_right_where_the_exponent_is_large(factor):
         np.minimum(np.abs(np.array([0, 0.01, 0.3, 1, 60, 125]) / factor), LAST_STEP).astype(int)
     )
     exact = np.exp2(steps * np.float64(factor))
-    got = np.asarray(exp2_product(Clock.of(steps), factor), np.float64)
+    got = np.asarray(exp2(Clock.of(steps).time * factor), np.float64)
     held = (exact > 1.2e-38) & (exact < 3e38)
     assert np.all(np.abs(got - exact)[held] <= 3 * np.spacing(np.float32(exact[held])))
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_logarithm_has_the_digits_that_an_exponent_of_126_needs(x64):
+    x = np.concatenate([10.0 ** np.arange(-18, 18), 1 + 10.0 ** -np.arange(1, 8), [0.9, 0.999]])
+    x = np.float64(np.float32(x))
+    with jax.enable_x64(x64):
+        got = jax.jit(lambda x: log2(Double.of(x)))(x if x64 else np.float32(x))
+    expected = np.log2(x)
+    error = np.abs(np.float64(got.high) + np.float64(got.low) - expected)
+    assert np.all(error <= 2.0**-29 * np.abs(expected))
+
+
 def test_powers_are_right_however_small_the_number():
     x = np.float32(10.0) ** np.arange(-18, 18, dtype=np.float32)
+
+    def raised(x, exponent):
+        return exp2(log2(Double.of(x)) * exponent)
+
     for exponent in (0.5, 0.9, 1.7, -1.3, 2.0):
-        exact = np.float64(x) ** exponent
-        held = (exact > 1.2e-38) & (exact < 3e38)
-        got = np.asarray(exact_power(jnp.asarray(x), exponent), np.float64)
-        assert np.all(np.abs(got - exact)[held] <= 4 * np.spacing(np.float32(exact[held])))
-    slope = jax.grad(lambda x, exponent: exact_power(x, exponent), (0, 1))(jnp.float32(1e-6), 1.5)
+        expected = np.float64(x) ** exponent
+        held = (expected > 1.2e-38) & (expected < 3e38)
+        got = np.asarray(jax.jit(functools.partial(raised, exponent=exponent))(x), np.float64)
+        assert np.all(np.abs(got - expected)[held] <= 4 * np.spacing(np.float32(expected[held])))
+    slope = jax.grad(raised, (0, 1))(jnp.float32(1e-6), 1.5)
     np.testing.assert_allclose(slope, (1.5e-3, 1e-9 * np.log(1e-6)), rtol=1e-5)
 
 
-def test_digits_add_up():
-    for number in (0.1, -1 / 3, 12345.678, 2.0**-40):
-        digits = digits_of(number, 4)
-        assert sum(map(float, digits)) == number
-        assert all(float(digit) == np.float32(digit) for digit in digits[:3])
+@pytest.mark.parametrize("jit", [False, True])
+def test_doubles_have_twice_the_digits(jit):
+    rng = np.random.default_rng(0)
+    x, y = (Double.of(rng.normal(size=1000) * 10.0 ** rng.integers(-9, 9, 1000)) for _ in range(2))
+    value = lambda x: np.float64(x.high) + np.float64(x.low)  # noqa: E731
+    for operation in (lambda x, y: x * y, lambda x, y: x / y, lambda x, y: x + y):
+        expected = operation(value(x), value(y))
+        got = value((jax.jit(operation) if jit else operation)(x, y))
+        size = np.maximum(np.abs(expected), np.abs(value(x)) * (np.abs(value(y)) < 1e-30))
+        assert np.all(np.abs(got - expected) <= 2.0**-44 * np.maximum(size, 1e-30))

@@ -29,6 +29,7 @@ from jax_lrreg.schedules import (
     Step,
     Tanh,
     join,
+    noam,
 )
 
 LAST = 2**31 - 1
@@ -131,7 +132,7 @@ def _references(total):
         ),
         "inverse sqrt": (InverseSqrt(1e-3, timescale=scale), 1e-3 / np.sqrt(1 + t / scale)),
         "noam": (
-            InverseSqrt.noam(model_dim=512, warmup_steps=warm),
+            noam(model_dim=512, warmup_steps=warm),
             512**-0.5 * np.minimum((t + 1) ** -0.5, (t + 1) * float(warm) ** -1.5),
         ),
         "fairseq": (

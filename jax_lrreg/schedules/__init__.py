@@ -41,7 +41,7 @@ Their name, and ours. Where a step is counted otherwise, `jax_lrreg.interop` con
                                                                       PiecewiseConstant
         inverse_sqrt, tri_stage                                       InverseSqrt.fairseq, tri_stage
     Elsewhere
-        Transformer (noam), T5 and big_vision rsqrt, 1/sqrt           InverseSqrt.noam, .t5, .shifted
+        Transformer (noam), T5 and big_vision rsqrt, 1/sqrt           noam, InverseSqrt.t5, .shifted
         WSD, trapezoid, WSD-S                                         warmup_stable_decay(_periods), .cooldown
         big_vision warmup and cooldown factors                        .overlay_warmup(n), * Constant(1).cooldown(n, at=)
         HTD, REX, k-decay, SGDR, CLR, ULMFiT                          Tanh, Rex, k_decay=, CosineRestarts, Cyclic,
@@ -70,19 +70,26 @@ from jax_lrreg.schedules.decays import Linear as Linear
 from jax_lrreg.schedules.decays import Polynomial as Polynomial
 from jax_lrreg.schedules.decays import Rex as Rex
 from jax_lrreg.schedules.decays import Tanh as Tanh
-from jax_lrreg.schedules.piecewise import PiecewiseCosine as PiecewiseCosine
-from jax_lrreg.schedules.piecewise import PiecewiseLinear as PiecewiseLinear
 from jax_lrreg.schedules.ramps import Cooldown as Cooldown
 from jax_lrreg.schedules.ramps import Warmup as Warmup
+from jax_lrreg.schedules.recipes import cosine_then_linear as cosine_then_linear
+from jax_lrreg.schedules.recipes import flat_cosine as flat_cosine
 from jax_lrreg.schedules.recipes import noam as noam
 from jax_lrreg.schedules.recipes import one_cycle as one_cycle
 from jax_lrreg.schedules.recipes import one_cycle_three_phases as one_cycle_three_phases
 from jax_lrreg.schedules.recipes import slanted_triangular as slanted_triangular
+from jax_lrreg.schedules.recipes import tri_stage as tri_stage
 from jax_lrreg.schedules.recipes import warmup_cosine as warmup_cosine
 from jax_lrreg.schedules.recipes import warmup_linear as warmup_linear
+from jax_lrreg.schedules.recipes import warmup_stable_decay as warmup_stable_decay
+from jax_lrreg.schedules.recipes import (
+    warmup_stable_decay_periods as warmup_stable_decay_periods,
+)
 from jax_lrreg.schedules.stairs import InverseTimeStep as InverseTimeStep
 from jax_lrreg.schedules.stairs import MultiStep as MultiStep
 from jax_lrreg.schedules.stairs import PiecewiseConstant as PiecewiseConstant
+from jax_lrreg.schedules.stairs import PiecewiseCosine as PiecewiseCosine
+from jax_lrreg.schedules.stairs import PiecewiseLinear as PiecewiseLinear
 from jax_lrreg.schedules.stairs import Step as Step
 from jax_lrreg.schedules.tails import Exponential as Exponential
 from jax_lrreg.schedules.tails import HalfLife as HalfLife
@@ -96,10 +103,3 @@ from jax_lrreg.schedules.timeline import Repeated as Repeated
 from jax_lrreg.schedules.timeline import Shifted as Shifted
 from jax_lrreg.schedules.timeline import Stretched as Stretched
 from jax_lrreg.schedules.timeline import join as join
-from jax_lrreg.schedules.trapezoids import cosine_then_linear as cosine_then_linear
-from jax_lrreg.schedules.trapezoids import flat_cosine as flat_cosine
-from jax_lrreg.schedules.trapezoids import tri_stage as tri_stage
-from jax_lrreg.schedules.trapezoids import warmup_stable_decay as warmup_stable_decay
-from jax_lrreg.schedules.trapezoids import (
-    warmup_stable_decay_periods as warmup_stable_decay_periods,
-)

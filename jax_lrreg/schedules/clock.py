@@ -1,24 +1,155 @@
-"""Exact time. Where a schedule stands is counted in integers and becomes a fraction only at the end.
+"""Exact time: where a schedule stands is counted in integers and becomes a fraction only at the end.
 
 A float32 holds integers up to 2^24 only, and `1 - step / steps` loses all its digits near the end.
-So a `Clock` keeps whole steps as an integer and what is left over as a fraction below one, and
-computes what remains before it divides: the result is right to a few units in the last place at
-every step up to 2^31 - 1, and exactly 0 and 1 at the ends.
+So a `Clock` keeps whole steps as an integer and what is left over as a rest below one, and computes
+what remains before it divides: the result is right to a few units in the last place at every step
+up to 2^31 - 1, and exactly 0 and 1 at the ends.
+
+Numbers that are known while tracing are computed with NumPy in double precision and cost nothing in
+the compiled program. Traced ones have 24 bits, too few for an exponent or a unit: there `Double`
+carries 48.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import LAST_STEP, known
 from jax_lrreg._check import require
-from jax_lrreg.schedules.digits import digits_of, exp2_sum
+from jax_lrreg._struct import pytree
 
 LARGEST = 2**31 - 128  # the last float32 that an int32 can hold
+FAR = (
+    1e30  # no schedule is longer: beyond it a float32 would soon be infinite, and inf / inf is NaN
+)
+LOG2_E = float(np.log2(np.e))
+Known: TypeAlias = np.ndarray | np.generic | float  # no tracer: computed while tracing, by NumPy
+
+
+@pytree
+class Double:
+    """A number as the sum of two floats, of which the second holds what the first has no room for.
+
+    The sums are Knuth's (TAOCP 2, 4.2.2), the products Dekker's (Numer. Math. 18, 1971). Only
+    products of halves of 12 bits are relied on to be exact, since a compiler may contract `x y + z`
+    to one rounding in one place and not in another, which would spoil the usual `x y - fl(x y)`.
+
+    Attributes:
+        high: the number, rounded.
+        low: what rounding took from it.
+    """
+
+    high: jax.Array | np.ndarray
+    low: jax.Array | np.ndarray
+
+    __array_ufunc__ = None  # a NumPy number to the left of an operator leaves the operation to us
+
+    @classmethod
+    def of(cls, value: "Number | chex.Numeric", dtype: Any = jnp.float32) -> "Double":
+        """`value`, known or traced; an int32 is held exactly."""
+        if isinstance(value, Double):
+            return value
+        if not isinstance(value, jax.Array):
+            value = np.clip(np.asarray(value, np.float64), -FAR, FAR)
+            high = value.astype(dtype)
+            return cls(high, (value - high).astype(dtype))
+        if jnp.issubdtype(value.dtype, jnp.integer):
+            high = jnp.minimum(value.astype(dtype), LARGEST)
+            return cls(high, (value - high.astype(jnp.int32)).astype(dtype))
+        value = value.astype(jnp.promote_types(value.dtype, dtype))
+        return cls(value, jnp.zeros_like(value))
+
+    def __add__(self, other: "Number | chex.Numeric") -> "Double":
+        other = Double.of(other, self.high.dtype)
+        total, lost = two_sum(self.high, other.high)
+        return _tidied(total, lost + (self.low + other.low))
+
+    def __mul__(self, other: "Number | chex.Numeric") -> "Double":
+        other = Double.of(other, self.high.dtype)
+        (x, fine_x), (y, fine_y) = _halves(self.high), _halves(other.high)
+        middle, lost = two_sum(x * fine_y, fine_x * y)
+        product, more = two_sum(x * y, middle)
+        cross = self.high * other.low + self.low * other.high
+        return _tidied(product, more + (lost + fine_x * fine_y + cross))
+
+    def __truediv__(self, other: "Number | chex.Numeric") -> "Double":
+        other = Double.of(other, self.high.dtype)
+        first, _ = _halves(self.high / other.high)
+        rest = self - other * first
+        second, _ = _halves(rest.high / other.high)
+        rest = rest - other * second
+        total, lost = two_sum(first, second)
+        return _tidied(total, lost + rest.high / other.high)
+
+    def __neg__(self) -> "Double":
+        return Double(-self.high, -self.low)
+
+    def __sub__(self, other: "Number | chex.Numeric") -> "Double":
+        return self + -Double.of(other, self.high.dtype)
+
+    def __rsub__(self, other: "Number | chex.Numeric") -> "Double":
+        return -self + other
+
+    def __rtruediv__(self, other: "Number | chex.Numeric") -> "Double":
+        return Double.of(other, self.high.dtype) / self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+Number: TypeAlias = Known | Double  # with all its digits, known or traced
+
+
+def exact(value: Number | chex.Numeric) -> Number:
+    """A number with all its digits: in double precision where it is known, else as a `Double`."""
+    if isinstance(value, Double):
+        return value
+    return np.asarray(value, np.float64) if known(value) else Double.of(value)
+
+
+def choose(condition: jax.Array, x: Double, y: Double) -> Double:
+    """`where` for numbers with all their digits."""
+    return jax.tree.map(lambda *pair: jnp.where(condition, *pair), x, y)
+
+
+def log2(x: Number, rest: Double | None = None) -> Number:
+    """The logarithm to base 2 of a positive number, right to 30 bits at least.
+
+    A schedule may raise a rate to a power so high that the result underflows, so the exponent goes
+    up to 126: with the 24 bits of a float32 logarithm the result would be 126 ulp off. Where x is
+    nearly 1 its logarithm is nearly x - 1, and `rest` is 1 - x, where that is known better.
+    """
+    if not isinstance(x, Double):
+        return np.log2(x)
+    if x.high.dtype != jnp.float32:
+        beyond = (x.high - 1) + x.low if rest is None else -rest.high
+        near = jnp.abs(beyond) < 0.5
+        short = jnp.log1p(jnp.where(near, beyond, 0)) * LOG2_E
+        return Double.of(jnp.where(near, short, jnp.log2(x.high)), x.high.dtype)
+    bits = jax.lax.bitcast_convert_type(x.high, jnp.int32)
+    whole = jnp.clip((bits - 0x3F3504F3) >> 23, -126, 126)  # x = 2^whole m, 0.7 < m < 1.42
+    scale = _power_of_two(-whole)
+    m = Double(x.high * scale, x.low * scale)
+    beyond = m - 1 if rest is None else choose(rest.high < 0.25, -rest, m - 1)
+    # log m = 2 atanh(s). Only s itself needs the digits: the rest is less than a hundredth of it.
+    s = beyond / (m + 1)
+    square = s.high * s.high
+    series = 1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square / 11)))
+    return (s + s.high * square * series) * (2 * LOG2_E) + whole.astype(jnp.float32)
+
+
+def exp2(x: Number) -> jax.Array | np.ndarray:
+    """2^x, right to two units in the last place however large x is."""
+    if not isinstance(x, Double):
+        return np.exp2(x)
+    if x.high.dtype != jnp.float32:
+        return jnp.exp2(x.high + x.low)
+    whole = jnp.clip(jnp.round(x.high), -127, 127)  # 2^-127 is flushed to 0
+    rest = jnp.clip((x.high - whole) + x.low, -1, 1)
+    return jnp.exp2(rest) * _power_of_two(whole.astype(jnp.int32))
 
 
 class Steps(NamedTuple):
@@ -33,211 +164,151 @@ class Clock(NamedTuple):
 
     Attributes:
         step: whole steps since the piece began, an integer array; -1 for any time before it.
-        part: the rest, in [0, 1) steps; the Python number 0 where steps are whole.
+        part: the rest, in [0, 1) steps; a known number for as long as all durations are known.
         unit: units of the piece that one step covers; see `Schedule.in_units`.
         dtype: float32, or float64 where the step was a float64.
     """
 
     step: jax.Array
-    part: Any = 0
-    unit: Any = 1
+    part: jax.Array | Known = 0.0
+    unit: Number = 1.0
     dtype: Any = jnp.float32
 
     @classmethod
-    def of(cls, step: Any) -> "Clock":
-        """The clock that shows `step`: a Python number, or an array of any integer or float dtype."""
-        if (
-            isinstance(step, int | float) and not isinstance(step, bool) and step == step
-        ):  # a NaN stays one
-            whole = math.floor(min(max(step, -1), LAST_STEP))
-            part = 0 if isinstance(step, int) or not -1 <= step < LAST_STEP else step - whole
-            return cls(
-                jnp.int32(whole), part if part else 0, dtype=jnp.result_type(jnp.float32, step)
-            )
-        step = _as_array(step)
+    def of(cls, step: chex.Numeric) -> "Clock":
+        """The clock that shows `step`: a Python number, or an array of ints or floats."""
+        step, dtype = _as_real(step)
+        library = _library(step)
         if jnp.issubdtype(step.dtype, jnp.integer):
-            if (
-                step.dtype.itemsize >= 4 and step.dtype != jnp.int32
-            ):  # uint32 and 64 bits do not fit
-                step = jnp.minimum(step, LAST_STEP)
-            return cls(jnp.maximum(step.astype(jnp.int32), -1))
-        dtype = jnp.promote_types(step.dtype, jnp.float32)
-        step = jnp.clip(step.astype(dtype), -1, LAST_STEP)
-        whole = jnp.floor(step)
-        return cls(whole.astype(jnp.int32), step - whole, dtype=dtype)
+            if step.dtype.itemsize >= 4:  # an unsigned or a 64-bit step may not fit an int32
+                step = library.minimum(step, LAST_STEP)
+            step = step if library is jnp else np.maximum(step.astype(np.int64), -1)
+            return cls(jnp.maximum(jnp.asarray(step.astype(np.int32)), -1), dtype=dtype)
+        step = library.clip(step, -1, LAST_STEP)
+        whole = library.floor(step)
+        return cls(jnp.asarray(whole.astype(np.int32)), step - whole, dtype=dtype)
 
-    def steps_of(self, duration: Any) -> Steps:
+    def steps_of(self, duration: chex.Numeric | Number | Steps) -> Steps:
         """A duration in units of the piece as whole steps and a rest in [0, 1)."""
         if isinstance(duration, Steps):
             return duration
-        if not known(duration, self.unit):
-            return self.split(duration if self._plain else duration / self.unit)
-        steps = np.asarray(duration, np.float64) / np.float64(self.unit)
-        nearest = np.rint(steps)
-        steps = np.where(
-            np.abs(steps - nearest) <= 4e-16 * np.abs(nearest), nearest, steps
-        )  # 5 / (1/390)
-        if np.any(steps >= LAST_STEP + 1):
-            raise ValueError(
-                f"a duration of {duration} is {float(np.max(steps)):.6g} steps, beyond 2^31 - 1; write a longer "
-                "horizon in larger units with `in_units(per_step=...)`"
-            )
-        return self.split(steps)
+        plain = not isinstance(self.unit, Double) and np.all(self.unit == 1)
+        if plain and not known(duration) and jnp.issubdtype(duration.dtype, jnp.integer):
+            return Steps(duration.astype(jnp.int32), 0.0)
+        return split(exact(duration) / self.unit)
 
-    def split(self, steps: Any) -> Steps:
-        """A number of steps as whole ones and a rest, which is large where an int32 is not enough."""
-        if known(steps):
-            whole = np.minimum(np.floor(steps), LAST_STEP)
-            part = np.asarray(steps - whole, np.float64)
-            return Steps(np.asarray(whole, np.int32), part if np.any(part) else 0)
-        if jnp.issubdtype(jnp.result_type(steps), jnp.integer):
-            return Steps(jnp.asarray(steps, jnp.int32), 0)
-        whole = jnp.floor(jnp.minimum(jax.lax.stop_gradient(steps), LARGEST))
-        return Steps(whole.astype(jnp.int32), steps - whole)
-
-    def left(self, duration: Any) -> jax.Array:
+    def left(self, duration: chex.Numeric | Steps) -> jax.Array:
         """The fraction of `duration` that remains: 1 up to the beginning, exactly 0 from the end on."""
-        whole, part, total, late = self._span(duration)
-        remaining = self.number(whole - jnp.clip(self.step, 0, late))
-        rest = part - self._started_part()
-        if not isinstance(rest, int):
-            remaining = remaining + rest
-            remaining = jnp.where(remaining <= self._slack(part), 0, remaining)
-        fraction = jnp.clip(remaining, 0, total) / jnp.where(total > 0, total, 1)
-        return jnp.where(remaining >= total, jnp.where(remaining > 0, self.number(1), 0), fraction)
+        whole, part = self.steps_of(duration)
+        total = self.number(whole + part)
+        remaining = self.number(whole - jnp.clip(self.step, 0, _next(whole)))
+        if not _is_zero(ahead := self._ahead(part)):
+            remaining = remaining - self.number(ahead)
+        fraction = jnp.minimum(remaining / _library(total).where(total > 0, total, 1), 1)
+        fraction = jnp.where(remaining <= self._slack, 0, fraction)
+        return jnp.where(self.begun, fraction, 1)
 
-    def done(self, duration: Any) -> jax.Array:
+    def done(self, duration: chex.Numeric | Steps) -> jax.Array:
         """The fraction of `duration` that has passed: 0 up to the beginning, exactly 1 from the end on."""
-        _, part, total, late = self._span(duration)
-        elapsed = self._added(self.number(jnp.clip(self.step, 0, late)), self._started_part())
-        return jnp.where(
-            elapsed >= total - self._slack(part),
-            self.number(1),
-            elapsed / jnp.where(total > 0, total, 1),
-        )
+        whole, part = self.steps_of(duration)
+        total = self.number(whole + part)
+        elapsed = self._elapsed(jnp.clip(self.step, 0, _next(whole)))
+        fraction = elapsed / _library(total).where(total > 0, total, 1)
+        return jnp.where(elapsed >= total - self._slack, self.number(self.begun), fraction)
 
-    def reached(self, duration: Any) -> jax.Array:
+    def share(self, duration: chex.Numeric | Steps) -> tuple[Double, Double]:
+        """`left` and `done` with all their digits, for a curve that would magnify an error."""
+        whole, part = steps = self.steps_of(duration)
+        one = Double.of(1.0, self.dtype)
+        total = Double.of(whole, self.dtype) + part
+        total = choose(total.high > 0, total, one)
+        remaining = Double.of(whole - jnp.clip(self.step, 0, _next(whole)), self.dtype)
+        left = choose(self.begun, (remaining - self._ahead(part)) / total, one)
+        left = choose(self.reached(steps), Double.of(0.0, self.dtype), left)
+        return left, self.upto(steps).time / total
+
+    def reached(self, duration: chex.Numeric | Steps) -> jax.Array:
         """Whether `duration` has passed."""
         whole, part = self.steps_of(duration)
-        if isinstance(part, int) and isinstance(self.part, int):
-            return self.step >= whole
-        ahead = self.part - part + self._slack(part)
-        return (
-            (self.step > whole)
-            | ((self.step == whole) & (ahead >= 0))
-            | ((self.step == whole - 1) & (ahead >= 1))
-        )
+        carry, _ = self._carried(self._ahead(part))
+        return self.step > whole - 1 - carry
 
-    def after(self, duration: Any) -> "Clock":
-        """The clock of a piece that begins when `duration` has passed; it began earlier if that is negative."""
+    def after(self, duration: chex.Numeric | Steps) -> "Clock":
+        """The clock of a piece that begins when `duration` has passed, or began before, if negative."""
         whole, part = self.steps_of(duration)
-        if not isinstance(whole, jax.Array) and np.all(whole >= 0):
-            step, rest = self.step, self.part
-        else:
-            step, rest = jnp.minimum(self.step, LAST_STEP + jnp.minimum(whole, 0)), self.part
-        if not isinstance(part, int):
-            step, rest = self._settled(step, rest - part, self._slack(part))
-        return self._replace(step=jnp.maximum(jnp.maximum(step, -1) - whole, -1), part=rest)
+        carry, rest = self._carried(self._ahead(part, started=False))
+        step = jnp.minimum(self.step, LAST_STEP - _library(carry).maximum(carry, 0)) + carry
+        if isinstance(whole, jax.Array) or np.any(whole < 0):
+            earlier = jnp.maximum(-whole, 0)
+            gain = jnp.minimum(earlier, LAST_STEP - jnp.maximum(step, 0))
+            step = step + gain
+            if isinstance(whole, jax.Array) or np.any(whole < -(2**30)):  # it may not fit an int32
+                rest = self.number(rest) + self.number(earlier - gain)
+            whole = _library(whole).maximum(whole, 0)
+        return self._replace(step=jnp.maximum(step, whole - 1) - whole, part=rest)
 
     def started(self) -> "Clock":
         """This clock, standing at 0 before the beginning."""
-        return self._replace(step=jnp.maximum(self.step, 0), part=self._started_part())
+        return self._replace(step=jnp.maximum(self.step, 0), part=self._started_part)
 
-    def interval(self, boundaries: Sequence[Any]) -> tuple[jax.Array, "Clock", Steps]:
-        """Which interval between 0 and rising boundaries this is, the clock in it, and its duration.
+    def upto(self, duration: chex.Numeric | Steps) -> "Clock":
+        """This clock, kept within [0, duration]: what a piece sees while it is idle."""
+        whole, part = self.steps_of(duration)
+        ended = self.reached(Steps(whole, part))
+        step = jnp.where(ended, whole, jnp.maximum(self.step, 0))
+        return self._replace(step=step, part=self._chosen(ended, part, self._started_part))
+
+    def interval(self, boundaries: Sequence[chex.Numeric | Steps]) -> "Interval":
+        """Which interval between 0 and rising boundaries this is.
 
         After the last boundary it is still the last interval, whose duration has then passed.
         """
-        pairs = [Steps(0, 0), *(self.steps_of(boundary) for boundary in boundaries)]
-        whole = stack([pair.whole for pair in pairs])
-        part = (
-            0
-            if all(isinstance(pair.part, int) for pair in pairs)
-            else stack([pair.part for pair in pairs])
-        )
-        rank = max(jnp.ndim(self.step) + 1, np.ndim(whole))
-        step, rest = (
-            x if isinstance(x, int) else _align(x[..., None], rank) for x in (self.step, self.part)
-        )
-        inner = Steps(
-            *(x if isinstance(x, int) else _align(x[..., 1:-1], rank) for x in (whole, part))
-        )
-        now = self._replace(step=step, part=rest)
-        index = jnp.sum(now.reached(inner), axis=-1, dtype=jnp.int32)
-        longer, more = whole[..., 1:] - whole[..., :-1], 0
-        if not isinstance(part, int):
-            more = part[..., 1:] - part[..., :-1]
-            borrow = more < 0
-            longer, more = longer - borrow, more + borrow
-        start, length = (
-            Steps(*(x if isinstance(x, int) else pick(x, index) for x in pair))
-            for pair in ((whole, part), (longer, more))
-        )
-        return index, self.after(start), length
+        ends = [self.steps_of(boundary) for boundary in boundaries]
+        whole, part = (stack([0, *column]) for column in zip(*ends, strict=True))
+        reached = jax.vmap(lambda *end: self.reached(Steps(*end)))(whole[1:], part[1:])
+        index = jnp.minimum(jnp.sum(reached, axis=0, dtype=jnp.int32), len(ends) - 1)
+        more = part[1:] - part[:-1]
+        borrow = (more < 0).astype(np.int32)
+        length = Steps(pick(whole[1:] - whole[:-1] - borrow, index), pick(more + borrow, index))
+        start = Steps(pick(whole[:-1], index), pick(part[:-1], index))
+        return Interval(index, self.after(start), length)
 
-    def upto(self, duration: Any) -> "Clock":
-        """This clock, kept within [0, duration]: what a piece sees while it is idle."""
-        whole, part = self.steps_of(duration)
-        ended = self.reached(duration)
-        step = jnp.where(ended, whole, jnp.maximum(self.step, 0))
-        if isinstance(part, int) and isinstance(self.part, int):
-            return self._replace(step=step)
-        return self._replace(step=step, part=jnp.where(ended, part, self._started_part()))
-
-    def cycle(self, period: Any) -> tuple[jax.Array, "Clock"]:
+    def cycle(self, period: chex.Numeric | Steps) -> tuple[jax.Array, "Clock"]:
         """How many whole periods have passed, and the clock within the current one."""
         whole, part = self.steps_of(period)
-        step, rest = jnp.maximum(self.step, 0), self._started_part()
-        if isinstance(part, int):
-            whole = jnp.maximum(whole, 1)
-            return step // whole, self._replace(step=step % whole, part=rest)
+        step, rest = jnp.maximum(self.step, 0), self._started_part
+        count = step // _library(whole).maximum(whole, 1)
+        if _is_zero(part):
+            return count, self._replace(step=step - count * whole, part=rest)
         total = self.number(whole + part)
-        count = jnp.int32(self._added(self.number(step), rest) / total)
-        for _ in range(
-            3
-        ):  # the quotient was rounded, and is many periods wrong where there are very many
-            more, fraction = self._times(count, part)
-            within, fraction = step - count * whole - more, rest - fraction
-            wrong = jnp.floor(jax.lax.stop_gradient(self.number(within) + fraction) / total)
-            ended = self.number(whole - within) + (part - fraction) <= self._slack(part)
+        # The rest of the period was left out, so these are too many by up to 2^31 times the rest.
+        # Each round leaves 2^-23 of the error, the last one none.
+        for _ in range(3):
+            within, fraction = self._without(step, rest, count, whole, part)
+            wrong = jnp.floor((self.number(within) + fraction) / total)
+            ended = self.number(whole - within) + (self.number(part) - fraction) <= self._slack
             started = self.number(within) + fraction >= 0
             wrong = jnp.where(ended, jnp.maximum(wrong, 1), jnp.where(started, 0, wrong))
-            count = count + wrong.astype(jnp.int32)
-        more, fraction = self._times(count, part)
-        within, fraction = self._settled(
-            step - count * whole - more, rest - fraction, self._slack(part)
-        )
-        return count, self._replace(step=jnp.maximum(within, 0), part=fraction)
-
-    def _times(self, count: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
-        """`count * part` as a whole number and a rest, without the error of a large product."""
-        if self.dtype != jnp.float32:
-            digits, pieces = [part], [count.astype(self.dtype)]
-        else:
-            digits, pieces = (
-                digits_of(part, 4),
-                [((count >> shift) & 2047) * 2.0**shift for shift in (22, 11, 0)],
-            )
-        whole, rest = jnp.int32(0), self.number(0)
-        for digit in digits:
-            for piece in pieces:
-                product = self.number(piece) * self.number(digit)
-                floor = jnp.floor(jax.lax.stop_gradient(product))
-                whole, rest = whole + floor.astype(jnp.int32), rest + (product - floor)
-        return whole, rest
+            count = count + jnp.minimum(wrong.astype(jnp.int32), LAST_STEP - count)
+        within, fraction = self._without(step, rest, count, whole, part)
+        carry, fraction = self._carried(fraction)
+        return count, self._replace(step=jnp.maximum(within + carry, 0), part=fraction)
 
     def position(self) -> jax.Array:
         """The position in units of the piece, from 0, as one floating-point number."""
-        steps = self._added(self.number(jnp.maximum(self.step, 0)), self._started_part())
-        return steps if self._plain else steps * self.number(self.unit)
+        return self._elapsed(jnp.maximum(self.step, 0)) * self.number(self.unit)
 
-    def moment(self) -> Any:
+    def moment(self) -> jax.Array:
         """The position as other functions take it: a whole number of steps where it is one."""
-        return (
-            jnp.maximum(self.step, 0)
-            if isinstance(self.part, int) and self._plain
-            else self.position()
-        )
+        whole = _is_zero(self.part) and self._plain
+        return jnp.maximum(self.step, 0) if whole else self.position()
+
+    @property
+    def time(self) -> Double:
+        """The steps since the piece began, from 0, with all their digits."""
+        count = Double.of(jnp.maximum(self.step, 0), self.dtype)
+        part = self._started_part
+        return count if _is_zero(part) else count + part
 
     @property
     def begun(self) -> jax.Array:
@@ -249,115 +320,166 @@ class Clock(NamedTuple):
         """The shape of the step."""
         return jnp.shape(self.step)
 
-    def at_step(self, step: jax.Array) -> "Clock":
-        """The clock that shows a whole number of steps."""
-        return self._replace(step=step, part=0)
-
-    def number(self, value: Any) -> Any:
+    def number(self, value: Number | chex.Numeric) -> jax.Array | np.ndarray:
         """A number in the floating-point type of this clock; a known one as a constant."""
-        return (
-            jnp.asarray(value, self.dtype)
-            if isinstance(value, jax.Array)
-            else np.asarray(value, self.dtype)
-        )
+        value = value.high if isinstance(value, Double) else value
+        library = jnp if isinstance(value, jax.Array) else np
+        return library.asarray(value, self.dtype)
 
-    def in_units(self, per_step: Any) -> "Clock":
+    def in_units(self, per_step: chex.Numeric | Number) -> "Clock":
         """The same moment for a piece written in units of which one step covers `per_step`."""
-        return self._replace(unit=self.unit * per_step)
+        return self._replace(unit=self.unit * exact(per_step))
 
     @property
     def _plain(self) -> bool:
-        return isinstance(self.unit, int) and self.unit == 1
+        return not isinstance(self.unit, Double) and bool(np.all(self.unit == 1))
 
-    def _span(self, duration: Any) -> tuple[Any, Any, Any, Any]:
-        """A duration as whole steps, their rest and the sum, and the step by which it has passed."""
-        whole, part = self.steps_of(duration)
-        library = jnp if isinstance(whole, jax.Array) else np
-        return whole, part, self.number(whole + part), library.minimum(whole, LAST_STEP - 1) + 1
+    @property
+    def _slack(self) -> float:
+        """How late a time may be and count as on time: what rounding a few fractions adds up to."""
+        return 5e-7 if self.dtype == jnp.float32 else 1e-9
 
-    def _added(self, steps: jax.Array, part: Any) -> jax.Array:
-        return steps if isinstance(part, int) else steps + part
+    @property
+    def _started_part(self) -> jax.Array | Known:
+        return self._chosen(self.begun, self.part, 0.0)
 
-    def _settled(self, step: jax.Array, rest: jax.Array, slack: Any) -> tuple[jax.Array, jax.Array]:
-        """A step and any rest as a step and a rest in [0, 1), where what is nearly a whole step is one."""
-        nearest = jax.lax.stop_gradient(jnp.round(rest))
-        rest = jnp.where(
-            jnp.abs(rest - nearest) <= slack, rest - jax.lax.stop_gradient(rest - nearest), rest
-        )
-        carry = jnp.clip(jnp.floor(jax.lax.stop_gradient(rest)), -64, 1)
-        step = jnp.where(carry > 0, jnp.minimum(step, LAST_STEP - 1), step) + carry.astype(
-            jnp.int32
-        )
-        return step, rest - carry
+    def _elapsed(self, steps: jax.Array) -> jax.Array:
+        part = self._started_part
+        return self.number(steps) if _is_zero(part) else self.number(steps) + self.number(part)
 
-    def _slack(self, part: Any) -> Any:
-        """How late a time may be in steps and count as on time: what the rounding of a few fractions adds up to."""
-        return (
-            0
-            if isinstance(part, int) and isinstance(self.part, int)
-            else 4 * jnp.finfo(self.dtype).eps
-        )
+    def _chosen(self, condition: jax.Array, x: Any, y: Any) -> jax.Array | Known:
+        """`where`, but what is known, and is the same both ways, stays known."""
+        if _is_known(x) and _is_known(y) and np.array_equal(x, y):
+            return x
+        return jnp.where(condition, self.number(x), self.number(y))
 
-    def _started_part(self) -> Any:
-        return self.part if isinstance(self.part, int) else jnp.where(self.begun, self.part, 0)
+    def _ahead(self, part: Any, started: bool = True) -> jax.Array | Known:
+        """What the rest of this clock has more than `part`."""
+        own = self._started_part if started else self.part
+        if _is_known(own) and _is_known(part):
+            return own - part
+        return self.number(own) - self.number(part)
 
+    def _carried(self, rest: Any) -> tuple[Any, Any]:
+        """A rest as -1, 0 or 1 steps and a rest in [0, 1), where almost a whole step is one."""
+        library = _library(rest)
+        nearest = library.round(rest)
+        whole = nearest if library is np else nearest + (rest - jax.lax.stop_gradient(rest))
+        rest = library.where(abs(rest - nearest) <= self._slack, whole, rest)
+        carry = library.clip(library.floor(rest), -1, 1)
+        return carry.astype(np.int32), rest - carry
 
-def _as_array(step: Any) -> jax.Array:
-    """`step` as an array of integers or of floats; nothing else is one."""
-    if isinstance(step, np.ndarray | np.generic) and step.dtype in (
-        np.int64,
-        np.uint64,
-    ):  # JAX would cut off 32 bits
-        step = np.maximum(np.minimum(step, LAST_STEP).astype(np.int64), -1).astype(np.int32)
-    try:
-        array = jnp.asarray(step)
-    except (TypeError, ValueError, OverflowError):
-        array = jnp.asarray(False)
-    real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
-    require(
-        real and step is not None,
-        "Schedule",
-        "step",
-        step,
-        "a real number or an array of them",
-        error=TypeError,
-    )
-    return array
+    def _without(
+        self, step: jax.Array, rest: Any, count: jax.Array, whole: Any, part: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """What is left of a step and a rest after `count` periods of `whole + part`.
+
+        `count * part` has more digits than a `Double`. But 2^16 parts are split into whole steps
+        and a rest, too, and so all that is rounded stays below 2^17.
+        """
+        many, few = count >> 16, Double.of(count & 0xFFFF, self.dtype)
+        block, beyond = split(exact(part) * 2.0**16)
+        passed, fraction = split(Double.of(many, self.dtype) * beyond + few * part)
+        return step - count * whole - many * block - passed, self.number(rest) - fraction
 
 
-def pick(table: Any, index: jax.Array) -> jax.Array:
-    """The entries of `table`, whose last axis `index` counts; any other axes of it go with those of `index`."""
-    if jnp.ndim(table) == 1:
-        return jnp.asarray(table)[index]
-    table = jnp.broadcast_to(table, (*index.shape, table.shape[-1]))
-    return jnp.take_along_axis(table, index[..., None], axis=-1)[..., 0]
+class Interval(NamedTuple):
+    """One of the intervals of `Clock.interval`: its number, the clock within it and its length."""
+
+    index: jax.Array
+    clock: Clock
+    length: Steps
 
 
-def exp2_product(clock: Clock, factor: Any) -> jax.Array:
-    """2^(t factor) for the position t of `clock` in steps, right to a few units in the last place.
-
-    The exponent needs more digits than a float32 has: its whole part may be -100 while its fraction
-    decides the value. So t is cut into digits of 11 bits and `factor` to 12 bits plus a remainder; each
-    product is then exact, and its whole part is taken off before anything is added up.
-    """
-    count, part = jnp.maximum(clock.step, 0), clock._started_part()
-    if clock.dtype != jnp.float32:
-        return jnp.exp2(clock._added(count.astype(clock.dtype), part) * clock.number(factor))
-    coarse, fine = digits_of(factor, 2)
-    pieces = [((count >> shift) & 2047) * np.float32(2.0**shift) for shift in (22, 11, 0)]
-    rest = count.astype(jnp.float32) * clock.number(fine)
-    if not isinstance(part, int):
-        rest = rest + part * clock.number(factor)
-    return exp2_sum([piece * clock.number(coarse) for piece in pieces], rest)
+def split(steps: Number) -> Steps:
+    """A number of steps as whole ones and a rest, which is large where an int32 is not enough."""
+    if isinstance(steps, Double):
+        whole = jnp.floor(jnp.minimum(steps.high, LARGEST))
+        return Steps(whole.astype(jnp.int32), (steps.high - whole) + steps.low)
+    nearest = np.rint(steps)
+    steps = np.where(abs(steps - nearest) <= 4e-16 * abs(nearest), nearest, steps)  # 5 / (1/390)
+    steps = np.clip(steps, -FAR, FAR)
+    whole = np.clip(np.floor(steps), -LAST_STEP, LAST_STEP)
+    return Steps(whole.astype(np.int32), steps - whole)
 
 
 def stack(values: Sequence[Any]) -> Any:
-    """Numbers, or arrays that broadcast, side by side on a new last axis."""
-    library = jnp if any(isinstance(value, jax.Array) for value in values) else np
+    """Numbers, or arrays that broadcast, side by side on a new first axis."""
+    library = np if all(map(_is_known, values)) else jnp
     shape = np.broadcast_shapes(*map(np.shape, values))
-    return library.stack([library.broadcast_to(value, shape) for value in values], axis=-1)
+    return library.stack([library.broadcast_to(value, shape) for value in values])
 
 
-def _align(table: Any, rank: int) -> Any:
-    """`table` with leading axes of length 1 until it has `rank` axes."""
-    return table.reshape((1,) * (rank - np.ndim(table)) + table.shape)
+def pick(table: Any, index: jax.Array) -> Any:
+    """The entries of `table`, whose first axis `index` counts; its other axes go with the last of `index`."""
+    if _is_known(table) and np.all(table == table[0]):
+        return table[0]
+    if np.ndim(table) == 1:
+        return jnp.asarray(table)[index]
+    rank = index.ndim + 1 - np.ndim(table)
+    table = jnp.asarray(table).reshape(len(table), *(1,) * rank, *table.shape[1:])
+    table = jnp.broadcast_to(table, (len(table), *index.shape))
+    return jnp.take_along_axis(table, index[None], axis=0)[0]
+
+
+def two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """X + y rounded, and what rounding took from it (Knuth, TAOCP 2, 4.2.2)."""
+    total = x + y
+    from_y = total - x
+    return total, (x - (total - from_y)) + (y - from_y)
+
+
+def _tidied(high: jax.Array, low: jax.Array) -> Double:
+    """The same sum with as many digits as possible in `high`, which is the larger one."""
+    total = high + low
+    return Double(total, low - (total - high))
+
+
+def _halves(x: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """`x` as two numbers of half as many bits, whose products are exact."""
+    bits = {"exponent_bits": 8, "mantissa_bits": 11}
+    if x.dtype != jnp.float32:
+        bits = {"exponent_bits": 11, "mantissa_bits": 25}
+    upper = jax.lax.reduce_precision(x, **bits)
+    return upper, x - upper
+
+
+def _power_of_two(exponent: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
+
+
+def _is_known(value: Any) -> bool:
+    """Whether NumPy computes with it: a Python or NumPy number, never one that the step has touched."""
+    return not isinstance(value, jax.Array)
+
+
+def _is_zero(value: Any) -> bool:
+    return _is_known(value) and not np.any(value)
+
+
+def _library(value: Any) -> Any:
+    return np if _is_known(value) else jnp
+
+
+def _next(whole: Any) -> Any:
+    return _library(whole).minimum(whole, LAST_STEP - 1) + 1
+
+
+def _as_real(step: Any) -> tuple[Any, Any]:
+    """`step` as an array of integers or floats, and the type of what is computed from it."""
+    if isinstance(step, int | float) and not isinstance(step, bool) and step == step:
+        kept = min(max(step, -1), LAST_STEP)  # an int may be too long for every type
+        return np.asarray(kept), jnp.result_type(jnp.float32, step)
+    try:
+        array = step if isinstance(step, jax.Array) else np.asarray(step)
+    except (TypeError, ValueError):
+        array = np.asarray(False)
+    real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+    allowed = "a real number or an array of them"
+    require(real, "Schedule", "step", step, allowed, error=TypeError)
+    dtype = jnp.result_type(jnp.float32, array)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array, dtype
+    if _is_known(array) and not np.any(np.isnan(array)):
+        return array.astype(jnp.promote_types(array.dtype, jnp.float32)), dtype
+    return jnp.asarray(array, dtype), dtype  # a NaN stays one, and NumPy would warn of it

@@ -1,112 +1,140 @@
-"""Ways from one value to another: a curve falls from 1 to 0 while its mirror image rises from 0 to 1.
+"""Ways from one value to another: a curve rises from 0 to 1 while its mirror image falls from 1 to 0.
 
-Every curve is computed together with its mirror image, and from the time that is left together with the
-time that is done, because a small number must not be computed as one minus a large one.
+Every curve is computed together with its mirror image, and from the time that is left together
+with the time that is done, because a small number must not be computed as one minus a large one:
+a float32 keeps no digit of 1 - x once x is nearer to 1 than 6e-8.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import known
-from jax_lrreg._check import require, require_number
-from jax_lrreg.schedules.digits import exact, exact_power
+from jax_lrreg.schedules.clock import LOG2_E, Double, choose, exact, exp2, log2
 
-CURVES = ("linear", "cosine", "power", "1-sqrt", "square", "exponential", "constant", "log")
-LOG2_E = float(np.log2(np.e))
+Curve: TypeAlias = tuple[jax.Array, jax.Array]  # how high it is, and how far it is from the top
 
 
-def interpolate(begin: Any, end: Any, fall: jax.Array, rise: jax.Array) -> jax.Array:
+def between(begin: chex.Numeric, end: chex.Numeric, fall: jax.Array, rise: jax.Array) -> jax.Array:
     """From `begin` to `end`, given a curve as it falls from 1 to 0 and its mirror image as it rises.
 
     The ends are hit exactly, and rounding cannot carry the value past either of them.
     """
+    fall, rise = (x.high if isinstance(x, Double) else x for x in (fall, rise))
+    begin, end = (x if isinstance(x, jax.Array) else np.asarray(x, float) for x in (begin, end))
     library = jnp if isinstance(begin, jax.Array) or isinstance(end, jax.Array) else np
-    falls = library.greater_equal(begin, end)
+    falls = begin >= end
+    # Counted from the lower value, so that nothing cancels however small the result is.
     low, high = library.where(falls, end, begin), library.where(falls, begin, end)
     value = low + (high - low) * jnp.where(falls, fall, rise)
     value = jnp.where(value > high, high, value)
     return jnp.where(rise <= 0, begin, jnp.where(fall <= 0, end, value))
 
 
-def half_wave(x: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
+def half_wave(x: jax.Array, rest: jax.Array) -> Curve:
     """(1 - cos(pi x)) / 2 and one minus it, given `rest = 1 - x`."""
     rise, fall = (jnp.where(y >= 1, 1, jnp.sin(jnp.pi / 2 * y) ** 2) for y in (x, rest))
     return rise, fall
 
 
-def power(x: jax.Array, rest: jax.Array, exponent: Any) -> tuple[jax.Array, jax.Array]:
-    """`x^exponent` and one minus it, given `rest = 1 - x`."""
-    if isinstance(exponent, int | float) and exponent == 1:
-        return x, rest
-    inside = (x > 0) & (rest > 0)  # the ends have no finite logarithm
-    logarithm = jnp.log1p(-jnp.where(inside & (rest < 0.5), rest, 0.25))
-    logarithm = jnp.where(rest < 0.5, logarithm, jnp.log(jnp.where(inside, x, 0.5)))
-    curve = exact_power(jnp.where(inside, x, 0.5), exponent)
-    return jnp.where(inside, curve, x), jnp.where(inside, -jnp.expm1(exponent * logarithm), rest)
+def exact_half_wave(x: Double | jax.Array, rest: Double | jax.Array) -> tuple[Double, Double]:
+    """The same with enough digits to be raised to a power.
 
-
-def bend(x: jax.Array, rest: jax.Array, rate: Any) -> tuple[jax.Array, jax.Array]:
-    """(rate^(1 - x) - rate) / (1 - rate), an exponential that hits both ends, and one minus it."""
-    log = jnp.log if not known(rate) else np.log
-    bent = -log(exact(rate))
-    bent = jnp.where(
-        jnp.abs(bent) < 1e-6, 1e-6, bent
-    )  # a straight line, where the formula is 0 / 0
-    return jnp.expm1(x * bent) / jnp.expm1(bent), jnp.expm1(-rest * bent) / jnp.expm1(-bent)
-
-
-def geometric(begin: Any, end: Any, left: jax.Array, done: jax.Array) -> jax.Array:
-    """The geometric way, begin (end / begin)^done, counted from the nearer end; both values are positive."""
-    safe = (jnp.asarray(begin) > 0) & (jnp.asarray(end) > 0)
-    ratio = jnp.log(jnp.where(safe, end, 1) / jnp.where(safe, begin, 1))
-    value = jnp.where(done < 0.5, begin * jnp.exp(done * ratio), end * jnp.exp(-left * ratio))
-    return jnp.where(safe & (done > 0) & (left > 0), value, jnp.where(left > 0, begin, end))
-
-
-def curve(
-    shape: str, x: jax.Array, rest: jax.Array, parameter: Any = None
-) -> tuple[jax.Array, jax.Array]:
-    """The rising curve named `shape` at `x`, and one minus it, given `rest = 1 - x`.
-
-    A cooldown falls along the same curve: it asks with `x` and `rest` exchanged. `parameter` is the exponent
-    of `power`, the ratio of `exponential`, the duration of `log`.
+    sin^2 of y, at most pi / 4, by its series: y^2 (1 - y^2 / 3 + 2 y^4 / 45 - ...).
     """
-    if shape == "linear":
+    if x.high.dtype != jnp.float32:
+        return tuple(Double.of(y) for y in half_wave(x.high, rest.high))
+    early = x.high < 0.5
+    near = choose(early, x, rest)
+    square = near * near * (np.pi**2 / 4)
+    y = square.high
+    series = -1 / 315 + y * (2 / 14175 + y * (-2 / 467775 + y * (4 / 42567525)))
+    small = square * (Double.of(y * (-1 / 3 + y * (2 / 45 + y * series))) + 1)
+    return choose(early, small, 1 - small), choose(early, 1 - small, small)
+
+
+def is_one(exponent: chex.Numeric) -> bool:
+    """Whether nothing is to be raised to a power, at no cost."""
+    return isinstance(exponent, int | float) and exponent == 1
+
+
+def power(x: Double, rest: Double, exponent: chex.Numeric) -> tuple[Double, Double]:
+    """`x^exponent` and one minus it, given `rest = 1 - x`.
+
+    An error of x is multiplied by the exponent: hence all the digits, which an exponent that
+    happens to be 1 leaves as they are.
+    """
+    if is_one(exponent):
         return x, rest
-    if shape == "cosine":
-        return half_wave(x, rest)
-    if shape == "power":
-        return power(x, rest, parameter)
-    if shape == "exponential":
-        return bend(x, rest, parameter)
-    if shape == "square":  # 1 - (1 - x)^2
-        return x * (1 + rest), rest**2
-    if shape == "1-sqrt":  # 1 - sqrt(1 - x), whose slope at the far end is infinite
-        root = jnp.where(rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1)), 0)
-        return x / (1 + root), root
-    if shape == "log":  # log(1 + step) / log(1 + steps)
-        whole = jnp.log1p(parameter)
-        return jnp.log1p(x * parameter) / whole, -jnp.log1p(
-            -rest * parameter / (1 + parameter)
-        ) / whole
-    return jnp.where(x >= 1, 1.0, 0.0), jnp.where(x >= 1, 0.0, 1.0)  # constant
+    inside = (x.high > 0) & (rest.high > 0)  # the ends have no finite logarithm
+    half = Double.of(0.5, x.high.dtype)
+    logarithm = log2(choose(inside, x, half), choose(inside, rest, half)) * exact(exponent)
+    rise, fall = exp2(logarithm), -jnp.expm1(logarithm.high / LOG2_E)
+    pairs = [(_kept(y, raised, exponent), y) for y, raised in ((x, rise), (rest, fall))]
+    above, below = (choose(inside, *pair) for pair in pairs)
+    return above, below
 
 
-def require_curve(
-    owner: str, shape: Any, allowed: tuple[str, ...], **parameters: tuple[Any, str, Any]
-) -> None:
-    """Refuses an unknown shape, and a parameter (value, its shape, default) that the shape does not have."""
-    require(
-        isinstance(shape, str) and shape in allowed,
-        owner,
-        "shape",
-        shape,
-        f"one of {', '.join(allowed)}",
-    )
-    for name, (value, only, default) in parameters.items():
-        require_number(owner, name, value, "a positive number", lambda x: x > 0)
-        idle = shape != only and known(value) and np.any(np.not_equal(value, default))
-        require(not idle, owner, name, value, f"left out, as it belongs to shape={only!r}")
+def _kept(x: Double, raised: jax.Array, exponent: chex.Numeric) -> Double:
+    """`raised`, or `x` with all its digits and the slope of `raised`, if the exponent is 1."""
+    slope = raised - jax.lax.stop_gradient(raised)
+    same = Double(jax.lax.stop_gradient(x.high) + slope, jax.lax.stop_gradient(x.low))
+    return choose(jnp.equal(exponent, 1), same, Double.of(raised))
+
+
+def bend(x: Double, rest: Double, rate: chex.Numeric) -> Curve:
+    """(rate^(1 - x) - rate) / (1 - rate), an exponential that hits both ends, and one minus it."""
+    bent = Double.of(-log2(exact(rate)), x.high.dtype)
+    straight = jnp.abs(bent.high) < 1e-6  # there it is 0 / 0
+    bent = choose(straight, Double.of(1e-6, x.high.dtype), bent)
+    rise = _grown(x * bent) / _grown(bent)
+    return rise, _grown(-rest * bent) / _grown(-bent)
+
+
+def _grown(exponent: Double) -> jax.Array:
+    """2^exponent - 1."""
+    near = jnp.abs(exponent.high) < 1
+    short = jnp.expm1(jnp.where(near, exponent.high, 0) / LOG2_E)
+    return jnp.where(near, short, exp2(exponent) - 1)
+
+
+def geometric(begin: chex.Numeric, end: chex.Numeric, left: Double, done: Double) -> jax.Array:
+    """The geometric way, begin (end / begin)^done, counted from the nearer end; both are positive."""
+    begin, end = jnp.asarray(begin), jnp.asarray(end)
+    safe = (begin > 0) & (end > 0)
+    ratio = log2(Double.of(jnp.where(safe, end, 1))) - log2(Double.of(jnp.where(safe, begin, 1)))
+    early = done.high < 0.5
+    value = jnp.where(early, begin, end) * exp2(choose(early, done, -left) * ratio)
+    inside = safe & (done.high > 0) & (left.high > 0)
+    return jnp.where(inside, value, jnp.where(left.high > 0, begin, end))
+
+
+def _one_minus_root(x: jax.Array, rest: jax.Array) -> Curve:
+    root = jnp.where(
+        rest > 0, jnp.sqrt(jnp.where(rest > 0, rest, 1)), 0
+    )  # its slope at 0 is infinite
+    return x / (1 + root), root
+
+
+# By the name of the shape; all rise as x goes from 0 to 1. A cooldown falls along the same curve: it
+# asks with x and rest exchanged. Those in `EXACT` magnify an error, and ask for all the digits.
+CURVES: dict[str, Callable[[Any, Any, Any], tuple]] = {
+    "linear": lambda x, rest, _: (x, rest),
+    "cosine": lambda x, rest, _: half_wave(x, rest),
+    "power": lambda x, rest, ramp: power(x, rest, ramp.power),
+    "1-sqrt": lambda x, rest, _: _one_minus_root(x, rest),
+    "square": lambda x, rest, _: (x * (1 + rest), rest**2),  # 1 - (1 - x)^2
+    "exponential": lambda x, rest, ramp: bend(x, rest, ramp.rate),
+    "constant": lambda x, rest, _: (jnp.where(x < 1, 0.0, 1.0), jnp.where(rest > 0, 1.0, 0.0)),
+    "log": lambda x, rest, ramp: _log(x, rest, ramp.steps),
+}
+EXACT = ("power", "exponential")
+
+
+def _log(x: jax.Array, rest: jax.Array, steps: chex.Numeric) -> Curve:
+    """log(1 + step) / log(1 + steps), and one minus it."""
+    whole = jnp.log1p(steps)
+    return jnp.log1p(x * steps) / whole, -jnp.log1p(-rest * steps / (1 + steps)) / whole

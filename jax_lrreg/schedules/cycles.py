@@ -1,8 +1,8 @@
 """Cycles: schedules that come back."""
 
 from dataclasses import KW_ONLY
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +10,9 @@ import numpy as np
 from jax_lrreg._arrays import LAST_STEP, known
 from jax_lrreg._check import require_number
 from jax_lrreg._struct import pytree
-from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import Clock, exp2_product
-from jax_lrreg.schedules.curves import half_wave, interpolate, power
-from jax_lrreg.schedules.digits import exact_power, log2
+from jax_lrreg.schedules.base import LARGEST, Schedule, require_positive, require_values
+from jax_lrreg.schedules.clock import Clock, Double, Interval, choose, exact, exp2, log2, split
+from jax_lrreg.schedules.curves import between, half_wave, power
 
 
 @pytree
@@ -23,7 +22,7 @@ class Cyclic(Schedule):
         value(step) = init_value + (peak_value - init_value) cycle_decay^cycle step_decay^step triangle(step)
 
     where `triangle` rises from 0 to 1 within `up_steps` and falls back within `down_steps`, and `cycle` counts
-    the triangles from 0. The named forms have constructors: `triangular`, `triangular2`, `exp_range`. With a peak
+    the triangles from 0. The named forms with a decay have constructors of their own: `triangular2`, `exp_range`. With a peak
     below `init_value` it is the inverse cycle that momentum takes.
 
     Attributes:
@@ -43,21 +42,20 @@ class Cyclic(Schedule):
         0.1 0.05 0.05
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    peak_value: Any
-    up_steps: Any
-    down_steps: Any
-    cycle_decay: Any = 1.0
-    step_decay: Any = 1.0
+    peak_value: chex.Numeric
+    up_steps: chex.Numeric
+    down_steps: chex.Numeric
+    cycle_decay: chex.Numeric = 1.0
+    step_decay: chex.Numeric = 1.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, peak_value=self.peak_value)
         require_positive(self, up_steps=self.up_steps, down_steps=self.down_steps)
         for name in ("cycle_decay", "step_decay"):
-            require_number(
-                self, name, getattr(self, name), "a number in (0, 1]", lambda x: (x > 0) & (x <= 1)
-            )
+            allowed, decay = "a number in (0, 1]", getattr(self, name)
+            require_number(self, name, decay, allowed, lambda x: (x > 0) & (x <= 1))
 
     def value_at(self, clock):
         cycle, up = clock.cycle(self.up_steps + self.down_steps)
@@ -65,23 +63,22 @@ class Cyclic(Schedule):
         falling = down.begun
         rise = jnp.where(falling, down.left(self.down_steps), up.done(self.up_steps))
         fall = jnp.where(falling, down.done(self.down_steps), up.left(self.up_steps))
-        triangle = interpolate(self.init_value, self.peak_value, fall, rise)
+        triangle = between(self.init_value, self.peak_value, fall, rise)
         if all(isinstance(x, int | float) and x == 1 for x in (self.cycle_decay, self.step_decay)):
             return triangle
-        height = exp2_product(clock.at_step(cycle), log2(self.cycle_decay))
-        height = height * exp2_product(clock, log2(self.step_decay) * clock.unit)
-        return (1 - height) * self.init_value + height * triangle
-
-    @classmethod
-    def triangular(
-        cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any
-    ) -> "Cyclic":
-        """All triangles of the same height."""
-        return cls(init_value, peak_value=peak_value, up_steps=up_steps, down_steps=down_steps)
+        by_cycle = Double.of(cycle, clock.dtype) * log2(exact(self.cycle_decay))
+        by_step = clock.time * (log2(exact(self.step_decay)) * clock.unit)
+        height = exp2(by_cycle + by_step)
+        return (1 - height) * clock.number(self.init_value) + height * triangle
 
     @classmethod
     def triangular2(
-        cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any
+        cls,
+        init_value: chex.Numeric,
+        *,
+        peak_value: chex.Numeric,
+        up_steps: chex.Numeric,
+        down_steps: chex.Numeric,
     ) -> "Cyclic":
         """Each triangle half as high as the one before."""
         return cls(
@@ -94,7 +91,13 @@ class Cyclic(Schedule):
 
     @classmethod
     def exp_range(
-        cls, init_value: Any, *, peak_value: Any, up_steps: Any, down_steps: Any, step_decay: Any
+        cls,
+        init_value: chex.Numeric,
+        *,
+        peak_value: chex.Numeric,
+        up_steps: chex.Numeric,
+        down_steps: chex.Numeric,
+        step_decay: chex.Numeric,
     ) -> "Cyclic":
         """The height decays with every step, counted from the start."""
         return cls(
@@ -132,21 +135,19 @@ class CosineRestarts(Schedule):
         0.050 0.050 0.025 0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    end_value: Any = 0.0
-    multiplier: Any = 1
-    decay: Any = 1.0
-    limit: Any = None
+    steps: chex.Numeric
+    end_value: chex.Numeric = 0.0
+    multiplier: chex.Numeric = 1
+    decay: chex.Numeric = 1.0
+    limit: chex.Numeric = None
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
         require_positive(self, steps=self.steps)
+        require_positive(self, decay=self.decay)
         require_number(self, "multiplier", self.multiplier, "a number >= 1", lambda x: x >= 1)
-        require_number(
-            self, "decay", self.decay, "a number in (0, 1]", lambda x: (x > 0) & (x <= 1)
-        )
         if self.limit is not None:
             whole = "a whole number >= 1 or None"
             require_number(self, "limit", self.limit, whole, lambda x: (x >= 1) & (x == np.rint(x)))
@@ -155,67 +156,74 @@ class CosineRestarts(Schedule):
     def horizon(self):
         if self.limit is None:
             return None
-        total, limit = self.steps * self.limit, self.limit
-        if isinstance(self.multiplier, int | float) and self.multiplier == 1:
+        total, growth = self.steps * self.limit, self.multiplier
+        if isinstance(growth, int | float) and growth == 1:
             return total
-        grows = self.multiplier > 1
-        longer = (
-            jnp.where(grows, self.multiplier, 2) if not known(self.multiplier) else self.multiplier
-        )
-        grown = self.steps * (longer**limit - 1) / (longer - 1)
-        return grown if known(self.multiplier) else jnp.where(grows, grown, total)
+        longer = growth if known(growth) else jnp.where(growth > 1, growth, 2)
+        grown = self.steps * (longer**self.limit - 1) / (longer - 1)
+        return grown if known(growth) else jnp.where(growth > 1, grown, total)
 
     def value_at(self, clock):
-        cycle, left, done = self._cycle(clock)
-        height = exp2_product(clock.at_step(cycle), log2(self.decay))
-        fall, rise = half_wave(left, done)
-        top = self.end_value + (self.init_value - self.end_value) * height
-        value = interpolate(top, self.end_value, fall, rise)
-        return (
-            value
-            if self.limit is None
-            else jnp.where(cycle + 0.5 > self.limit, self.end_value, value)
-        )
+        cycle, own, length = self._cycle(clock)
+        height = exp2(Double.of(cycle, clock.dtype) * log2(exact(self.decay)))
+        end = clock.number(self.end_value)
+        # With a decay above 1 it grows without end, but never to where inf - inf would be a NaN.
+        top = jnp.minimum(end + (clock.number(self.init_value) - end) * height, LARGEST)
+        value = between(top, end, *half_wave(own.left(length), own.done(length)))
+        return value if self.limit is None else jnp.where(cycle + 0.5 > self.limit, end, value)
 
-    def _cycle(self, clock: Clock) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Which cycle it is, and the fractions of it that are left and done."""
+    def _cycle(self, clock: Clock) -> Interval:
+        """Which cycle it is, the clock within it and its length."""
         numbers = (self.steps, self.multiplier, clock.unit)
-        if not all(isinstance(x, int | float) for x in numbers) or 1 != self.multiplier < 1.01:
-            return _count_cycles(clock, self.steps, self.multiplier)
+        if not known(*numbers) or any(isinstance(x, Double) or np.ndim(x) for x in numbers):
+            return _counted(clock, self.steps, self.multiplier)
         if self.multiplier == 1:
-            cycle, own = clock.cycle(self.steps)
-            return cycle, own.left(self.steps), own.done(self.steps)
-        ends, length, last = [], self.steps, LAST_STEP * clock.unit
-        while not ends or ends[-1] <= last:
+            return Interval(*clock.cycle(self.steps), clock.steps_of(self.steps))
+        ends, length = [], exact(self.steps)
+        while not ends or ends[-1] <= LAST_STEP * clock.unit:
             ends.append(length + (ends[-1] if ends else 0))
             length = length * self.multiplier
-        cycle, own, duration = clock.interval([clock.split(end / clock.unit) for end in ends])
-        return cycle, own.left(duration), own.done(duration)
+            if len(ends) > 1000:  # a multiplier near 1
+                return _counted(clock, self.steps, self.multiplier)
+        return clock.interval(ends)
 
 
-def _count_cycles(
-    clock: Clock, steps: Any, multiplier: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The same in closed form, for traced numbers and for too many cycles: a guess, then a look at those around it."""
-    first, growth = clock.number(steps), clock.number(multiplier)
-    slow, rise = jnp.abs(growth - 1) < 1e-5, growth - 1
-    passed = clock.position() / first
-    ratio = jnp.where(slow, 2, growth)
-    guess = jnp.where(slow, passed, jnp.log1p(passed * (ratio - 1)) / jnp.log(ratio))
-    count = jnp.maximum(jnp.floor(jax.lax.stop_gradient(guess)) - 1, 0)
-    power = exact_power(ratio, count)
-    whole = jnp.round(
-        jax.lax.stop_gradient(power)
-    )  # what it is for a whole ratio, if that is not too large
-    power = jnp.where(
-        ratio == jnp.round(ratio), power + jax.lax.stop_gradient(whole - power), power
-    )
-    begin = jnp.where(slow, count * (1 + (count - 1) / 2 * rise), (power - 1) / (ratio - 1))
-    length = first * jnp.where(slow, 1 + count * rise, power)
-    own = clock.after(clock.split(first * begin / clock.unit))
-    ends = (length, length * (1 + growth), length * (1 + growth + growth**2))
-    index, own, duration = own.interval([clock.split(end / clock.unit) for end in ends])
-    return count.astype(jnp.int32) + index, own.left(duration), own.done(duration)
+def _counted(clock: Clock, steps: chex.Numeric, multiplier: chex.Numeric) -> Interval:
+    """The same where no table of all cycles can be made: their number is traced, or too large.
+
+    A guess at the cycle from the logarithm, which may be one too high or too low, is followed by a
+    look at that cycle and its neighbours.
+    """
+    first, growth = (Double.of(x, clock.dtype) for x in (exact(steps) / clock.unit, multiplier))
+    grows = growth.high - 1 + growth.low
+    slow = grows < 1e-5  # the logarithms are 0 / 0 or near to it
+    passed = clock.time.high / first.high
+    ratio = jnp.where(slow, 1.0, grows)
+    guess = jnp.where(slow, passed, jnp.log1p(passed * ratio) / jnp.log1p(ratio))
+    count = jnp.maximum(jnp.floor(jax.lax.stop_gradient(guess)) - 1, 0).astype(jnp.int32)
+    factor, begun = _powers(growth, count)
+    length = first * factor
+    ends = [length, length * (1 + growth), length * (1 + growth + growth * growth)]
+    near = clock.after(split(first * begun)).interval([split(end) for end in ends])
+    return near._replace(index=count + near.index)
+
+
+def _powers(growth: Double, count: jax.Array) -> tuple[Double, Double]:
+    """growth^count and 1 + growth + ... + growth^(count - 1), by squaring.
+
+    The closed form (growth^count - 1) / (growth - 1) has lost half of its digits for a growth of
+    1.0001, and all for one of 1.
+    """
+    one = jnp.ones_like(growth.high * count)
+    zero = jnp.zeros_like(one)
+
+    def double(digit: int, pair: tuple[Double, Double]) -> tuple[Double, Double]:
+        power, total = pair
+        power, total = power * power, total * (power + 1)
+        odd = (count >> (30 - digit)) & 1 > 0
+        return choose(odd, power * growth, power), choose(odd, total * growth + 1, total)
+
+    return jax.lax.fori_loop(0, 31, double, (Double(one, zero), Double(zero, zero)))
 
 
 @pytree
@@ -239,11 +247,11 @@ class PolynomialCycle(Schedule):
         0.05 0.0 0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    power: Any = 1.0
-    end_value: Any = 0.0
+    steps: chex.Numeric
+    power: chex.Numeric = 1.0
+    end_value: chex.Numeric = 0.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
@@ -251,9 +259,9 @@ class PolynomialCycle(Schedule):
 
     def value_at(self, clock):
         passed, own = clock.cycle(self.steps)
-        left, done = own.left(self.steps), own.done(self.steps)
-        ended = (done <= 0) & (passed > 0)
-        count = clock.number(passed) + 1
-        left = jnp.where(ended, 0, left / count)
-        done = jnp.where(ended, 1, (clock.number(passed) + done) / count)
-        return interpolate(self.init_value, self.end_value, *power(left, done, self.power))
+        left, done = own.share(self.steps)
+        count, ended = Double.of(passed, clock.dtype), (done.high <= 0) & (passed > 0)
+        left, done = left / (count + 1), (count + done) / (count + 1)
+        zero, one = (Double.of(x, clock.dtype) for x in (0.0, 1.0))
+        curve = power(choose(ended, zero, left), choose(ended, one, done), self.power)
+        return between(self.init_value, self.end_value, *curve)

@@ -1,17 +1,17 @@
 """Decays with an end: from one value to another, once."""
 
 from dataclasses import KW_ONLY
-from typing import Any
 
+import chex
 import jax.numpy as jnp
+import numpy as np
 
 from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import exp2_product
-from jax_lrreg.schedules.curves import LOG2_E, half_wave, interpolate, power
-from jax_lrreg.schedules.digits import exact
+from jax_lrreg.schedules.clock import LOG2_E, exact, exp2
+from jax_lrreg.schedules.curves import between, exact_half_wave, half_wave, is_one, power
 
 
 @pytree
@@ -30,10 +30,10 @@ class Linear(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    end_value: Any = 0.0
+    steps: chex.Numeric
+    end_value: chex.Numeric = 0.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
@@ -44,9 +44,8 @@ class Linear(Schedule):
         return self.steps
 
     def value_at(self, clock):
-        return interpolate(
-            self.init_value, self.end_value, clock.left(self.steps), clock.done(self.steps)
-        )
+        left, done = clock.left(self.steps), clock.done(self.steps)
+        return between(self.init_value, self.end_value, left, done)
 
 
 @pytree
@@ -72,12 +71,12 @@ class Polynomial(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    power: Any = 1.0
-    end_value: Any = 0.0
-    k_decay: Any = 1.0
+    steps: chex.Numeric
+    power: chex.Numeric = 1.0
+    end_value: chex.Numeric = 0.0
+    k_decay: chex.Numeric = 1.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
@@ -88,8 +87,9 @@ class Polynomial(Schedule):
         return self.steps
 
     def value_at(self, clock):
-        done, left = power(clock.done(self.steps), clock.left(self.steps), self.k_decay)
-        return interpolate(self.init_value, self.end_value, *power(left, done, self.power))
+        left, done = clock.share(self.steps)
+        done, left = power(done, left, self.k_decay)
+        return between(self.init_value, self.end_value, *power(left, done, self.power))
 
 
 @pytree
@@ -116,12 +116,12 @@ class Cosine(Schedule):
         0.050
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    end_value: Any = 0.0
-    exponent: Any = 1.0
-    k_decay: Any = 1.0
+    steps: chex.Numeric
+    end_value: chex.Numeric = 0.0
+    exponent: chex.Numeric = 1.0
+    k_decay: chex.Numeric = 1.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
@@ -132,9 +132,13 @@ class Cosine(Schedule):
         return self.steps
 
     def value_at(self, clock):
-        done, left = power(clock.done(self.steps), clock.left(self.steps), self.k_decay)
-        fall, rise = half_wave(left, done)
-        return interpolate(self.init_value, self.end_value, *power(fall, rise, self.exponent))
+        if is_one(self.k_decay) and is_one(self.exponent):
+            curve = half_wave(clock.left(self.steps), clock.done(self.steps))
+        else:
+            left, done = clock.share(self.steps)
+            done, left = power(done, left, self.k_decay)
+            curve = power(*exact_half_wave(left, done), self.exponent)
+        return between(self.init_value, self.end_value, *curve)
 
 
 @pytree
@@ -158,10 +162,10 @@ class Rex(Schedule):
         0.200
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    end_value: Any = 0.0
+    steps: chex.Numeric
+    end_value: chex.Numeric = 0.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
@@ -173,9 +177,8 @@ class Rex(Schedule):
 
     def value_at(self, clock):
         left, done = clock.left(self.steps), clock.done(self.steps)
-        return interpolate(
-            self.init_value, self.end_value, 2 * left / (1 + left), done / (1 + left)
-        )
+        fall, rise = 2 * left / (1 + left), done / (1 + left)
+        return between(self.init_value, self.end_value, fall, rise)
 
 
 @pytree
@@ -202,33 +205,33 @@ class Tanh(Schedule):
         0.1
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    end_value: Any = 0.0
-    lower: Any = -7.0
-    upper: Any = 3.0
+    steps: chex.Numeric
+    end_value: chex.Numeric = 0.0
+    lower: chex.Numeric = -7.0
+    upper: chex.Numeric = 3.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
         require_positive(self, steps=self.steps)
-        require_number(self, "lower", self.lower, "a number from -40 to 40", lambda x: abs(x) <= 40)
-        require_number(self, "upper", self.upper, "a number from -40 to 40", lambda x: abs(x) <= 40)
+        for name in ("lower", "upper"):
+            allowed = "a number from -40 to 40"
+            require_number(self, name, getattr(self, name), allowed, lambda x: abs(x) <= 40)
         if known(self.lower, self.upper):
-            lower, upper = exact(self.lower), exact(self.upper)
-            require((lower < upper).all(), self, "upper", self.upper, f"above lower={self.lower}")
+            allowed = f"above lower={self.lower}"
+            require(np.all(np.less(self.lower, self.upper)), self, "upper", self.upper, allowed)
 
     @property
     def horizon(self):
         return self.steps
 
     def value_at(self, clock):
-        # e^(2 x) for the argument x of the tangent, whose exponent has too many digits for a float32
+        # e^(2 x) for the argument x of the tangent, which has too many digits for a float32: it runs
+        # from -80 to 80, where one unit in its last place is 1e-5 of the exponential.
         lower, upper = exact(self.lower), exact(self.upper)
-        growth = exp2_product(
-            clock.upto(self.steps), 2 * LOG2_E * (upper - lower) * clock.unit / exact(self.steps)
-        )
-        odds = clock.number(jnp.exp(2 * lower)) * growth
+        slope = (upper - lower) * clock.unit / exact(self.steps)
+        odds = exp2((clock.upto(self.steps).time * slope + lower) * (2 * LOG2_E))
         ended = clock.reached(self.steps)
         fall, rise = jnp.where(ended, 0, 1 / (1 + odds)), jnp.where(ended, 1, odds / (1 + odds))
-        return interpolate(self.init_value, self.end_value, fall, rise)
+        return between(self.init_value, self.end_value, fall, rise)

@@ -4,26 +4,35 @@ They return what they print: `warmup_cosine(...)` is `Cosine(...).warmup(...)`, 
 Durations count from the start of the run: `total_steps` is all of it, the warmup included.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
+import chex
 import numpy as np
 
 from jax_lrreg._arrays import known
-from jax_lrreg._check import require, require_number
-from jax_lrreg.schedules.base import Schedule, require_positive, require_values
+from jax_lrreg._check import require, require_choice, require_number
+from jax_lrreg.schedules.base import (
+    Constant,
+    Schedule,
+    require_durations,
+    require_positive,
+    require_values,
+)
 from jax_lrreg.schedules.decays import Cosine, Linear
-from jax_lrreg.schedules.piecewise import PiecewiseCosine, PiecewiseLinear
-from jax_lrreg.schedules.tails import InverseSqrt
+from jax_lrreg.schedules.ramps import require_fall
+from jax_lrreg.schedules.stairs import PiecewiseCosine, PiecewiseLinear, as_tuple
+from jax_lrreg.schedules.tails import InverseSqrt, inverse_root
+from jax_lrreg.schedules.timeline import join
 
 
 def warmup_cosine(
-    peak_value: Any,
+    peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
-    exponent: Any = 1.0,
+    warmup_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
+    exponent: chex.Numeric = 1.0,
 ) -> Schedule:
     """A straight line up, then half a cosine wave down; see `Cosine`.
 
@@ -39,20 +48,21 @@ def warmup_cosine(
         >>> warmup_cosine(1e-3, warmup_steps=500, total_steps=10_000)
         Cosine(0.001, steps=9500).warmup(500)
     """
-    require_parts("warmup_cosine", total_steps, warmup_steps=warmup_steps)
-    decay = Cosine(
-        peak_value, steps=total_steps - warmup_steps, end_value=end_value, exponent=exponent
-    )
+    owner, steps = "warmup_cosine", total_steps - warmup_steps
+    require_parts(owner, total_steps, warmup_steps=warmup_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
+    require_positive(owner, exponent=exponent)
+    decay = Cosine(peak_value, steps=steps, end_value=end_value, exponent=exponent)
     return after_warmup(decay, warmup_steps, init_value)
 
 
 def warmup_linear(
-    peak_value: Any,
+    peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
+    warmup_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
 ) -> Schedule:
     """A straight line up, then a straight line down.
 
@@ -67,13 +77,19 @@ def warmup_linear(
         >>> warmup_linear(1e-3, warmup_steps=500, total_steps=10_000)
         Linear(0.001, steps=9500).warmup(500)
     """
-    require_parts("warmup_linear", total_steps, warmup_steps=warmup_steps)
+    owner = "warmup_linear"
+    require_parts(owner, total_steps, warmup_steps=warmup_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     decay = Linear(peak_value, steps=total_steps - warmup_steps, end_value=end_value)
     return after_warmup(decay, warmup_steps, init_value)
 
 
 def slanted_triangular(
-    peak_value: Any, *, warmup_steps: Any, total_steps: Any, ratio: Any = 32.0
+    peak_value: chex.Numeric,
+    *,
+    warmup_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    ratio: chex.Numeric = 32.0,
 ) -> Schedule:
     """A short straight line up from `peak_value / ratio`, and a long one back down to it.
 
@@ -90,26 +106,22 @@ def slanted_triangular(
         >>> slanted_triangular(0.32, warmup_steps=10, total_steps=100)
         Linear(0.32, steps=90, end_value=0.01).warmup(10, init_value=0.01)
     """
-    require_values("slanted_triangular", peak_value=peak_value)
-    require_number("slanted_triangular", "ratio", ratio, "a number >= 1", lambda x: x >= 1)
+    owner = "slanted_triangular"
+    require_parts(owner, total_steps, warmup_steps=warmup_steps)
+    require_values(owner, peak_value=peak_value)
+    require_number(owner, "ratio", ratio, "a number >= 1", lambda x: x >= 1)
     foot = peak_value / ratio
-    require_parts("slanted_triangular", total_steps, warmup_steps=warmup_steps)
-    return warmup_linear(
-        peak_value,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        init_value=foot,
-        end_value=foot,
-    )
+    decay = Linear(peak_value, steps=total_steps - warmup_steps, end_value=foot)
+    return after_warmup(decay, warmup_steps, foot)
 
 
 def one_cycle(
-    peak_value: Any,
+    peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
+    warmup_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
 ) -> Schedule:
     """Up to the peak and down to far below the first value, once. For the momentum that goes with it, exchange them.
@@ -129,21 +141,22 @@ def one_cycle(
         >>> one_cycle(0.1, warmup_steps=300, total_steps=1000, init_value=0.004, end_value=4e-7)
         PiecewiseCosine(0.004, boundaries=(300, 1000), values=(0.1, 4e-07))
     """
-    require_positive("one_cycle", warmup_steps=warmup_steps)
-    require_parts("one_cycle", total_steps, warmup_steps=warmup_steps)
-    return _through("one_cycle", shape)(
-        init_value, boundaries=(warmup_steps, total_steps), values=(peak_value, end_value)
-    )
+    owner, boundaries = "one_cycle", (warmup_steps, total_steps)
+    require_positive(owner, warmup_steps=warmup_steps)
+    require_parts(owner, total_steps, warmup_steps=warmup_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
+    curve = _through(owner, shape)
+    return curve(init_value, boundaries=boundaries, values=(peak_value, end_value))
 
 
 def one_cycle_three_phases(
-    peak_value: Any,
+    peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    down_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
+    warmup_steps: chex.Numeric,
+    down_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
 ) -> Schedule:
     """Up to the peak, back to the first value, and down from there.
@@ -167,51 +180,256 @@ def one_cycle_three_phases(
     owner = "one_cycle_three_phases"
     require_positive(owner, warmup_steps=warmup_steps, down_steps=down_steps)
     require_parts(owner, total_steps, warmup_steps=warmup_steps, down_steps=down_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     boundaries = (warmup_steps, warmup_steps + down_steps, total_steps)
-    return _through(owner, shape)(
-        init_value, boundaries=boundaries, values=(peak_value, init_value, end_value)
-    )
+    curve = _through(owner, shape)
+    return curve(init_value, boundaries=boundaries, values=(peak_value, init_value, end_value))
 
 
-def noam(factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
-    """The schedule of the original Transformer; see `InverseSqrt.noam`.
+def warmup_stable_decay(
+    peak_value: chex.Numeric,
+    *,
+    warmup_steps: chex.Numeric,
+    decay_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
+    shape: str = "linear",
+    power: chex.Numeric = 2.0,
+    rate: chex.Numeric = 0.1,
+) -> Schedule:
+    """A straight line up, a plateau, and a cooldown: WSD, or trapezoid; see `Cooldown` for the shapes.
+
+    Args:
+        peak_value: value of the plateau; not negative.
+        warmup_steps: duration of the warmup; 0 for none.
+        decay_steps: duration of the cooldown; positive.
+        total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
+        init_value: value at step 0; not negative.
+        end_value: value from `total_steps` on; not negative.
+        shape: of the cooldown: linear, cosine, 1-sqrt, square, power or exponential.
+        power: exponent of the shape `power`; positive.
+        rate: ratio of the shape `exponential`; positive.
+
+    Reference:
+        Hu et al., MiniCPM, 2024, sec. 4 (arXiv:2404.06395).
+
+    Example:
+        >>> warmup_stable_decay(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000, shape="1-sqrt")
+        Constant(0.001).warmup(100).cooldown(200, at=800, shape='1-sqrt')
+    """
+    owner = "warmup_stable_decay"
+    require_positive(owner, decay_steps=decay_steps)
+    require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
+    require_fall(owner, shape, power, rate)
+    stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
+    options = {"end_value": end_value, "shape": shape, "power": power, "rate": rate}
+    return stable.cooldown(decay_steps, total_steps - decay_steps, **options)
+
+
+def warmup_stable_decay_periods(
+    peak_value: chex.Numeric,
+    *,
+    warmup_steps: chex.Numeric,
+    decay_steps: chex.Numeric,
+    period_steps: Sequence[chex.Numeric],
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
+    shape: str = "linear",
+) -> Schedule:
+    """Several plateaus, each cooled down at its end and resumed at the peak: WSD-S.
+
+    Each end of a period is the place for a checkpoint of a model that is ready to use.
+
+    Args:
+        peak_value: value of the plateaus; not negative.
+        warmup_steps: duration of the warmup, in the first period only; 0 for none.
+        decay_steps: duration of each cooldown; positive.
+        period_steps: durations of the periods, at least two; the first includes the warmup, and each its cooldown.
+        init_value: value at step 0; not negative.
+        end_value: value at the end of each period, and from the last end on; not negative.
+        shape: of the cooldowns.
+
+    Reference:
+        Wen et al., Understanding warmup-stable-decay learning rates, 2024 (arXiv:2410.05192).
+
+    Example:
+        >>> lr = warmup_stable_decay_periods(0.1, warmup_steps=10, decay_steps=20, period_steps=(100, 200))
+        >>> print(lr(5), lr(90), lr(100), lr(290), lr(300))
+        0.05 0.05 0.1 0.05 0.0
+    """
+    owner = "warmup_stable_decay_periods"
+    periods = as_tuple(owner, "period_steps", period_steps)
+    require(len(periods) >= 2, owner, "period_steps", periods, "at least two durations")
+    require_positive(owner, decay_steps=decay_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
+    require_fall(owner, shape)
+    pieces = []
+    for period, warmup in zip(periods, (warmup_steps, *[0] * len(periods)), strict=False):
+        parts = {"warmup_steps": warmup, "decay_steps": decay_steps}
+        require_parts(owner, period, "period_steps", fits=True, **parts)
+        stable = after_warmup(Constant(peak_value), warmup, init_value)
+        at = period - decay_steps
+        pieces.append(stable.cooldown(decay_steps, at, end_value=end_value, shape=shape))
+    return join(list(zip(pieces, (*periods[:-1], None), strict=True)))
+
+
+def tri_stage(
+    peak_value: chex.Numeric,
+    *,
+    warmup_steps: chex.Numeric,
+    hold_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric,
+) -> Schedule:
+    """A straight line up, a plateau, and a geometric decay to `end_value`.
+
+    Args:
+        peak_value: value of the plateau; positive.
+        warmup_steps: duration of the warmup; 0 for none.
+        hold_steps: duration of the plateau; not negative.
+        total_steps: step at which `end_value` is reached; above `warmup_steps + hold_steps`.
+        init_value: value at step 0; not negative.
+        end_value: value from `total_steps` on; positive.
+
+    Reference:
+        Park et al., SpecAugment, 2019, sec. 4.2 (arXiv:1904.08779).
+
+    Example:
+        >>> lr = tri_stage(1e-3, warmup_steps=100, hold_steps=400, total_steps=1000, end_value=1e-5)
+        >>> print(f"{lr(100):.0e} {lr(500):.0e} {lr(750):.0e} {lr(1000):.0e}")
+        1e-03 1e-03 1e-04 1e-05
+    """
+    owner, begin = "tri_stage", warmup_steps + hold_steps
+    require_parts(owner, total_steps, warmup_steps=warmup_steps, hold_steps=hold_steps)
+    require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
+    require_positive(owner, peak_value=peak_value, end_value=end_value)
+    stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
+    options = {"shape": "exponential", "rate": end_value / peak_value}
+    return stable.cooldown(total_steps - begin, begin, end_value=end_value, **options)
+
+
+def flat_cosine(
+    peak_value: chex.Numeric,
+    *,
+    decay_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    end_value: chex.Numeric = 0.0,
+) -> Schedule:
+    """A plateau, then half a cosine wave down.
+
+    Args:
+        peak_value: value of the plateau; not negative.
+        decay_steps: duration of the decay; positive.
+        total_steps: step at which `end_value` is reached; above `decay_steps`.
+        end_value: value from `total_steps` on; not negative.
+
+    Example:
+        >>> flat_cosine(1e-3, decay_steps=250, total_steps=1000)
+        Constant(0.001).cooldown(250, at=750, shape='cosine')
+    """
+    owner, at = "flat_cosine", total_steps - decay_steps
+    require_positive(owner, decay_steps=decay_steps)
+    require_parts(owner, total_steps, decay_steps=decay_steps)
+    require_values(owner, peak_value=peak_value, end_value=end_value)
+    return Constant(peak_value).cooldown(decay_steps, at, end_value=end_value, shape="cosine")
+
+
+def cosine_then_linear(
+    peak_value: chex.Numeric,
+    *,
+    warmup_steps: chex.Numeric,
+    decay_steps: chex.Numeric,
+    total_steps: chex.Numeric,
+    init_value: chex.Numeric = 0.0,
+    cosine_end_value: chex.Numeric = 0.0,
+    end_value: chex.Numeric = 0.0,
+) -> Schedule:
+    """A warmup and a cosine over the whole run, whose tail is replaced by a straight line down.
+
+    Args:
+        peak_value: value at the end of the warmup; not negative.
+        warmup_steps: duration of the warmup; 0 for none.
+        decay_steps: duration of the line at the end; positive.
+        total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
+        init_value: value at step 0; not negative.
+        cosine_end_value: what the cosine would fall to at `total_steps`; not negative.
+        end_value: value from `total_steps` on; not negative.
+
+    Reference:
+        OLMo team, 2 OLMo 2 furious, 2024, sec. 2 (arXiv:2501.00656).
+
+    Example:
+        >>> cosine_then_linear(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000)
+        Cosine(0.001, steps=900).warmup(100).cooldown(200, at=800)
+    """
+    owner = "cosine_then_linear"
+    require_positive(owner, decay_steps=decay_steps)
+    require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    values = {"cosine_end_value": cosine_end_value, "end_value": end_value}
+    require_values(owner, peak_value=peak_value, init_value=init_value, **values)
+    cosine = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=cosine_end_value)
+    running = after_warmup(cosine, warmup_steps, init_value)
+    return running.cooldown(decay_steps, total_steps - decay_steps, end_value=end_value)
+
+
+def noam(
+    factor: chex.Numeric = 1.0, *, model_dim: chex.Numeric, warmup_steps: chex.Numeric
+) -> Schedule:
+    """The schedule of the original Transformer, whose first update is number 1.
+
+        value(step) = factor model_dim^-0.5 min(n^-0.5, n warmup_steps^-1.5)     with n = step + 1
+
+    Args:
+        factor: of the whole; not negative.
+        model_dim: width of the model; positive.
+        warmup_steps: number of the update with the highest value; at least 1.
+
+    Reference:
+        Vaswani et al., Attention is all you need, 2017, eq. 3 (arXiv:1706.03762).
 
     Example:
         >>> noam(model_dim=256, warmup_steps=4)
         InverseSqrt(0.03125, timescale=4).warmup(3, init_value=0.0078125)
     """
-    return InverseSqrt.noam(factor, model_dim=model_dim, warmup_steps=warmup_steps)
+    require_values("noam", factor=factor)
+    require_positive("noam", model_dim=model_dim)
+    require_number("noam", "warmup_steps", warmup_steps, "a number >= 1", lambda x: x >= 1)
+    peak = factor * inverse_root(model_dim) * inverse_root(warmup_steps)
+    tail = InverseSqrt(peak, timescale=warmup_steps)
+    return after_warmup(tail, warmup_steps - 1, peak / warmup_steps)
 
 
 def require_parts(
-    owner: str, total: Any, name: str = "total_steps", fits: bool = False, **parts: Any
+    owner: str,
+    total: chex.Numeric,
+    name: str = "total_steps",
+    fits: bool = False,
+    **parts: chex.Numeric,
 ) -> None:
-    """Refuses parts that are not durations, or that leave nothing of the whole; with `fits` they may fill it."""
+    """Refuses parts that leave nothing of the whole; with `fits` they may fill it."""
     require_positive(owner, **{name: total})
-    for argument, part in parts.items():
-        require_number(owner, argument, part, "a number of steps >= 0", lambda x: x >= 0)
+    require_durations(owner, **parts)
     if known(total, *parts.values()):
-        whole, used = (
-            np.asarray(total, np.float64),
-            sum(np.asarray(part, np.float64) for part in parts.values()),
-        )
-        ok = np.all(used <= whole) if fits else np.all(used < whole)
-        longest = max(parts, key=lambda argument: np.max(parts[argument]))
+        whole, *used = (np.asarray(x, np.float64) for x in (total, *parts.values()))
+        longest = max(parts, key=lambda part: np.max(parts[part]))
+        others = [f"{part}={parts[part]}" for part in parts if part != longest]
         allowed = f"{'at most' if fits else 'below'} {name}={total}"
-        others = [argument for argument in parts if argument != longest]
-        if others:
-            allowed += f" together with {' and '.join(f'{argument}={parts[argument]}' for argument in others)}"
-        require(ok, owner, longest, parts[longest], allowed)
+        allowed += f" together with {' and '.join(others)}" if others else ""
+        ok = sum(used) <= whole if fits else sum(used) < whole
+        require(np.all(ok), owner, longest, parts[longest], allowed)
 
 
-def after_warmup(schedule: Schedule, warmup_steps: Any, init_value: Any) -> Schedule:
+def after_warmup(
+    schedule: Schedule, warmup_steps: chex.Numeric, init_value: chex.Numeric
+) -> Schedule:
     """The schedule after a warmup, or as it is where there is none."""
-    require_values("warmup", init_value=init_value)
     none = known(warmup_steps) and np.all(np.asarray(warmup_steps) == 0)
     return schedule if none else schedule.warmup(warmup_steps, init_value=init_value)
 
 
 def _through(owner: str, shape: str) -> type[PiecewiseCosine] | type[PiecewiseLinear]:
-    shapes = {"cosine": PiecewiseCosine, "linear": PiecewiseLinear}
-    require(isinstance(shape, str) and shape in shapes, owner, "shape", shape, "cosine or linear")
-    return shapes[shape]
+    require_choice(owner, "shape", shape, ("cosine", "linear"))
+    return PiecewiseCosine if shape == "cosine" else PiecewiseLinear

@@ -1,19 +1,20 @@
-"""Stairs: schedules that stand still and then jump."""
+"""Stairs, which stand still and then jump, and curves through given points."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from itertools import pairwise
-from typing import Any
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import known
 from jax_lrreg._check import require
-from jax_lrreg._struct import number_text, pytree
+from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import exp2_product
-from jax_lrreg.schedules.digits import exact, log2
+from jax_lrreg.schedules.clock import Clock, Double, exact, exp2, log2, pick, stack
+from jax_lrreg.schedules.curves import between, half_wave
 
 
 @pytree
@@ -33,10 +34,10 @@ class Step(Schedule):
         0.100 0.010
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    decay_rate: Any = 0.1
+    steps: chex.Numeric
+    decay_rate: chex.Numeric = 0.1
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value)
@@ -44,7 +45,8 @@ class Step(Schedule):
 
     def value_at(self, clock):
         stairs, _ = clock.cycle(self.steps)
-        return self.init_value * exp2_product(clock.at_step(stairs), log2(self.decay_rate))
+        exponent = Double.of(stairs, clock.dtype) * log2(exact(self.decay_rate))
+        return clock.number(self.init_value) * exp2(exponent)
 
 
 @pytree
@@ -63,10 +65,10 @@ class InverseTimeStep(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    decay_rate: Any = 1.0
+    steps: chex.Numeric
+    decay_rate: chex.Numeric = 1.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, decay_rate=self.decay_rate)
@@ -74,7 +76,8 @@ class InverseTimeStep(Schedule):
 
     def value_at(self, clock):
         stairs, _ = clock.cycle(self.steps)
-        return self.init_value / (1 + clock.number(stairs) * clock.number(exact(self.decay_rate)))
+        slope = clock.number(exact(self.decay_rate))
+        return clock.number(self.init_value) / (1 + clock.number(stairs) * slope)
 
 
 @pytree
@@ -94,10 +97,10 @@ class MultiStep(Schedule):
         0.100 0.010 0.001
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    boundaries: tuple[Any, ...]
-    decay_rate: Any = 0.1
+    boundaries: tuple[chex.Numeric, ...]
+    decay_rate: chex.Numeric = 0.1
 
     def __post_init__(self):
         object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
@@ -112,7 +115,8 @@ class MultiStep(Schedule):
         passed = jnp.int32(0)
         for boundary in self.boundaries:
             passed = passed + clock.reached(boundary)
-        return self.init_value * exp2_product(clock.at_step(passed), log2(self.decay_rate))
+        exponent = Double.of(passed, clock.dtype) * log2(exact(self.decay_rate))
+        return clock.number(self.init_value) * exp2(exponent)
 
 
 @pytree
@@ -133,10 +137,10 @@ class PiecewiseConstant(Schedule):
         0.1 0.01 0.05
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    boundaries: tuple[Any, ...]
-    values: tuple[Any, ...]
+    boundaries: tuple[chex.Numeric, ...]
+    values: tuple[chex.Numeric, ...]
 
     def __post_init__(self):
         object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
@@ -148,15 +152,96 @@ class PiecewiseConstant(Schedule):
         return self.boundaries[-1]
 
     def value_at(self, clock):
-        result = self.init_value
+        result = clock.number(self.init_value)
         for boundary, value in zip(self.boundaries, self.values, strict=True):
-            result = jnp.where(clock.reached(boundary), value, result)
+            result = jnp.where(clock.reached(boundary), clock.number(value), result)
         return result
 
 
-def as_boundaries(owner: Schedule, boundaries: Sequence[Any]) -> tuple[Any, ...]:
+@pytree
+class PiecewiseLinear(Schedule):
+    """Straight lines through the points (0, init_value), (boundaries[0], values[0]), (boundaries[1], values[1]), ...
+
+    It holds the last value after the last boundary.
+
+    Attributes:
+        init_value: value at step 0 and before; not negative.
+        boundaries: the steps of the other points; positive and rising.
+        values: their values; not negative, as many as boundaries.
+
+    Example:
+        >>> lr = PiecewiseLinear(0.0, boundaries=(10, 30), values=(0.1, 0.05))
+        >>> print(lr(5), lr(10), lr(20), lr(30))
+        0.05 0.1 0.075 0.05
+    """
+
+    init_value: chex.Numeric
+    _: KW_ONLY
+    boundaries: tuple[chex.Numeric, ...]
+    values: tuple[chex.Numeric, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
+        object.__setattr__(self, "values", as_values(self, self.values, len(self.boundaries)))
+        require_values(self, init_value=self.init_value)
+
+    @property
+    def horizon(self):
+        return self.boundaries[-1]
+
+    def value_at(self, clock):
+        begin, end, left, done = _segment(self, clock)
+        return between(begin, end, left, done)
+
+
+@pytree
+class PiecewiseCosine(Schedule):
+    """Half cosine waves through the points (0, init_value), (boundaries[0], values[0]), ...
+
+    Between two points it goes as (1 - cos(pi x)) / 2 of the way, x from 0 to 1: level at every point. It
+    holds the last value after the last boundary.
+
+    Attributes:
+        init_value: value at step 0 and before; not negative.
+        boundaries: the steps of the other points; positive and rising.
+        values: their values; not negative, as many as boundaries.
+
+    Example:
+        >>> lr = PiecewiseCosine(0.0, boundaries=(10, 30), values=(0.1, 0.05))
+        >>> print(f"{lr(5):.3f} {lr(10):.3f} {lr(20):.3f} {lr(30):.3f}")
+        0.050 0.100 0.075 0.050
+    """
+
+    init_value: chex.Numeric
+    _: KW_ONLY
+    boundaries: tuple[chex.Numeric, ...]
+    values: tuple[chex.Numeric, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
+        object.__setattr__(self, "values", as_values(self, self.values, len(self.boundaries)))
+        require_values(self, init_value=self.init_value)
+
+    @property
+    def horizon(self):
+        return self.boundaries[-1]
+
+    def value_at(self, clock):
+        begin, end, left, done = _segment(self, clock)
+        return between(begin, end, *half_wave(left, done))
+
+
+def _segment(schedule: PiecewiseLinear | PiecewiseCosine, clock: Clock) -> tuple[jax.Array, ...]:
+    """The values at both ends of the current segment, and the fractions of it that are left and done."""
+    index, own, duration = clock.interval(schedule.boundaries)
+    values = stack([clock.number(x) for x in (schedule.init_value, *schedule.values)])
+    begin, end = pick(values[:-1], index), pick(values[1:], index)
+    return begin, end, own.left(duration), own.done(duration)
+
+
+def as_boundaries(owner: Schedule, boundaries: Sequence[chex.Numeric]) -> tuple[chex.Numeric, ...]:
     """The boundaries as a tuple; refuses what is not positive and rising."""
-    boundaries = _as_tuple(owner, "boundaries", boundaries)
+    boundaries = as_tuple(owner, "boundaries", boundaries)
     require(len(boundaries) > 0, owner, "boundaries", boundaries, "at least one step")
     for boundary in boundaries:
         require_positive(owner, boundaries=boundary)
@@ -166,18 +251,21 @@ def as_boundaries(owner: Schedule, boundaries: Sequence[Any]) -> tuple[Any, ...]
     return boundaries
 
 
-def as_values(owner: Schedule, values: Sequence[Any], count: int) -> tuple[Any, ...]:
+def as_values(
+    owner: Schedule, values: Sequence[chex.Numeric], count: int
+) -> tuple[chex.Numeric, ...]:
     """The values as a tuple; refuses negative ones, and any number of them but `count`."""
-    values = _as_tuple(owner, "values", values)
+    values = as_tuple(owner, "values", values)
     require(len(values) == count, owner, "values", values, f"as many as `boundaries`, {count}")
     for value in values:
         require_values(owner, values=value)
     return values
 
 
-def _as_tuple(owner: Schedule, argument: str, items: Any) -> tuple[Any, ...]:
-    if not isinstance(items, list | tuple):
-        raise TypeError(
-            f"{type(owner).__name__}: `{argument}` must be a tuple of numbers, got {number_text(items)}"
-        )
+def as_tuple(owner: object, argument: str, items: Sequence[chex.Numeric]) -> tuple:
+    """Numbers in a list, a tuple or an array of one axis, as a tuple."""
+    if isinstance(items, np.ndarray | jax.Array) and np.ndim(items) == 1:
+        return tuple(np.asarray(items).tolist() if known(items) else items)
+    fits = isinstance(items, list | tuple | range)
+    require(fits, owner, argument, items, "a list of numbers", error=TypeError)
     return tuple(items)

@@ -1,17 +1,20 @@
 """Decays without an end of their own: exponential, inverse time, inverse square root, power law."""
 
 from dataclasses import KW_ONLY
-from typing import Any
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import known
-from jax_lrreg._check import require_number
 from jax_lrreg._struct import pytree
-from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import exp2_product
-from jax_lrreg.schedules.digits import exact, exact_power, log2
+from jax_lrreg.schedules.base import (
+    Schedule,
+    require_durations,
+    require_positive,
+    require_values,
+)
+from jax_lrreg.schedules.clock import exact, exp2, log2
 
 
 @pytree
@@ -32,19 +35,18 @@ class Exponential(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    decay_rate: Any
+    steps: chex.Numeric
+    decay_rate: chex.Numeric
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value)
         require_positive(self, steps=self.steps, decay_rate=self.decay_rate)
 
     def value_at(self, clock):
-        return self.init_value * exp2_product(
-            clock, log2(self.decay_rate) * clock.unit / exact(self.steps)
-        )
+        per_step = log2(exact(self.decay_rate)) * clock.unit / exact(self.steps)
+        return clock.number(self.init_value) * exp2(clock.time * per_step)
 
 
 @pytree
@@ -62,16 +64,16 @@ class HalfLife(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
+    steps: chex.Numeric
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value)
         require_positive(self, steps=self.steps)
 
     def value_at(self, clock):
-        return self.init_value * exp2_product(clock, -clock.unit / exact(self.steps))
+        return clock.number(self.init_value) * exp2(clock.time * (-clock.unit / exact(self.steps)))
 
 
 @pytree
@@ -93,19 +95,18 @@ class InverseTime(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    steps: Any
-    decay_rate: Any = 1.0
+    steps: chex.Numeric
+    decay_rate: chex.Numeric = 1.0
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, decay_rate=self.decay_rate)
         require_positive(self, steps=self.steps)
 
     def value_at(self, clock):
-        return self.init_value / (
-            1 + clock.position() * clock.number(exact(self.decay_rate) / exact(self.steps))
-        )
+        slope = clock.number(exact(self.decay_rate) / exact(self.steps))
+        return clock.number(self.init_value) / (1 + clock.position() * slope)
 
 
 @pytree
@@ -114,8 +115,8 @@ class InverseSqrt(Schedule):
 
         value(step) = peak_value / sqrt(1 + step / timescale)     for step >= 0
 
-    The four conventions in use are this curve after four different beginnings, and have constructors of
-    their own: `noam`, `fairseq`, `t5`, `shifted`.
+    The conventions in use are this curve after different beginnings. They have constructors of their
+    own: `fairseq`, `t5`, `shifted`, and the function `schedules.noam`.
 
     Attributes:
         peak_value: value at step 0 and before; not negative.
@@ -126,43 +127,22 @@ class InverseSqrt(Schedule):
         0.05
     """
 
-    peak_value: Any
+    peak_value: chex.Numeric
     _: KW_ONLY
-    timescale: Any
+    timescale: chex.Numeric
 
     def __post_init__(self):
         require_values(self, peak_value=self.peak_value)
         require_positive(self, timescale=self.timescale)
 
     def value_at(self, clock):
-        return self.peak_value * jnp.sqrt(
-            1 / (1 + clock.position() * clock.number(1 / exact(self.timescale)))
-        )
+        grown = 1 + clock.position() * clock.number(1 / exact(self.timescale))
+        return clock.number(self.peak_value) * jnp.sqrt(1 / grown)
 
     @classmethod
-    def noam(cls, factor: Any = 1.0, *, model_dim: Any, warmup_steps: Any) -> Schedule:
-        """The schedule of the original Transformer, whose first update is number 1.
-
-            value(step) = factor model_dim^-0.5 min(n^-0.5, n warmup_steps^-1.5)     with n = step + 1
-
-        Reference:
-            Vaswani et al., Attention is all you need, 2017, eq. 3 (arXiv:1706.03762).
-
-        Example:
-            >>> InverseSqrt.noam(model_dim=256, warmup_steps=4)
-            InverseSqrt(0.03125, timescale=4).warmup(3, init_value=0.0078125)
-        """
-        require_values("InverseSqrt.noam", factor=factor)
-        require_positive("InverseSqrt.noam", model_dim=model_dim)
-        require_from_one("InverseSqrt.noam", warmup_steps=warmup_steps)
-        peak = factor * inverse_root(model_dim) * inverse_root(warmup_steps)
-        tail = cls(peak, timescale=warmup_steps)
-        if known(warmup_steps) and warmup_steps == 1:
-            return tail
-        return tail.warmup(warmup_steps - 1, init_value=peak / warmup_steps)
-
-    @classmethod
-    def fairseq(cls, peak_value: Any, *, warmup_steps: Any, init_value: Any = 0.0) -> Schedule:
+    def fairseq(
+        cls, peak_value: chex.Numeric, *, warmup_steps: chex.Numeric, init_value: chex.Numeric = 0.0
+    ) -> Schedule:
         """A straight line up, then the inverse square root of the step counted from 0.
 
             value(step) = init_value + (peak_value - init_value) step / warmup_steps     for step < warmup_steps
@@ -172,11 +152,13 @@ class InverseSqrt(Schedule):
             >>> InverseSqrt.fairseq(0.1, warmup_steps=10)
             InverseSqrt(0.1, timescale=10).warmup(10)
         """
-        require_positive("InverseSqrt.fairseq", warmup_steps=warmup_steps)
+        owner = "InverseSqrt.fairseq"
+        require_values(owner, peak_value=peak_value, init_value=init_value)
+        require_positive(owner, warmup_steps=warmup_steps)
         return cls(peak_value, timescale=warmup_steps).warmup(warmup_steps, init_value=init_value)
 
     @classmethod
-    def t5(cls, factor: Any = 1.0, *, warmup_steps: Any) -> Schedule:
+    def t5(cls, factor: chex.Numeric = 1.0, *, warmup_steps: chex.Numeric) -> Schedule:
         """A constant, then the inverse square root of the step, not normalised.
 
             value(step) = factor / sqrt(max(step, warmup_steps))
@@ -195,12 +177,12 @@ class InverseSqrt(Schedule):
     @classmethod
     def shifted(
         cls,
-        peak_value: Any,
+        peak_value: chex.Numeric,
         *,
-        warmup_steps: Any,
-        timescale: Any,
-        shift: Any = 0,
-        init_value: Any = 0.0,
+        warmup_steps: chex.Numeric,
+        timescale: chex.Numeric,
+        shift: chex.Numeric = 0,
+        init_value: chex.Numeric = 0.0,
     ) -> Schedule:
         """A straight line up, then an inverse square root with a time scale of its own.
 
@@ -215,14 +197,15 @@ class InverseSqrt(Schedule):
             >>> InverseSqrt.shifted(0.1, warmup_steps=10, timescale=1000)
             InverseSqrt(0.1, timescale=1000).warmup(10)
         """
-        require_values("InverseSqrt.shifted", peak_value=peak_value, shift=shift)
-        require_positive("InverseSqrt.shifted", warmup_steps=warmup_steps, timescale=timescale)
+        owner = "InverseSqrt.shifted"
+        require_values(owner, peak_value=peak_value, init_value=init_value)
+        require_durations(owner, warmup_steps=warmup_steps, shift=shift)
+        require_positive(owner, timescale=timescale)
         if known(shift) and np.all(np.asarray(shift) == 0):
             tail = cls(peak_value, timescale=timescale)
         else:
-            tail = cls(
-                peak_value * inverse_root(1 + shift / timescale), timescale=timescale + shift
-            )
+            peak = peak_value * inverse_root(1 + shift / timescale)
+            tail = cls(peak, timescale=timescale + shift)
         return tail.warmup(warmup_steps, init_value=init_value)
 
 
@@ -242,29 +225,23 @@ class PowerLaw(Schedule):
         0.025
     """
 
-    init_value: Any
+    init_value: chex.Numeric
     _: KW_ONLY
-    timescale: Any
-    exponent: Any
+    timescale: chex.Numeric
+    exponent: chex.Numeric
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value)
         require_positive(self, timescale=self.timescale, exponent=self.exponent)
 
     def value_at(self, clock):
-        grown = 1 + clock.position() * clock.number(1 / exact(self.timescale))
-        return self.init_value * exact_power(grown, -exact(self.exponent))
+        grown = 1 + clock.time * (clock.unit / exact(self.timescale))
+        return clock.number(self.init_value) * exp2(-log2(grown) * exact(self.exponent))
 
 
-def inverse_root(x: Any) -> Any:
+def inverse_root(x: chex.Numeric) -> chex.Numeric:
     """1 / sqrt(x), in double precision and as a Python number where x is one."""
     if not known(x):
         return x**-0.5
     root = np.asarray(x, np.float64) ** -0.5
     return root if np.ndim(root) else float(root)
-
-
-def require_from_one(owner: str, **values: Any) -> None:
-    """Refuses anything but numbers >= 1."""
-    for name, value in values.items():
-        require_number(owner, name, value, "a number >= 1", lambda x: x >= 1)

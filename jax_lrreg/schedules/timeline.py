@@ -1,25 +1,28 @@
 """Schedules made of others by moving them in time: joined, shifted, stretched, repeated, extended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
-from typing import Any
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import number_text, pytree
-from jax_lrreg.schedules.algebra import method_text
+from jax_lrreg.schedules import algebra
 from jax_lrreg.schedules.base import (
     Schedule,
+    ScheduleLike,
+    after,
     as_schedule,
     latest,
+    phases_until,
+    require_durations,
     require_positive,
     require_schedules,
-    require_values,
 )
-from jax_lrreg.schedules.digits import exact
+from jax_lrreg.schedules.clock import exact
 
 
 @pytree
@@ -31,7 +34,7 @@ class Joined(Schedule):
 
     Attributes:
         pieces: the schedules.
-        lengths: the duration of each but the last, positive.
+        lengths: the duration of each but the last; 0 leaves a piece out.
 
     Example:
         >>> from jax_lrreg.schedules import Constant
@@ -41,7 +44,7 @@ class Joined(Schedule):
 
     pieces: tuple[Schedule, ...]
     _: KW_ONLY
-    lengths: tuple[Any, ...]
+    lengths: tuple[chex.Numeric, ...]
 
     def __post_init__(self):
         for name, value in (("pieces", self.pieces), ("lengths", self.lengths)):
@@ -49,26 +52,30 @@ class Joined(Schedule):
             require(listed, "join", name, value, "a tuple or a list", error=TypeError)
         count = len(self.pieces) - 1
         require(count >= 1, "join", "pieces", len(self.pieces), "at least two")
-        require(
-            len(self.lengths) == count,
-            "join",
-            "lengths",
-            len(self.lengths),
-            f"one per piece but the last, {count}",
-        )
-        for piece, length in zip(self.pieces, (*self.lengths, 1), strict=True):
-            require(isinstance(piece, Schedule), "join", "pieces", piece, "schedules")
-            require_positive("join", length=length)
+        allowed = f"one per piece but the last, {count}"
+        require(len(self.lengths) == count, "join", "lengths", len(self.lengths), allowed)
+        for piece in self.pieces:
+            require_schedules("join", pieces=piece)
+        for length in self.lengths:
+            require_durations("join", length=length)
 
     @property
     def horizon(self):
         return after(sum(self.lengths), self.pieces[-1].horizon)
 
+    @property
+    def phases(self):
+        found, begin = [], 0.0
+        for piece, length in zip(self.pieces, (*self.lengths, 0), strict=True):
+            found += [(begin + at, name) for at, name in piece.phases]
+            begin += float(np.asarray(length))
+        return found
+
     def value_at(self, clock):
+        clock = clock.started()  # before its beginning, a piece of length 0 is over all the same
         value = self.pieces[0].value_at(clock.upto(self.lengths[0]))
-        for piece, length, end in zip(
-            self.pieces[1:], self.lengths, (*self.lengths[1:], None), strict=True
-        ):
+        ends = (*self.lengths[1:], None)
+        for piece, length, end in zip(self.pieces[1:], self.lengths, ends, strict=True):
             clock = clock.after(length)
             own = piece.value_at(clock if end is None else clock.upto(end))
             value = jnp.where(clock.begun, own, value)
@@ -76,47 +83,34 @@ class Joined(Schedule):
 
     def __repr__(self):
         pairs = zip(self.pieces, (*self.lengths, None), strict=True)
-        return (
-            f"join([{', '.join(f'({piece!r}, {number_text(length)})' for piece, length in pairs)}])"
-        )
+        texts = [f"({piece!r}, {number_text(length)})" for piece, length in pairs]
+        return f"join([{', '.join(texts)}])"
 
 
-def join(pieces: Sequence[tuple[Schedule | Callable | float, Any]]) -> Joined:
+def join(pieces: Sequence[tuple[ScheduleLike, chex.Numeric | None]]) -> Joined:
     """Schedules one after the other: `[(piece, length), ..., (last, None)]`; see `Joined`."""
-    if not isinstance(pieces, list | tuple):
-        raise TypeError(f"join: `pieces` must be a list of pairs (piece, length), got {pieces!r}")
+    allowed = "a list of pairs (piece, length)"
+    require(isinstance(pieces, list | tuple), "join", "pieces", pieces, allowed, error=TypeError)
     pairs = list(pieces)
-    require(len(pairs) >= 2, "join", "pieces", len(pairs), "at least two pairs (piece, length)")
+    require(len(pairs) >= 2, "join", "pieces", pairs, "at least two pairs (piece, length)")
     for pair in pairs:
-        require(
-            isinstance(pair, tuple | list) and len(pair) == 2,
-            "join",
-            "pieces",
-            pair,
-            "pairs (piece, length)",
-        )
-    require(
-        pairs[-1][1] is None,
-        "join",
-        "length",
-        pairs[-1][1],
-        "None for the last piece, which has no end",
-    )
-    return Joined(
-        tuple(as_schedule(piece, "piece") for piece, _ in pairs),
-        lengths=tuple(length for _, length in pairs[:-1]),
-    )
+        fits = isinstance(pair, list | tuple) and len(pair) == 2
+        require(fits, "join", "pieces", pair, "pairs (piece, length)")
+    last = pairs[-1][1]
+    require(last is None, "join", "length", last, "None for the last piece, which has no end")
+    schedules = tuple(as_schedule(piece, "piece") for piece, _ in pairs)
+    return Joined(schedules, lengths=tuple(length for _, length in pairs[:-1]))
 
 
 @pytree
 class Extended(Schedule):
     """A schedule whose end is moved while it runs, written `schedule.extend(at=, total_steps=)`.
 
-        value(step) = schedule(step)                                                           for step <= at
-                    = schedule(at + (step - at) (horizon - at) / (total_steps - at))           from then on
+        value(step) = schedule(step)                                                  for step <= at
+                    = schedule(at + (step - at) (horizon - at) / (total_steps - at))  from then on
 
-    where `horizon` is the end of the schedule. What was left of it is stretched or shrunk, so nothing jumps. The
-    whole schedule, stretched as much, may not be longer than 2^31 - 1 steps.
+    where `horizon` is the end of the schedule. What was left of it is stretched or shrunk, so
+    nothing jumps.
 
     Attributes:
         schedule: what is running; it must have an end.
@@ -132,53 +126,45 @@ class Extended(Schedule):
 
     schedule: Schedule
     _: KW_ONLY
-    at: Any
-    total_steps: Any
+    at: chex.Numeric
+    total_steps: chex.Numeric
 
     def __post_init__(self):
-        require_schedules(self, "schedule")
-        require_values("extend", at=self.at)
+        require_schedules("extend", schedule=self.schedule)
+        require_durations("extend", at=self.at)
         require_positive("extend", total_steps=self.total_steps)
         horizon = self.schedule.horizon
-        require(
-            horizon is not None, "extend", "schedule", self.schedule, "one with an end of its own"
-        )
+        allowed = "one with an end of its own"
+        require(horizon is not None, "extend", "schedule", self.schedule, allowed)
         if known(horizon, self.at):
-            lowest, highest = np.asarray(self.at, np.float64), np.asarray(horizon, np.float64)
-            require_number(
-                "extend",
-                "at",
-                self.at,
-                f"before the end of the schedule, {horizon}",
-                lambda x: x < highest,
-            )
-            require_number(
-                "extend",
-                "total_steps",
-                self.total_steps,
-                f"above at={self.at}",
-                lambda x: x > lowest,
-            )
+            at, end = (np.asarray(x, np.float64) for x in (self.at, horizon))
+            allowed = f"before the end of the schedule, {horizon}"
+            require_number("extend", "at", self.at, allowed, lambda x: x < end)
+            allowed = f"above at={self.at}"
+            require_number("extend", "total_steps", self.total_steps, allowed, lambda x: x > at)
 
     @property
     def horizon(self):
         return self.total_steps
 
+    @property
+    def phases(self):
+        return phases_until(self.at, self.schedule, "extended")
+
     def value_at(self, clock):
-        speed = (self.schedule.horizon - self.at) / (self.total_steps - self.at)
-        late = clock.after(self.at).started().in_units(speed).after(-self.at)
-        early = clock.upto(self.at)
-        return jnp.where(
-            clock.reached(self.at), self.schedule.value_at(late), self.schedule.value_at(early)
-        )
+        at = exact(self.at)
+        speed = (exact(self.schedule.horizon) - at) / (exact(self.total_steps) - at)
+        late = clock.after(self.at).started().in_units(speed).after(-at)
+        early, reached = clock.upto(self.at), clock.reached(self.at)
+        return jnp.where(reached, self.schedule.value_at(late), self.schedule.value_at(early))
 
     def __repr__(self):
-        return method_text(self, "extend")
+        return algebra.method_text(self, "extend")
 
 
 @pytree
 class Shifted(Schedule):
-    """A schedule that begins later, written `schedule.shift(steps)`, or in the middle, with negative `steps`.
+    """A schedule that begins later, written `schedule.shift(steps)`, or in the middle, if negative.
 
         value(step) = schedule(step - steps)     for step >= 0
 
@@ -195,22 +181,26 @@ class Shifted(Schedule):
 
     schedule: Schedule
     _: KW_ONLY
-    steps: Any
+    steps: chex.Numeric
 
     def __post_init__(self):
-        require_schedules(self, "schedule")
+        require_schedules("shift", schedule=self.schedule)
         require_number("shift", "steps", self.steps, "a number", np.isfinite)
 
     @property
     def horizon(self):
-        horizon = after(self.steps, self.schedule.horizon)
-        return horizon if horizon is None else latest(0, horizon)
+        return latest(0, after(self.steps, self.schedule.horizon))
+
+    @property
+    def phases(self):
+        moved = float(np.asarray(self.steps))
+        return [(max(at + moved, 0.0), name) for at, name in self.schedule.phases]
 
     def value_at(self, clock):
         return self.schedule.value_at(clock.started().after(self.steps))
 
     def __repr__(self):
-        return method_text(self, "shift")
+        return algebra.method_text(self, "shift")
 
 
 @pytree
@@ -231,21 +221,25 @@ class Stretched(Schedule):
 
     schedule: Schedule
     _: KW_ONLY
-    factor: Any
+    factor: chex.Numeric
 
     def __post_init__(self):
-        require_schedules(self, "schedule")
+        require_schedules("stretch", schedule=self.schedule)
         require_positive("stretch", factor=self.factor)
 
     @property
     def horizon(self):
         return None if self.schedule.horizon is None else self.schedule.horizon * self.factor
 
+    @property
+    def phases(self):
+        return [(at * float(np.asarray(self.factor)), name) for at, name in self.schedule.phases]
+
     def value_at(self, clock):
         return self.schedule.value_at(clock.in_units(1 / exact(self.factor)))
 
     def __repr__(self):
-        return method_text(self, "stretch")
+        return algebra.method_text(self, "stretch")
 
 
 @pytree
@@ -266,17 +260,21 @@ class Repeated(Schedule):
 
     schedule: Schedule
     _: KW_ONLY
-    steps: Any
+    steps: chex.Numeric
 
     def __post_init__(self):
-        require_schedules(self, "schedule")
+        require_schedules("repeat", schedule=self.schedule)
         require_positive("repeat", steps=self.steps)
+
+    @property
+    def phases(self):
+        return self.schedule.phases
 
     def value_at(self, clock):
         return self.schedule.value_at(clock.cycle(self.steps)[1])
 
     def __repr__(self):
-        return method_text(self, "repeat")
+        return algebra.method_text(self, "repeat")
 
 
 @pytree
@@ -299,23 +297,22 @@ class InUnits(Schedule):
 
     schedule: Schedule
     _: KW_ONLY
-    per_step: Any
+    per_step: chex.Numeric
 
     def __post_init__(self):
-        require_schedules(self, "schedule")
+        require_schedules("in_units", schedule=self.schedule)
         require_positive("in_units", per_step=self.per_step)
 
     @property
     def horizon(self):
         return None if self.schedule.horizon is None else self.schedule.horizon / self.per_step
 
+    @property
+    def phases(self):
+        return [(at / float(np.asarray(self.per_step)), name) for at, name in self.schedule.phases]
+
     def value_at(self, clock):
         return self.schedule.value_at(clock.in_units(self.per_step))
 
     def __repr__(self):
-        return method_text(self, "in_units")
-
-
-def after(duration: Any, horizon: Any) -> Any:
-    """The horizon of what comes after `duration`."""
-    return None if horizon is None else duration + horizon
+        return algebra.method_text(self, "in_units")
