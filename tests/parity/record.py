@@ -280,6 +280,7 @@ CASES: dict[str, dict[str, Any]] = {
         "CosineDecay(0.1, decay_steps=20, warmup_steps=5)": ONCE,
         "CosineDecay(0.1, decay_steps=5000)": LONG,
         "CosineDecayRestarts(0.1, first_decay_steps=10)": range(90),
+        "CosineDecayRestarts(0.1, 10, m_mul=1.5)": range(90),
         "CosineDecayRestarts(0.1, first_decay_steps=10, t_mul=1.0, m_mul=0.5, alpha=0.1)": range(
             60
         ),
@@ -405,7 +406,6 @@ REFUSED: dict[str, dict[str, str]] = {
     "keras": {
         "Mine()": "Mine cannot be converted: from_keras knows ExponentialDecay",
         "PiecewiseConstantDecay([9, 4], [0.1, 0.05, 0.01])": "not rising",
-        "CosineDecayRestarts(0.1, 10, m_mul=1.5)": "`decay` must be a number in",
     },
     "optax": {
         "lambda step: 0.1 / (step + 1)": "from_optax knows what constant_schedule, .* make",
