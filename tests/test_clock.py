@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jax_lrreg._arrays import LAST_STEP
-from jax_lrreg.schedules.clock import Clock, Double, Steps, exp2, log2
+from jax_lrreg.schedules.clock import Clock, Steps
+from jax_lrreg.schedules.digits import Double, exp2, log2
 
 DURATIONS = (1, 7, 1000, 2**24 + 1, 10**9, LAST_STEP)
 

@@ -11,7 +11,7 @@ from jax_lrreg._arrays import LAST_STEP, known
 from jax_lrreg._check import require_number, require_whole
 from jax_lrreg._struct import arguments_text, number_text, pytree
 from jax_lrreg.schedules.base import Constant, Schedule, latest, require_schedules
-from jax_lrreg.schedules.clock import two_sum
+from jax_lrreg.schedules.digits import two_sum
 
 
 @pytree

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg.schedules.clock import LOG2_E, Double, choose, exact, exp2, log2
+from jax_lrreg.schedules.digits import LOG2_E, Double, choose, exact, exp2, log2
 
 Curve: TypeAlias = tuple[jax.Array, jax.Array]  # how high it is, and how far it is from the top
 

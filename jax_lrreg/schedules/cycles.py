@@ -11,8 +11,9 @@ from jax_lrreg._arrays import LAST_STEP, known
 from jax_lrreg._check import require_number
 from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import LARGEST, Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import Clock, Double, Interval, choose, exact, exp2, log2, split
+from jax_lrreg.schedules.clock import Clock, Interval, split
 from jax_lrreg.schedules.curves import between, half_wave, power
+from jax_lrreg.schedules.digits import Double, choose, exact, exp2, log2
 
 
 @pytree

@@ -10,8 +10,8 @@ from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import LOG2_E, exact, exp2
 from jax_lrreg.schedules.curves import between, exact_half_wave, half_wave, is_one, power
+from jax_lrreg.schedules.digits import LOG2_E, exact, exp2
 
 
 @pytree

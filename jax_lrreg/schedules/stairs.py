@@ -13,8 +13,9 @@ from jax_lrreg._arrays import known
 from jax_lrreg._check import require
 from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.clock import Clock, Double, exact, exp2, log2, pick, stack
+from jax_lrreg.schedules.clock import Clock, pick, stack
 from jax_lrreg.schedules.curves import between, half_wave
+from jax_lrreg.schedules.digits import Double, exact, exp2, log2
 
 
 @pytree

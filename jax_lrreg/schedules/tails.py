@@ -14,7 +14,7 @@ from jax_lrreg.schedules.base import (
     require_positive,
     require_values,
 )
-from jax_lrreg.schedules.clock import exact, exp2, log2
+from jax_lrreg.schedules.digits import exact, exp2, log2
 
 
 @pytree

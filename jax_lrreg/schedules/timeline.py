@@ -22,7 +22,7 @@ from jax_lrreg.schedules.base import (
     require_positive,
     require_schedules,
 )
-from jax_lrreg.schedules.clock import exact
+from jax_lrreg.schedules.digits import exact
 
 
 @pytree
