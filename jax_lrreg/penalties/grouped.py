@@ -38,8 +38,27 @@ class Grouped(Protocol):
     def stacked(self) -> int: ...
 
 
+class GroupPenalty(ArrayPenalty):
+    """A penalty with one strength for each group. A group is zero when all its entries are."""
+
+    # No fields yet: the subclasses declare them, and so decide their order.
+    strength: Strength
+    axis: Axis
+    stacked: int
+
+    def __post_init__(self):
+        require_strength(self, "strength")
+        require_axes(self)
+
+    def _fits(self, leaf):
+        require_broadcast(self, leaf, group_shape(self, leaf), "strength")
+
+    def zeros(self, w):
+        return jnp.all(w == 0, axis=group_axes(self, w.ndim))
+
+
 @pytree
-class GroupLasso(ArrayPenalty):
+class GroupLasso(GroupPenalty):
     """The lasso on the norms of groups, which become zero as a whole.
 
         value(w) = strength sum over groups of ||w_g||
@@ -70,13 +89,6 @@ class GroupLasso(ArrayPenalty):
     axis: Axis = static()
     stacked: int = static(default=0)
 
-    def __post_init__(self):
-        require_strength(self, "strength")
-        require_axes(self)
-
-    def _fits(self, leaf):
-        require_broadcast(self, leaf, group_shape(self, leaf), "strength")
-
     def value(self, w):
         return jnp.sum(self.strength * norm(w, group_axes(self, w.ndim), keepdims=True))
 
@@ -91,16 +103,13 @@ class GroupLasso(ArrayPenalty):
         at_zero = jnp.maximum(norm(gradient, axes, keepdims=True) - self.strength, 0)
         return norm(jnp.where(size > 0, elsewhere, at_zero))
 
-    def zeros(self, w):
-        return jnp.all(w == 0, axis=group_axes(self, w.ndim))
-
     def threshold(self, gradient):
         require_one(self, "strength")
         return jnp.max(norm(gradient, group_axes(self, gradient.ndim)))
 
 
 @pytree
-class SizedGroupLasso(ArrayPenalty):
+class SizedGroupLasso(GroupPenalty):
     """The group lasso with larger groups penalised more: different sizes then compete fairly.
 
         value(w) = strength sum over groups of sqrt(number of entries) ||w_g||
@@ -123,13 +132,6 @@ class SizedGroupLasso(ArrayPenalty):
     axis: Axis = static()
     stacked: int = static(default=0)
 
-    def __post_init__(self):
-        require_strength(self, "strength")
-        require_axes(self)
-
-    def _fits(self, leaf):
-        require_broadcast(self, leaf, group_shape(self, leaf), "strength")
-
     def plain(self, w: jax.Array) -> GroupLasso:
         """The group lasso that this one is on an array like `w`."""
         strength = self.strength * group_size(self, w) ** 0.5
@@ -143,9 +145,6 @@ class SizedGroupLasso(ArrayPenalty):
 
     def distance(self, w, gradient):
         return self.plain(w).distance(w, gradient)
-
-    def zeros(self, w):
-        return jnp.all(w == 0, axis=group_axes(self, w.ndim))
 
     def threshold(self, gradient):
         return self.plain(gradient).threshold(gradient) / group_size(self, gradient) ** 0.5
@@ -216,7 +215,7 @@ class SparseGroupLasso(ArrayPenalty):
 
 
 @pytree
-class LInf(ArrayPenalty):
+class LInf(GroupPenalty):
     """The largest entry of each group: its prox lowers the largest ones to a common level.
 
         value(w) = strength sum over groups of max |w_g|
@@ -244,13 +243,6 @@ class LInf(ArrayPenalty):
     _: KW_ONLY
     axis: Axis = static()
     stacked: int = static(default=0)
-
-    def __post_init__(self):
-        require_strength(self, "strength")
-        require_axes(self)
-
-    def _fits(self, leaf):
-        require_broadcast(self, leaf, group_shape(self, leaf), "strength")
 
     def value(self, w):
         axes = group_axes(self, w.ndim)
@@ -290,9 +282,6 @@ class LInf(ArrayPenalty):
         nearest = jnp.where(among, jnp.maximum(inward - level, 0), 0)
         toward = jnp.where(top > 0, -direction(w), direction(gradient))
         return norm(gradient - nearest * toward)
-
-    def zeros(self, w):
-        return jnp.all(w == 0, axis=group_axes(self, w.ndim))
 
     def threshold(self, gradient):
         require_one(self, "strength")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import Leaf, leaves, widened
+from jax_lrreg._arrays import leaves, widened
 from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.base import ArrayPenalty, require_strength
@@ -39,8 +39,26 @@ from jax_lrreg.penalties.norms import (
 from jax_lrreg.penalties.separable import smooth_distance
 
 
+class MatrixPenalty(ArrayPenalty):
+    """A penalty on `w` as matrices (everything that goes in, out), after its stacked axes."""
+
+    # No fields yet: the subclasses declare them, and so decide their order.
+    strength: Strength
+    stacked: int
+
+    def __post_init__(self):
+        require_strength(self, "strength")
+        require_whole(self, "stacked", self.stacked, 0)
+
+    def _fits(self, leaf):
+        shape, stacked = np.shape(leaf.value), self.stacked
+        allowed = f"such that {leaf.path!r}, which has shape {shape}, keeps at least 2 axes"
+        require(len(shape) - stacked >= 2, self, "stacked", stacked, allowed)
+        require_broadcast(self, leaf, shape[:stacked], "strength")
+
+
 @pytree
-class Orthogonal(ArrayPenalty):
+class Orthogonal(MatrixPenalty):
     """Soft orthogonality: of the columns of a tall matrix, of the rows of a wide one.
 
         value(w) = strength ||W^H W - I||^2, or with W W^H where W has more columns than rows
@@ -65,13 +83,6 @@ class Orthogonal(ArrayPenalty):
     _: KW_ONLY
     stacked: int = static(default=0)
 
-    def __post_init__(self):
-        require_strength(self, "strength")
-        require_whole(self, "stacked", self.stacked, 0)
-
-    def _fits(self, leaf):
-        _require_matrices(self, leaf)
-
     def value(self, w):
         matrix = matrices(self, w)
         # The larger Gram matrix has not the rank to be the identity.
@@ -86,7 +97,7 @@ class Orthogonal(ArrayPenalty):
 
 
 @pytree
-class NuclearNorm(ArrayPenalty):
+class NuclearNorm(MatrixPenalty):
     """The sum of the singular values, for low rank.
 
         value(w) = strength sum of the singular values of W
@@ -114,13 +125,6 @@ class NuclearNorm(ArrayPenalty):
     _: KW_ONLY
     stacked: int = static(default=0)
 
-    def __post_init__(self):
-        require_strength(self, "strength")
-        require_whole(self, "stacked", self.stacked, 0)
-
-    def _fits(self, leaf):
-        _require_matrices(self, leaf)
-
     def value(self, w):
         return jnp.sum(self.strength * nuclear_norm(matrices(self, w)))
 
@@ -145,7 +149,7 @@ class NuclearNorm(ArrayPenalty):
 
 
 @pytree
-class SpectralNorm(ArrayPenalty):
+class SpectralNorm(MatrixPenalty):
     """The largest singular value, found by power iteration from a vector that the penalty carries.
 
         value(w) = strength sigma_1(W),  sigma_1 = ||W v||
@@ -190,12 +194,11 @@ class SpectralNorm(ArrayPenalty):
     vectors: Any = None  # of a user's penalty a tree, by path; of the one for an array its own
 
     def __post_init__(self):
-        require_strength(self, "strength")
-        require_whole(self, "stacked", self.stacked, 0)
+        super().__post_init__()
         require_whole(self, "iterations", self.iterations)
 
     def _fits(self, leaf):
-        _require_matrices(self, leaf)
+        super()._fits(leaf)
         shape = np.shape(leaf.value)
         own, needed = np.shape(self.vectors), (*shape[: self.stacked], shape[-1], 1)
         allowed = f"what `advance` made for {leaf.path!r}, of shape {needed}"
@@ -297,7 +300,7 @@ class TotalVariation(ArrayPenalty):
         return self.strength * sum(sums, jnp.zeros((), jnp.finfo(w.dtype).dtype))
 
 
-def matrices(penalty: "Orthogonal | NuclearNorm | SpectralNorm", w: jax.Array) -> jax.Array:
+def matrices(penalty: MatrixPenalty, w: jax.Array) -> jax.Array:
     """`w` as matrices (everything that goes in, out): one of a convolution, or of each layer."""
     return w.reshape(*w.shape[: penalty.stacked], -1, w.shape[-1])
 
@@ -371,16 +374,8 @@ def _(primals, tangents):
     return product(u, vh), turned + left + right
 
 
-def _require_matrices(penalty: "Orthogonal | NuclearNorm | SpectralNorm", leaf: Leaf) -> None:
-    """Refuses, by its path, an array that holds no matrices after its stacked axes."""
-    shape, stacked = np.shape(leaf.value), penalty.stacked
-    allowed = f"such that {leaf.path!r}, which has shape {shape}, keeps at least 2 axes"
-    require(len(shape) - stacked >= 2, penalty, "stacked", stacked, allowed)
-    require_broadcast(penalty, leaf, shape[:stacked], "strength")
-
-
 def _lowered(
-    penalty: "NuclearNorm | SpectralNorm", w: jax.Array, step_size: chex.Numeric, lower: Callable
+    penalty: MatrixPenalty, w: jax.Array, step_size: chex.Numeric, lower: Callable
 ) -> jax.Array:
     """`w` with each singular value s made `lower(s, pull)`; exactly `w` where nothing pulls."""
     require_scalar_step(penalty, step_size)
