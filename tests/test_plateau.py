@@ -393,17 +393,17 @@ WRONG = [
     (ReduceOnPlateau, {"eps": -1.0}, "`eps`"),
     (ReduceOnPlateau.like_torch, {"threshold_mode": "both"}, "`threshold_mode`"),
     (ReduceOnPlateau.like_torch, {"min_lr": -1}, "`min_lr`"),
-    (ReduceOnPlateau.like_torch, {"min_lr": 0.2, "learning_rate": 0.1}, "`min_scale`"),
+    (ReduceOnPlateau.like_torch, {"min_lr": 0.2, "learning_rate": 0.1}, "`min_lr`"),
     (ReduceOnPlateau.like_torch, {"learning_rate": 0}, "`learning_rate`"),
     (ReduceOnPlateau.like_keras, {"patience": -1}, "`patience`"),
     (ReduceOnPlateau.like_keras, {"mode": "auto"}, "`mode`"),
     (ReduceOnPlateau.like_optax, {"patience": 0}, "`patience` must be a whole number >= 1, got 0"),
-    (ReduceOnPlateau.like_optax, {"accumulation_size": 0}, "`window`"),
+    (ReduceOnPlateau.like_optax, {"accumulation_size": 0}, "`accumulation_size`"),
     (Greedy, {"factor": 1.5}, "`factor`"),
     (Greedy, {"warmup": -1}, "`warmup`"),
     (Greedy, {"max_scale": 0.5}, "`max_scale`"),
     (Greedy, {"reset_start": 0}, "`reset_start`"),
-    (Greedy.like_transformers, {"learning_rate": 2.0}, "`max_scale`"),
+    (Greedy.like_transformers, {"learning_rate": 2.0}, "`max_lr`"),
     (HypergradientDescent, {"rate": 1.0}, "`rate`"),
     (HypergradientDescent, {"rate": 0.0, "rule": "additive"}, "`rate`"),
     (HypergradientDescent, {"rule": "geometric"}, "`rule`"),
@@ -422,3 +422,10 @@ WRONG = [
 def test_a_wrong_argument_is_refused_by_name(make, arguments, words):
     with pytest.raises((ValueError, TypeError), match=words):
         make(**arguments)
+
+
+@pytest.mark.parametrize("controller", [ReduceOnPlateau(), Greedy(), LossDecay()], ids=repr)
+@pytest.mark.parametrize("metric", [np.ones(3), jnp.ones((1,)), [0.1, 0.2]], ids=repr)
+def test_a_metric_is_one_number(controller, metric):
+    with pytest.raises(ValueError, match="`metric` must be one number, got"):
+        controller.update(controller.init(), metric)

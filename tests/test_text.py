@@ -216,7 +216,10 @@ def test_every_class_of_the_namespaces_has_a_name():
     [
         ("Cosin(1)", "unknown name `Cosin`; did you mean `Cosine`"),
         ("quux(1)", "unknown name `quux`; known are .*Constant.*L1"),
-        ("InverseSqrt.naom(1)", "unknown constructor of InverseSqrt, `naom`; did you mean `noam`"),
+        (
+            "InverseSqrt.fairsek(1)",
+            "unknown constructor of InverseSqrt, `fairsek`; did you mean `fairseq`",
+        ),
         ("schedules.Cosin(1)", "did you mean `schedules.Cosine`"),
         ("scheduler.Cosine(1)", "unknown name `scheduler`"),
         (

@@ -1,8 +1,9 @@
 """`Controller`, a learning rate that listens to a metric, and wrappers that smooth what it hears."""
 
 from dataclasses import KW_ONLY
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from jax_lrreg._arrays import LAST_STEP, known
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree, static
+
+State: TypeAlias = Any  # a NamedTuple of scalars, another one for each controller
 
 
 class Controller:
@@ -34,15 +37,15 @@ class Controller:
         0.5
     """
 
-    def init(self) -> Any:
+    def init(self) -> State:
         """The state before any metric."""
         raise NotImplementedError
 
-    def update(self, state: Any, metric: Any) -> Any:
+    def update(self, state: State, metric: chex.Numeric) -> State:
         """The state after one more metric, a real scalar."""
         raise NotImplementedError
 
-    def scale(self, state: Any) -> jax.Array:
+    def scale(self, state: State) -> jax.Array:
         """What the learning rate is multiplied by, a float32 scalar >= 0."""
         return state.scale
 
@@ -73,12 +76,15 @@ def worst(mode: str) -> jax.Array:
     return jnp.float32(np.inf if mode == "min" else -np.inf)
 
 
-def as_metric(metric: Any) -> jax.Array:
+def as_metric(controller: "Controller", metric: chex.Numeric) -> jax.Array:
     """A metric in the type that controllers reckon in."""
+    # An array would broadcast through the whole state, which then fails in a scan far away.
+    name = type(controller).__name__
+    require(np.ndim(metric) == 0, name, "metric", metric, "one number", error=ValueError)
     return jnp.asarray(metric, jnp.float32)
 
 
-def count(counter: jax.Array, event: Any) -> jax.Array:
+def count(counter: jax.Array, event: chex.Numeric) -> jax.Array:
     """The counter after one more possible event; it stays at 2^31 - 1 rather than wrap."""
     return counter + (jnp.asarray(event) & (counter < LAST_STEP)).astype(jnp.int32)
 
@@ -88,69 +94,63 @@ def zero() -> jax.Array:
     return jnp.zeros((), jnp.int32)
 
 
-def whole(value: Any) -> jax.Array:
+def whole(value: chex.Numeric) -> jax.Array:
     """A number of updates, as it is kept in a state."""
     return jnp.asarray(value).astype(jnp.int32)
 
 
 def require_mode(owner: Any) -> None:
     """Refuses anything but "min" and "max"."""
-    known = isinstance(owner.mode, str) and owner.mode in (
-        "min",
-        "max",
-    )  # arrays have no one answer
-    require(known, owner, "mode", owner.mode, "'min' or 'max'")
+    # An array is compared number by number, and has no one answer.
+    fits = isinstance(owner.mode, str) and owner.mode in ("min", "max")
+    require(fits, owner, "mode", owner.mode, "'min' or 'max'")
 
 
-def require_counts(owner: Any, least: int, *names: str) -> None:
+def require_counts(owner: object, least: int, *names: str) -> None:
     """Refuses anything but whole numbers from `least` to 2^31 - 1."""
+
+    def fits(x: np.ndarray) -> np.ndarray:
+        return (x >= least) & (x <= LAST_STEP) & (x == np.rint(x))
+
     for name in names:
-        allowed = f"a whole number >= {least}"
-        require_number(
-            owner,
-            name,
-            getattr(owner, name),
-            allowed,
-            lambda x: (x >= least) & (x <= LAST_STEP) & (x == np.rint(x)),
-        )
+        require_number(owner, name, getattr(owner, name), f"a whole number >= {least}", fits)
 
 
-def require_margin(owner: Any) -> None:
-    """Refuses thresholds that are negative, or so large that nothing could ever be better."""
-    require_number(
-        owner, "threshold", owner.threshold, "a number in [0, 1)", lambda x: (x >= 0) & (x < 1)
-    )
-    require_number(owner, "min_delta", owner.min_delta, "a number >= 0", lambda x: x >= 0)
+def require_ranges(owner: object, **fields: str) -> None:
+    """Refuses numbers outside the ranges that are named, such as `factor="in (0, 1)"`."""
+    for name, bounds in fields.items():
+        require_number(owner, name, getattr(owner, name), f"a number {bounds}", RANGES[bounds])
 
 
-def require_factor(owner: Any) -> None:
-    """Refuses a factor outside (0, 1)."""
-    require_number(owner, "factor", owner.factor, "a number in (0, 1)", lambda x: (x > 0) & (x < 1))
+RANGES = {
+    "in (0, 1)": lambda x: (x > 0) & (x < 1),
+    "in [0, 1)": lambda x: (x >= 0) & (x < 1),
+    "in [0, 1]": lambda x: (x >= 0) & (x <= 1),
+    ">= 0": lambda x: x >= 0,
+    ">= 1": lambda x: x >= 1,
+    "> 0": lambda x: x > 0,
+}
 
 
-def require_bounds(owner: Any) -> None:
-    """Refuses bounds between which the scale cannot start at 1."""
-    require_number(
-        owner, "min_scale", owner.min_scale, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1)
-    )
-    if hasattr(owner, "max_scale"):
-        require_number(owner, "max_scale", owner.max_scale, "a number >= 1", lambda x: x >= 1)
-
-
-def require_controller(owner: Any, value: Any) -> None:
+def require_controller(owner: object, value: object) -> None:
     """Refuses anything but a controller."""
     allowed = "a controller such as ReduceOnPlateau"
     require(isinstance(value, Controller), owner, "controller", value, allowed, error=TypeError)
 
 
-def fraction(rate: Any, base: Any, owner: str, argument: str) -> Any:
-    """A learning rate as a part of the base rate."""
+def fraction(
+    rate: chex.Numeric, base: chex.Numeric, owner: str, argument: str, most: bool = False
+) -> chex.Numeric:
+    """A learning rate as a part of the base rate; `most` if it may not be above that."""
     require_number(owner, argument, rate, "a number >= 0", lambda x: x >= 0)
     require_number(owner, "learning_rate", base, "a positive number", lambda x: x > 0)
+    if most and known(base):
+        allowed = f"at most learning_rate={base}"
+        require_number(owner, argument, rate, allowed, lambda x: x <= np.asarray(base, float))
     return rate / base
 
 
-def one_less(owner: str, argument: str, value: Any, least: int) -> Any:
+def one_less(owner: str, argument: str, value: chex.Numeric, least: int) -> chex.Numeric:
     """A count of those libraries that act one update earlier than this one."""
     allowed = f"a whole number >= {least}"
     require_number(owner, argument, value, allowed, lambda x: (x >= least) & (x == np.rint(x)))
@@ -160,7 +160,7 @@ def one_less(owner: str, argument: str, value: Any, least: int) -> Any:
 class AveragedState(NamedTuple):
     """The state of the controller inside, and the sum of the metrics of the window so far."""
 
-    inner: Any
+    inner: State
     total: jax.Array
     seen: jax.Array
 
@@ -184,7 +184,7 @@ class Averaged(Controller):
 
     controller: Controller
     _: KW_ONLY
-    window: Any
+    window: chex.Numeric
 
     def __post_init__(self):
         require_controller(self, self.controller)
@@ -194,7 +194,7 @@ class Averaged(Controller):
         return AveragedState(self.controller.init(), jnp.zeros((), jnp.float32), zero())
 
     def update(self, state, metric):
-        total, seen = state.total + as_metric(metric), count(state.seen, True)
+        total, seen = state.total + as_metric(self, metric), count(state.seen, True)
         full = seen >= self.window
         new = self.controller.update(state.inner, total / seen)
         inner = jax.tree.map(lambda after, before: jnp.where(full, after, before), new, state.inner)
@@ -207,7 +207,7 @@ class Averaged(Controller):
 class SmoothedState(NamedTuple):
     """The state of the controller inside, and the latest finite metrics in a ring."""
 
-    inner: Any
+    inner: State
     ring: jax.Array
     seen: jax.Array
 
@@ -249,7 +249,7 @@ class Smoothed(Controller):
         return SmoothedState(self.controller.init(), jnp.zeros(self.window, jnp.float32), zero())
 
     def update(self, state, metric):
-        metric = as_metric(metric)
+        metric = as_metric(self, metric)
         good = jnp.isfinite(metric)
         ring = state.ring.at[state.seen % self.window].set(metric, mode="promise_in_bounds")
         ring = jnp.where(good, ring, state.ring)

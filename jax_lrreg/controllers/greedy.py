@@ -1,11 +1,14 @@
 """The controller that raises the learning rate while a metric improves, and cuts it when it does not."""
 
 from dataclasses import KW_ONLY
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import (
@@ -15,11 +18,9 @@ from jax_lrreg.controllers.base import (
     best_of,
     count,
     fraction,
-    require_bounds,
     require_counts,
-    require_factor,
-    require_margin,
     require_mode,
+    require_ranges,
     whole,
     worst,
     zero,
@@ -84,35 +85,31 @@ class Greedy(Controller):
         2.0
     """
 
-    factor: Any = 0.95
+    factor: chex.Numeric = 0.95
     _: KW_ONLY
-    patience: Any = 10
-    cooldown: Any = 0
-    warmup: Any = 0
+    patience: chex.Numeric = 10
+    cooldown: chex.Numeric = 0
+    warmup: chex.Numeric = 0
     mode: str = static(default="min")
-    threshold: Any = 0.0
-    min_delta: Any = 1e-6
-    min_scale: Any = 0.01
-    max_scale: Any = 10.0
-    eps: Any = 0.0
-    reset_start: Any = 500
+    threshold: chex.Numeric = 0.0
+    min_delta: chex.Numeric = 1e-6
+    min_scale: chex.Numeric = 0.01
+    max_scale: chex.Numeric = 10.0
+    eps: chex.Numeric = 0.0
+    reset_start: chex.Numeric = 500
 
     def __post_init__(self):
-        require_factor(self)
-        require_counts(self, 0, "patience", "cooldown", "warmup")
         require_mode(self)
-        require_margin(self)
-        require_bounds(self)
-        require_number(self, "eps", self.eps, "a number >= 0", lambda x: x >= 0)
+        require_counts(self, 0, "patience", "cooldown", "warmup")
         require_counts(self, 1, "reset_start")
+        require_ranges(self, factor="in (0, 1)", threshold="in [0, 1)", min_delta=">= 0")
+        require_ranges(self, min_scale="in [0, 1]", max_scale=">= 1", eps=">= 0")
 
     def init(self):
-        return GreedyState(
-            jnp.ones((), jnp.float32), worst(self.mode), zero(), zero(), zero(), zero(), zero()
-        )
+        return GreedyState(jnp.ones((), jnp.float32), worst(self.mode), *(zero() for _ in range(5)))
 
     def update(self, state, metric):
-        metric = as_metric(metric)
+        metric = as_metric(self, metric)
         heard = state.pause == 0
         found = best_of(self, state.best, metric)
         improved = found.improved & heard
@@ -125,9 +122,8 @@ class Greedy(Controller):
         scale = jnp.where(cut & (state.scale - lower > self.eps), lower, scale).astype(jnp.float32)
         floored = jnp.where(rise, 0, count(state.floored, cut & (scale <= self.min_scale)))
         afresh = cut & (scale <= self.min_scale) & (floored >= self.reset_start)
-        pause = jnp.where(
-            cut, whole(self.cooldown), jnp.where(rise, whole(self.warmup), state.pause - ~heard)
-        )
+        pause = jnp.where(rise, whole(self.warmup), state.pause - ~heard)
+        pause = jnp.where(cut, whole(self.cooldown), pause)
         return GreedyState(
             scale=jnp.where(afresh, 1.0, scale),
             best=jnp.where(afresh, worst(self.mode), jnp.where(heard, found.value, state.best)),
@@ -141,21 +137,21 @@ class Greedy(Controller):
     @classmethod
     def like_transformers(
         cls,
-        factor: Any = 0.95,
+        factor: chex.Numeric = 0.95,
         *,
         mode: str = "min",
-        patience: Any = 10,
-        threshold: Any = 1e-6,
+        patience: chex.Numeric = 10,
+        threshold: chex.Numeric = 1e-6,
         threshold_mode: str = "abs",
-        cooldown: Any = 0,
-        warmup: Any = 0,
-        min_lr: Any = 1e-3,
-        max_lr: Any = 1.0,
-        eps: Any = 1e-8,
+        cooldown: chex.Numeric = 0,
+        warmup: chex.Numeric = 0,
+        min_lr: chex.Numeric = 1e-3,
+        max_lr: chex.Numeric = 1.0,
+        eps: chex.Numeric = 1e-8,
         smooth: bool = False,
         window_size: int = 50,
-        reset_start: Any = 500,
-        learning_rate: Any = 1.0,
+        reset_start: chex.Numeric = 500,
+        learning_rate: chex.Numeric = 1.0,
     ) -> "Greedy | Smoothed":
         """The controller that acts as `GreedyLR` of the same arguments, at a base `learning_rate`.
 
@@ -170,6 +166,10 @@ class Greedy(Controller):
         require_number(cls.__name__, "threshold", threshold, allowed, lambda x: x >= 0)
         require(isinstance(smooth, bool), cls.__name__, "smooth", smooth, "a bool", TypeError)
         require_whole(cls.__name__, "window_size", window_size)
+        if known(max_lr, learning_rate):
+            base = np.asarray(learning_rate, float)
+            allowed = f"at least learning_rate={learning_rate}"
+            require_number(cls.__name__, "max_lr", max_lr, allowed, lambda x: x >= base)
         relative = threshold_mode == "rel"
         greedy = cls(
             factor,
@@ -179,7 +179,7 @@ class Greedy(Controller):
             mode=mode,
             threshold=threshold if relative else 0.0,
             min_delta=0.0 if relative else threshold,
-            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr"),
+            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr", most=True),
             max_scale=fraction(max_lr, learning_rate, cls.__name__, "max_lr"),
             eps=fraction(eps, learning_rate, cls.__name__, "eps"),
             reset_start=reset_start,

@@ -1,8 +1,9 @@
 """The controller that learns the learning rate by gradient descent on it."""
 
 from dataclasses import KW_ONLY
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from jax_lrreg._arrays import known
 from jax_lrreg._check import require_choice, require_number
 from jax_lrreg._struct import pytree, static
-from jax_lrreg.controllers.base import Controller, as_metric, count, require_bounds, zero
+from jax_lrreg.controllers.base import Controller, as_metric, count, require_ranges, zero
 
 
 class HypergradientDescentState(NamedTuple):
@@ -55,38 +56,31 @@ class HypergradientDescent(Controller):
         1.155
     """
 
-    rate: Any = 0.2
+    rate: chex.Numeric = 0.2
     _: KW_ONLY
     rule: str = static(default="multiplicative")
-    init_scale: Any = 0.01
-    min_scale: Any = 1e-6
-    max_scale: Any = 1e6
+    init_scale: chex.Numeric = 0.01
+    min_scale: chex.Numeric = 1e-6
+    max_scale: chex.Numeric = 1e6
 
     def __post_init__(self):
         require_choice(self, "rule", self.rule, ("multiplicative", "additive"))
-        if self.rule == "additive":
-            require_number(self, "rate", self.rate, "a positive number", lambda x: x > 0)
-        else:
-            require_number(
-                self, "rate", self.rate, "a number in (0, 1)", lambda x: (x > 0) & (x < 1)
-            )
-        require_bounds(self)
+        require_ranges(self, rate="> 0" if self.rule == "additive" else "in (0, 1)")
+        require_ranges(self, min_scale="in [0, 1]", max_scale=">= 1")
         allowed = f"a positive number from min_scale={self.min_scale} to max_scale={self.max_scale}"
         low = np.asarray(self.min_scale, np.float64) if known(self.min_scale) else 0.0
         high = np.asarray(self.max_scale, np.float64) if known(self.max_scale) else np.inf
-        require_number(
-            self,
-            "init_scale",
-            self.init_scale,
-            allowed,
-            lambda x: (x > 0) & (x >= low) & (x <= high),
-        )
+
+        def fits(x: np.ndarray) -> np.ndarray:
+            return (x > 0) & (x >= low) & (x <= high)
+
+        require_number(self, "init_scale", self.init_scale, allowed, fits)
 
     def init(self):
         return HypergradientDescentState(jnp.asarray(self.init_scale, jnp.float32), zero())
 
     def update(self, state, metric):
-        metric = as_metric(metric)
+        metric = as_metric(self, metric)
         good = jnp.isfinite(metric)
         change = self.rate * jnp.where(good, metric, 0.0)
         if self.rule == "multiplicative":

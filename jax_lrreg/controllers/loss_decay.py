@@ -1,8 +1,9 @@
 """The controller that lets the loss, and not the step, say how far a decay has come."""
 
 from dataclasses import KW_ONLY
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -12,8 +13,8 @@ from jax_lrreg.controllers.base import (
     Controller,
     as_metric,
     count,
-    require_bounds,
     require_mode,
+    require_ranges,
     worst,
     zero,
 )
@@ -63,23 +64,22 @@ class LossDecay(Controller):
         0.5
     """
 
-    target: Any = 0.0
+    target: chex.Numeric = 0.0
     _: KW_ONLY
-    power: Any = 1.0
-    min_scale: Any = 0.0
+    power: chex.Numeric = 1.0
+    min_scale: chex.Numeric = 0.0
     mode: str = static(default="min")
 
     def __post_init__(self):
         require_number(self, "target", self.target, "a finite number", lambda _: True)
-        require_number(self, "power", self.power, "a positive number", lambda x: x > 0)
-        require_bounds(self)
+        require_ranges(self, power="> 0", min_scale="in [0, 1]")
         require_mode(self)
 
     def init(self):
         return LossDecayState(jnp.ones((), jnp.float32), worst(self.mode), worst(self.mode), zero())
 
     def update(self, state, metric):
-        metric = as_metric(metric)
+        metric = as_metric(self, metric)
         good = jnp.isfinite(metric)
         first = jnp.where(good & ~jnp.isfinite(state.first), metric, state.first)
         better = metric < state.best if self.mode == "min" else metric > state.best
@@ -92,9 +92,8 @@ class LossDecay(Controller):
 
     def _left(self, first: jax.Array, best: jax.Array) -> jax.Array:
         """(1 - progress)^power."""
-        sign = (
-            0.5 if self.mode == "min" else -0.5
-        )  # halves: the difference of two float32 may be none
+        # Halves, since the difference of two float32 of opposite signs may be none.
+        sign = 0.5 if self.mode == "min" else -0.5
         goal = jnp.asarray(self.target, jnp.float32)
         gap, rest = sign * first - sign * goal, sign * best - sign * goal
         part = jnp.clip(rest / jnp.where(gap > 0, gap, 1.0), 0.0, 1.0)

@@ -1,8 +1,9 @@
 """The controller that cuts the learning rate when a metric stops improving."""
 
 from dataclasses import KW_ONLY
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -16,11 +17,9 @@ from jax_lrreg.controllers.base import (
     count,
     fraction,
     one_less,
-    require_bounds,
     require_counts,
-    require_factor,
-    require_margin,
     require_mode,
+    require_ranges,
     whole,
     worst,
     zero,
@@ -75,38 +74,35 @@ class ReduceOnPlateau(Controller):
         1.0 0.1
     """
 
-    factor: Any = 0.1
+    factor: chex.Numeric = 0.1
     _: KW_ONLY
-    patience: Any = 10
-    cooldown: Any = 0
+    patience: chex.Numeric = 10
+    cooldown: chex.Numeric = 0
     mode: str = static(default="min")
-    threshold: Any = 1e-4
-    min_delta: Any = 0.0
-    min_scale: Any = 0.0
-    eps: Any = 0.0
+    threshold: chex.Numeric = 1e-4
+    min_delta: chex.Numeric = 0.0
+    min_scale: chex.Numeric = 0.0
+    eps: chex.Numeric = 0.0
 
     def __post_init__(self):
-        require_factor(self)
-        require_counts(self, 0, "patience", "cooldown")
         require_mode(self)
-        require_margin(self)
-        require_bounds(self)
-        require_number(self, "eps", self.eps, "a number >= 0", lambda x: x >= 0)
+        require_counts(self, 0, "patience", "cooldown")
+        require_ranges(self, factor="in (0, 1)", threshold="in [0, 1)", min_delta=">= 0")
+        require_ranges(self, min_scale="in [0, 1]", eps=">= 0")
 
     def init(self):
         return PlateauState(jnp.ones((), jnp.float32), worst(self.mode), zero(), zero(), zero())
 
     def update(self, state, metric):
-        metric = as_metric(metric)
+        metric = as_metric(self, metric)
         best, improved = best_of(self, state.best, metric)
         cooling = state.cooldown > 0
         bad = jnp.where(improved | cooling, 0, count(state.bad, True))
         cut = bad > self.patience
         lower = jnp.maximum(state.scale * self.factor, self.min_scale)
+        scale = jnp.where(cut & (state.scale - lower > self.eps), lower, state.scale)
         return PlateauState(
-            scale=jnp.where(cut & (state.scale - lower > self.eps), lower, state.scale).astype(
-                jnp.float32
-            ),
+            scale=scale.astype(jnp.float32),
             best=best,
             bad=jnp.where(cut, 0, bad),
             cooldown=jnp.where(cut, whole(self.cooldown), state.cooldown - cooling),
@@ -116,16 +112,16 @@ class ReduceOnPlateau(Controller):
     @classmethod
     def like_torch(
         cls,
-        factor: Any = 0.1,
+        factor: chex.Numeric = 0.1,
         *,
         mode: str = "min",
-        patience: Any = 10,
-        threshold: Any = 1e-4,
+        patience: chex.Numeric = 10,
+        threshold: chex.Numeric = 1e-4,
         threshold_mode: str = "rel",
-        cooldown: Any = 0,
-        min_lr: Any = 0.0,
-        eps: Any = 1e-8,
-        learning_rate: Any = 1.0,
+        cooldown: chex.Numeric = 0,
+        min_lr: chex.Numeric = 0.0,
+        eps: chex.Numeric = 1e-8,
+        learning_rate: chex.Numeric = 1.0,
     ) -> "ReduceOnPlateau":
         """The controller that acts as PyTorch's scheduler of the same arguments, at a base `learning_rate`.
 
@@ -135,8 +131,9 @@ class ReduceOnPlateau(Controller):
         >>> ReduceOnPlateau.like_torch(0.5, patience=3, min_lr=1e-4, learning_rate=0.1)
         ReduceOnPlateau(0.5, patience=3, min_scale=0.001, eps=1e-07)
         """
-        require_choice(cls.__name__, "threshold_mode", threshold_mode, ("rel", "abs"))
-        relative = threshold_mode == "rel"
+        name, relative = cls.__name__, threshold_mode == "rel"
+        require_choice(name, "threshold_mode", threshold_mode, ("rel", "abs"))
+        require_number(name, "threshold", threshold, "a number >= 0", lambda x: x >= 0)
         return cls(
             factor,
             patience=patience,
@@ -144,21 +141,21 @@ class ReduceOnPlateau(Controller):
             mode=mode,
             threshold=threshold if relative else 0.0,
             min_delta=0.0 if relative else threshold,
-            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr"),
+            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr", most=True),
             eps=fraction(eps, learning_rate, cls.__name__, "eps"),
         )
 
     @classmethod
     def like_keras(
         cls,
-        factor: Any = 0.1,
+        factor: chex.Numeric = 0.1,
         *,
-        patience: Any = 10,
+        patience: chex.Numeric = 10,
         mode: str = "min",
-        min_delta: Any = 1e-4,
-        cooldown: Any = 0,
-        min_lr: Any = 0.0,
-        learning_rate: Any = 1.0,
+        min_delta: chex.Numeric = 1e-4,
+        cooldown: chex.Numeric = 0,
+        min_lr: chex.Numeric = 0.0,
+        learning_rate: chex.Numeric = 1.0,
     ) -> "ReduceOnPlateau":
         """The controller that acts as Keras's callback of the same arguments, at a base `learning_rate`.
 
@@ -175,20 +172,20 @@ class ReduceOnPlateau(Controller):
             mode=mode,
             threshold=0.0,
             min_delta=min_delta,
-            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr"),
+            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr", most=True),
         )
 
     @classmethod
     def like_optax(
         cls,
-        factor: Any = 0.1,
+        factor: chex.Numeric = 0.1,
         *,
-        patience: Any = 10,
-        rtol: Any = 1e-4,
-        atol: Any = 0.0,
-        cooldown: Any = 0,
-        accumulation_size: Any = 1,
-        min_scale: Any = 0.0,
+        patience: chex.Numeric = 10,
+        rtol: chex.Numeric = 1e-4,
+        atol: chex.Numeric = 0.0,
+        cooldown: chex.Numeric = 0,
+        accumulation_size: chex.Numeric = 1,
+        min_scale: chex.Numeric = 0.0,
     ) -> "ReduceOnPlateau | Averaged":
         """The controller that acts as `optax.contrib.reduce_on_plateau` of the same arguments.
 
