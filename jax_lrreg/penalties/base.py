@@ -4,8 +4,8 @@ from __future__ import annotations  # so that `help` shows `params: Tree`, not a
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import Field, fields
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import chex
 import jax
@@ -223,6 +223,8 @@ class ArrayPenalty(Penalty):
     gradient is that of `value`. The other methods are optional.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # each subclass is a `pytree`
+
     @abc.abstractmethod
     def value(self, w: jax.Array) -> jax.Array:
         """The penalty of one array."""
@@ -255,12 +257,12 @@ class ArrayPenalty(Penalty):
 
     def _fits(self, leaf: Leaf) -> None:
         """Refuses, by its path, an array that the penalty has no meaning for."""
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        names = [field.name for field in fields(self)]
         require_broadcast(self, leaf, np.shape(leaf.value), *names)
 
-    # Only what may be infinite overrides these two: of infinity a multiple is infinite, and 0 times
-    # it is not NaN, and whether a constraint holds is judged by the rounding of the parameter's own
-    # precision.
+    # Only what may be infinite overrides these two. To multiply after would make NaN of 0 times
+    # infinity, and a constraint allows for the rounding of the parameter's own dtype, of which a
+    # widened array no longer tells.
 
     def _cost(self, w: chex.Numeric, multiplier: chex.Numeric) -> jax.Array:
         """`multiplier * value` of an array of any precision."""

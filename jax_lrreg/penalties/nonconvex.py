@@ -95,9 +95,9 @@ class Lq(ArrayPenalty):
         limit = jnp.where(pull > 0, limit, 0)
         kept = (size > limit) & (size > 0)
         safe = jnp.where(kept, size, 1)
-        # The ratio z / |w| depends on |w| / limit alone. It goes into one step z = |w| - q u z^(q -
-        # 1), which is a contraction: that takes off the rounding, and gives |w| itself where u is
-        # 0.
+        # The ratio z / |w| depends on |w| / limit alone. It goes into one step
+        # z = |w| - q u z^(q - 1), which is a contraction: that takes off the rounding, and gives
+        # |w| itself where u is 0.
         ratio = jnp.where(kept & (limit > 0), safe / jnp.where(limit > 0, limit, 1), 1e4)
         ratio = jnp.clip(ratio, 1, 1e4)
         larger = _half(ratio) if self.q < 0.6 else _two_thirds(ratio)
@@ -248,8 +248,8 @@ class LogSum(ArrayPenalty):
         unit = jnp.maximum(magnitude(w), magnitude(jnp.asarray(self.eps, w.real.dtype)))
         size, eps = jnp.abs(divided(w, unit)), self.eps / unit
         pull = jnp.minimum(step_size * self.strength / unit / unit, 100)
-        # The smaller root is a local maximum: of the two minima, 0 and the larger root, the
-        # cheaper.
+        # The smaller root is a local maximum. Of the two minima, 0 and the larger root, the cheaper
+        # one is taken.
         inside = (size + eps) ** 2 - 4 * pull
         larger = jnp.maximum(size - 2 * pull / (size + eps + root(inside)), 0)
         # Infinity times a pull of 0 would be NaN.
