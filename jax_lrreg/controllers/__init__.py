@@ -1,7 +1,8 @@
 """Controllers: multipliers of the learning rate that the loss, a metric or the gradient drives.
 
-`ReduceOnPlateau`, `Greedy` and `LossDecay` hear a metric, `Averaged` and `Smoothed` steady what they hear;
-`HypergradientDescent` hears the gradient. Users find them in `schedules` too, beside what they multiply.
+`ReduceOnPlateau`, `Greedy` and `LossDecay` hear a metric, `Averaged` and `Smoothed` steady what
+they hear; `HypergradientDescent` hears the gradient. Users find them in `schedules` too, beside
+what they multiply.
 """
 
 from jax_lrreg.controllers.base import Averaged as Averaged

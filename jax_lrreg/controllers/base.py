@@ -1,4 +1,4 @@
-"""`Controller`, a learning rate that listens to a metric, and wrappers that smooth what it hears."""
+"""`Controller`, a multiplier that listens to a metric, and wrappers that smooth what it hears."""
 
 from dataclasses import KW_ONLY
 from typing import Any, NamedTuple, TypeAlias
@@ -16,16 +16,19 @@ State: TypeAlias = Any  # a NamedTuple of scalars, another one for each controll
 
 
 class Controller:
-    """A multiplier of the learning rate that a metric drives: `(state, metric) -> state`, `state -> scale`.
+    """A multiplier of the learning rate that a metric drives.
 
-    A controller is configuration: a frozen tree of numbers that prints, compares, and may be traced or
-    batched. What evolves is the state, a tuple of scalar arrays, so both go through `jit`, `scan` and
-    `vmap`. In an optimizer it stands in `transforms.scale_by_controller`, behind any schedule, which it
-    multiplies.
+        update: (state, metric) -> state
+        scale: state -> multiplier
+
+    A controller is configuration: a frozen tree of numbers that prints, compares, and may be traced
+    or batched. What evolves is the state, a tuple of scalar arrays, so both go through `jit`,
+    `scan` and `vmap`. In an optimizer it stands in `transforms.scale_by_controller`, behind any
+    schedule, which it multiplies.
 
     Every controller keeps these promises: a metric that is NaN or infinite never counts as an
-    improvement, never becomes the best value, and is counted in `state.nonfinite`; and metrics of any
-    sign are fine.
+    improvement, never becomes the best value, and is counted in `state.nonfinite`; and metrics of
+    any sign are fine.
 
     Example:
         >>> from jax_lrreg.schedules import ReduceOnPlateau
@@ -58,10 +61,10 @@ class Best(NamedTuple):
 
 
 def best_of(controller: Any, best: jax.Array, metric: jax.Array) -> Best:
-    """The better of the two, where `metric` must be better by more than `threshold |best| + min_delta`.
+    """The better of the two: `metric`, if by more than `threshold |best| + min_delta`, or `best`.
 
-    |best|, so that the margin is one for a negative best too. The first finite metric is always better
-    than none, which is written as an infinite `best`.
+    |best|, so that the margin is one for a negative best too. The first finite metric is always
+    better than none, which is written as an infinite `best`.
     """
     sign = 1 if controller.mode == "min" else -1
     nothing = ~jnp.isfinite(best)
@@ -169,8 +172,8 @@ class AveragedState(NamedTuple):
 class Averaged(Controller):
     """A controller that hears the mean of each `window` metrics, once per window.
 
-    The loss of a single batch is noisy, and the best of many noisy values is a lucky one; a mean is not.
-    A metric that is not finite spoils its own window only.
+    The loss of a single batch is noisy, and the best of many noisy values is a lucky one; a mean is
+    not. A metric that is not finite spoils its own window only.
 
     Attributes:
         controller: what is driven by the means.
@@ -220,8 +223,8 @@ class Smoothed(Controller):
 
     Attributes:
         controller: what is driven by the running mean.
-        window: metrics in the mean, fewer at the beginning; a whole number >= 1, and structure: it is
-            the size of the state.
+        window: metrics in the mean, fewer at the beginning; a whole number >= 1, and structure: it
+            is the size of the state.
 
     Example:
         >>> from jax_lrreg.schedules import Greedy

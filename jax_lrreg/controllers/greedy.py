@@ -1,4 +1,4 @@
-"""The controller that raises the learning rate while a metric improves, and cuts it when it does not."""
+"""The controller that raises the learning rate while a metric improves, and else cuts it."""
 
 from dataclasses import KW_ONLY
 from typing import NamedTuple
@@ -51,13 +51,15 @@ class GreedyState(NamedTuple):
 
 @pytree
 class Greedy(Controller):
-    """Raises the scale after more than `patience` improvements in a row, cuts it after as many failures.
+    """Raises the scale after a run of improvements, and cuts it after a run of failures.
 
-        improved(metric) = best - metric > threshold |best| + min_delta        (mode "max": metric - best)
+    A run is more than `patience` of them in a row.
+
+        improved(metric) = best - metric > threshold |best| + min_delta  (mode "max": metric - best)
         scale <- min(scale / factor, max_scale)    or    max(factor scale, min_scale)
 
-    After a cut `cooldown` metrics go unheard, after a rise `warmup`. When `reset_start` cuts have found
-    the scale at its floor without a rise between, it starts afresh: scale 1, no best.
+    After a cut `cooldown` metrics go unheard, after a rise `warmup`. When `reset_start` cuts have
+    found the scale at its floor without a rise between, it starts afresh: scale 1, no best.
 
     Attributes:
         factor: of a cut; a rise is by 1 / factor; in (0, 1).
@@ -73,8 +75,9 @@ class Greedy(Controller):
         reset_start: cuts at the floor after which it starts afresh; a whole number >= 1.
 
     Reference:
-        Subramaniam and others, GreedyLR: a novel adaptive learning rate scheduler, 2025 (arXiv:2512.14527);
-        the rule is that of transformers.optimization.GreedyLR, without its `smooth`: that is `Smoothed`.
+        Subramaniam and others, GreedyLR: a novel adaptive learning rate scheduler, 2025
+        (arXiv:2512.14527); the rule is that of transformers.optimization.GreedyLR, without its
+        `smooth`: that is `Smoothed`.
 
     Example:
         >>> greedy = Greedy(0.5, patience=1)
@@ -155,8 +158,8 @@ class Greedy(Controller):
     ) -> "Greedy | Smoothed":
         """The controller that acts as `GreedyLR` of the same arguments, at a base `learning_rate`.
 
-        The base must lie between `min_lr` and `max_lr`. With `smooth`, a fresh start keeps the running
-        mean, which `GreedyLR` forgets.
+        The base must lie between `min_lr` and `max_lr`. With `smooth`, a fresh start keeps the
+        running mean, which `GreedyLR` forgets.
 
         >>> Greedy.like_transformers(0.9, patience=3, learning_rate=0.1)
         Greedy(0.9, patience=3, eps=1e-07)

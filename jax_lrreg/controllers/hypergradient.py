@@ -15,7 +15,7 @@ from jax_lrreg.controllers.base import Controller, as_metric, count, require_ran
 
 
 class HypergradientDescentState(NamedTuple):
-    """What `HypergradientDescent` remembers, scalars both: the multiplier in force, and how many metrics were not finite."""
+    """The multiplier in force, and how many metrics were not finite, scalars both."""
 
     scale: jax.Array
     nonfinite: jax.Array
@@ -23,29 +23,34 @@ class HypergradientDescentState(NamedTuple):
 
 @pytree
 class HypergradientDescent(Controller):
-    """Raises the scale while a gradient agrees with the step before it, and lowers it where they oppose.
+    """Raises the scale while a gradient agrees with the step before it, lowers it where it opposes.
 
-    With `u` the previous update at scale 1, so that `params` have moved by `scale u`, the derivative of
-    the loss by the scale is <gradient, u>. Its metric is the agreement, the opposite of that:
+    With `u` the previous update at scale 1, so that `params` have moved by `scale u`, the
+    derivative of the loss by the scale is <gradient, u>. Its metric is the agreement, the opposite
+    of that:
 
-        rule "multiplicative":  metric = -<gradient, u> / (|gradient| |u|)    scale <- scale (1 + rate metric)
-        rule "additive":        metric = -<gradient, u>                       scale <- scale + rate metric
+        rule "multiplicative":  metric = -<gradient, u> / (|gradient| |u|)
+                                scale <- scale (1 + rate metric)
+        rule "additive":        metric = -<gradient, u>
+                                scale <- scale + rate metric
 
-    and the scale stays within `min_scale` and `max_scale`. It begins far below 1: a rate that is too
-    small is soon raised, while a first step that is too large may spoil the parameters for good. The
-    multiplicative rule does not depend on the units of the loss and of the parameters: a rate that serves
-    one problem serves others. What supplies the metric is the transformation `transforms.hypergradient_descent`.
+    and the scale stays within `min_scale` and `max_scale`. It begins far below 1: a rate that is
+    too small is soon raised, while a first step that is too large may spoil the parameters for
+    good. The multiplicative rule does not depend on the units of the loss and of the parameters: a
+    rate that serves one problem serves others. What supplies the metric is the transformation
+    `transforms.hypergradient_descent`.
 
     Attributes:
-        rate: how fast it learns, in (0, 1) for the multiplicative rule, positive for the additive one.
+        rate: how fast it learns, in (0, 1) for the multiplicative rule, positive for the additive
+            one.
         rule: "multiplicative" or "additive".
         init_scale: first scale, positive, between the bounds.
         min_scale: lowest scale, in [0, 1].
         max_scale: highest scale, >= 1.
 
     Reference:
-        Baydin and others, Online learning rate adaptation with hypergradient descent, 2018, eq. 6 and 8
-        (arXiv:1703.04782).
+        Baydin and others, Online learning rate adaptation with hypergradient descent, 2018, eq. 6
+        and 8 (arXiv:1703.04782).
 
     Example:
         >>> tuner = HypergradientDescent(0.1, init_scale=1.0)
@@ -91,7 +96,7 @@ class HypergradientDescent(Controller):
     def agreement(
         self, products: jax.Array, gradient_squares: jax.Array, update_squares: jax.Array
     ) -> jax.Array:
-        """The metric, from <gradient, u>, |gradient|^2 and |u|^2; 0 where a cosine has no direction."""
+        """The metric from <gradient, u>, |gradient|^2, |u|^2; 0 where a cosine has no direction."""
         if self.rule == "additive":
             return -products
         norms = jnp.sqrt(gradient_squares) * jnp.sqrt(update_squares)

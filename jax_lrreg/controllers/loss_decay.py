@@ -38,24 +38,26 @@ class LossDecayState(NamedTuple):
 
 @pytree
 class LossDecay(Controller):
-    """A polynomial decay whose progress is how much of the way to `target` the best metric has gone.
+    """A polynomial decay by how much of the way to `target` the best metric has gone.
 
         progress = (first - best) / (first - target)        kept within 0 and 1
         scale = min_scale + (1 - min_scale) (1 - progress)^power
 
     With `target` 0 and power 1 the learning rate is in proportion to the best loss so far. It never
-    rises. The best of noisy losses runs ahead of them: put `Smoothed` around it for those of batches.
+    rises. The best of noisy losses runs ahead of them: put `Smoothed` around it for those of
+    batches.
 
     Attributes:
-        target: the metric at which the decay is complete; any real number. A first metric that is no
-            worse than it completes the decay at once.
+        target: the metric at which the decay is complete; any real number. A first metric that is
+            no worse than it completes the decay at once.
         power: of the decay, positive.
         min_scale: the scale at the target and beyond, in [0, 1].
         mode: "min" for a loss, "max" for an accuracy.
 
     Reference:
         The Polyak step is in proportion to the gap loss - target as well; Polyak, Introduction to
-        optimization, 1987, section 5.3. Here the gap is relative, and the rate of the schedule leads.
+        optimization, 1987, section 5.3. Here the gap is relative, and the rate of the schedule
+        leads.
 
     Example:
         >>> decay = LossDecay(0.0, power=0.5)

@@ -46,12 +46,14 @@ class PlateauState(NamedTuple):
 
 @pytree
 class ReduceOnPlateau(Controller):
-    """Cuts the scale by `factor` after more than `patience` metrics in a row without an improvement.
+    """Cuts the scale by `factor` when more than `patience` metrics in a row do not improve.
 
-        improved(metric) = best - metric > threshold |best| + min_delta        (mode "max": metric - best)
-        scale <- max(factor scale, min_scale)    after a cut, `cooldown` metrics are not held against it
+        improved(metric) = best - metric > threshold |best| + min_delta  (mode "max": metric - best)
+        scale <- max(factor scale, min_scale)
+        after a cut, `cooldown` metrics are not held against it
 
-    With patience 0 the first metric that is no improvement cuts; one that is an improvement never does.
+    With patience 0 the first metric that is no improvement cuts; one that is an improvement never
+    does.
 
     Attributes:
         factor: of a cut, in (0, 1).
@@ -64,8 +66,9 @@ class ReduceOnPlateau(Controller):
         eps: a cut by no more than this is not made; >= 0, in units of the scale.
 
     Reference:
-        The rule is that of torch.optim.lr_scheduler.ReduceLROnPlateau; `like_torch`, `like_keras` and
-        `like_optax` translate the arguments of three libraries, which count patience differently.
+        The rule is that of torch.optim.lr_scheduler.ReduceLROnPlateau; `like_torch`, `like_keras`
+        and `like_optax` translate the arguments of three libraries, which count patience
+        differently.
 
     Example:
         >>> plateau = ReduceOnPlateau(0.1, patience=0)
@@ -123,10 +126,11 @@ class ReduceOnPlateau(Controller):
         eps: chex.Numeric = 1e-8,
         learning_rate: chex.Numeric = 1.0,
     ) -> "ReduceOnPlateau":
-        """The controller that acts as PyTorch's scheduler of the same arguments, at a base `learning_rate`.
+        """The controller that acts as PyTorch's scheduler, at a base `learning_rate`.
 
-        `min_lr` and `eps` are learning rates, hence the base. Where PyTorch is harmed, this is not: a
-        relative threshold of a negative best accepts worse values there, and -inf is a best for ever.
+        `min_lr` and `eps` are learning rates, hence the base. Where PyTorch is harmed, this is not:
+        a relative threshold of a negative best accepts worse values there, and -inf is a best for
+        ever.
 
         >>> ReduceOnPlateau.like_torch(0.5, patience=3, min_lr=1e-4, learning_rate=0.1)
         ReduceOnPlateau(0.5, patience=3, min_scale=0.001, eps=1e-07)
@@ -157,10 +161,11 @@ class ReduceOnPlateau(Controller):
         min_lr: chex.Numeric = 0.0,
         learning_rate: chex.Numeric = 1.0,
     ) -> "ReduceOnPlateau":
-        """The controller that acts as Keras's callback of the same arguments, at a base `learning_rate`.
+        """The controller that acts as Keras's callback, at a base `learning_rate`.
 
-        Keras cuts at the `patience`-th failure, not after it, and spends one of the `cooldown` epochs
-        before it looks at the metric. Its mode "auto" needs the name of the metric: say which.
+        Keras cuts at the `patience`-th failure, not after it, and spends one of the `cooldown`
+        epochs before it looks at the metric. Its mode "auto" needs the name of the metric: say
+        which.
 
         >>> ReduceOnPlateau.like_keras(0.5, patience=3, cooldown=2)
         ReduceOnPlateau(0.5, patience=2, cooldown=1, threshold=0.0, min_delta=0.0001)
@@ -189,8 +194,8 @@ class ReduceOnPlateau(Controller):
     ) -> "ReduceOnPlateau | Averaged":
         """The controller that acts as `optax.contrib.reduce_on_plateau` of the same arguments.
 
-        Optax cuts at the `patience`-th failure. Its patience 0 cuts at every update, improving or not,
-        and is refused. An `accumulation_size` above 1 makes it an `Averaged` controller.
+        Optax cuts at the `patience`-th failure. Its patience 0 cuts at every update, improving or
+        not, and is refused. An `accumulation_size` above 1 makes it an `Averaged` controller.
 
         >>> ReduceOnPlateau.like_optax(0.5, patience=3, accumulation_size=20)
         Averaged(ReduceOnPlateau(0.5, patience=2), window=20)

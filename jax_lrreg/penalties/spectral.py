@@ -357,9 +357,9 @@ def _polar(matrix: jax.Array) -> jax.Array:
 
 @_polar.defjvp
 def _(primals, tangents):
-    # U V^H turns within the ranks that are there, by the antisymmetric part of the move over s_i +
-    # s_j, and tilts out of them, by the rest of the move over s_i. The derivatives of U and V by
-    # themselves have s_i - s_j below, which is 0 for twins; of them the product knows nothing.
+    # U V^H turns within the ranks that are there, by the antisymmetric part of the move over
+    # s_i + s_j, and tilts out of them, by the rest of the move over s_i. The derivatives of U and V
+    # alone divide by s_i - s_j, which is 0 for twins; in the product these parts cancel.
     (matrix,), (tangent,) = primals, tangents
     u, s, vh = ranked(matrix)
     keeps = s > 0
