@@ -1,7 +1,7 @@
 """Pictures with Matplotlib: each function takes data and axes, draws, and returns the axes."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,13 +59,7 @@ def schedule(
     ax = _axes(ax, (7.0, 3.2))
     for (name, one), color in zip(named.items(), _cycle(len(named)), strict=True):
         marks = {mark: label for mark, label in phases(one) if 0 < mark < steps}
-        x = columns(steps, [int(mark) for mark in marks])
-        samples = samples_of(x)
-        y = np.asarray(_values(one, samples.ravel()), float).reshape(samples.shape)
-        y = np.ma.masked_where((y <= 0) & log, y)
-        ax.plot(x, y.mean(axis=1).filled(np.nan), color=color, label=name or None, linewidth=1.8)
-        if samples.shape[1] > 1:
-            ax.fill_between(x, y.min(axis=1), y.max(axis=1), color=color, alpha=0.35, linewidth=0)
+        _draw(ax, one, columns(steps, list(map(int, marks))), log, color, name)
         if named is not schedule:  # the marks of several would not say whose they are
             _mark(ax, marks)
     ax.set(xlim=(0, steps), xlabel="step", ylabel="value")
@@ -81,6 +75,17 @@ def phases(schedule: Schedule | Callable) -> list[tuple[float, str]]:
     return schedule.phases if isinstance(schedule, Schedule) else [(0.0, "")]
 
 
+def _draw(ax: Axes, schedule: Callable, x: np.ndarray, log: bool, color: str, name: str) -> None:
+    """One line, the mean over each column of the picture, in a band from least to largest."""
+    samples = samples_of(x)
+    # float64 as Matplotlib has it: the mean of 64 bfloat16 numbers is cut to three digits.
+    y = np.asarray(_values(schedule, samples.ravel()), float).reshape(samples.shape)
+    y = np.ma.masked_where((y <= 0) & log, y)
+    ax.plot(x, y.mean(axis=1).filled(np.nan), color=color, label=name or None, linewidth=1.8)
+    if samples.shape[1] > 1:
+        ax.fill_between(x, y.min(axis=1), y.max(axis=1), color=color, alpha=0.35, linewidth=0)
+
+
 def _mark(ax: Axes, marks: Mapping[float, str]) -> None:
     """A dotted line where each phase begins, its name above the axes."""
     place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (2, 2)}
@@ -90,7 +95,11 @@ def _mark(ax: Axes, marks: Mapping[float, str]) -> None:
 
 
 def columns(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
-    """Where the columns of a picture begin: whole steps from 0 to `steps`, with both sides of each mark among them."""
+    """Where the columns of a picture begin: whole steps from 0 to `steps`.
+
+    Both sides of each mark are among them: a jump is drawn upright, not as a slope between two
+    columns.
+    """
     even = np.linspace(0, steps, min(steps + 1, COLUMNS)).round().astype(np.int64)
     sides = [mark + side for mark in marks for side in (-1, 0)]
     every = np.unique(np.concatenate([even, np.asarray(sides, np.int64)]))
@@ -98,9 +107,14 @@ def columns(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
 
 
 def samples_of(columns: np.ndarray) -> np.ndarray:
-    """Steps of each column, [columns, samples]: every one, or as many at irregular distances, which fit no period."""
+    """Steps of each column, [columns, samples]: every one, or some at irregular distances.
+
+    At regular ones a schedule whose period divides the distance, as of restarts, would be drawn as
+    a constant.
+    """
     width = np.diff(columns, append=columns[-1] + 1)[:, None]
     count = np.arange(min(width.max(), SAMPLES))
+    # A fixed seed: the same schedule makes the same picture.
     jitter = np.random.default_rng(0).random((len(width), len(count)))
     irregular = ((count + jitter) * (width / len(count))).astype(np.int64)
     samples = columns[:, None] + np.where(width <= len(count), count % width, irregular)
@@ -137,6 +151,7 @@ def history(
             style |= {"color": color, "label": name.replace("_", " "), "linewidth": 1.6}
             ax.plot(history["eval_step" if late else "step"], history[name], **style)
         ax.set_ylabel(label.replace("_", " "))
+        # A loss falls by factors; one with a penalty or a likelihood in it may be below 0.
         if label == "loss" and all(_positive(history[name]) for name in names):
             ax.set_yscale("log")
         if len(names) > 1:
@@ -154,17 +169,22 @@ def _positive(values: np.ndarray) -> bool:
 
 
 def _panels(history: Mapping[str, np.ndarray], evaluated: Sequence[str]) -> dict[str, list[str]]:
-    """The names that are drawn together; a penalty that is 0 throughout is none, and its loss is the data's."""
+    """The names that are drawn together, by the label of their panel."""
+    # A penalty that is 0 throughout is none, and the loss is the data's: two lines in one.
     free = not np.any(history.get("penalty", True))
-    losses = ["loss", "data_loss", *(name for name in evaluated if "loss" in name)]
+    shown = set(history) - ({"data_loss", "penalty"} if free else set())
     panels = {
-        "loss": [name for name in losses if not (free and name == "data_loss")],
-        "accuracy": [name for name in history if "accuracy" in name],
-        "penalty": [] if free else ["penalty"],
+        "loss": ["loss", "data_loss", *_having("loss", evaluated)],
+        "accuracy": _having("accuracy", history),
+        "penalty": ["penalty"],
         "learning_rate": ["learning_rate"],
     }
-    there = {label: [n for n in names if n in history] for label, names in panels.items()}
+    there = {label: [n for n in names if n in shown] for label, names in panels.items()}
     return {label: names for label, names in there.items() if names}
+
+
+def _having(word: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if word in name]
 
 
 def penalty(
@@ -228,7 +248,9 @@ def path(
     names: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws a regularization path: each coefficient against the strength, and how many are not zero.
+    """Draws a regularization path: each coefficient against the strength.
+
+    The axis above counts the coefficients that are not zero.
 
     Args:
         strengths: [points], positive.
@@ -266,10 +288,10 @@ def path(
 
 
 def range_test(found: "Found", ax: Axes | None = None) -> Axes:
-    """Draws what `finder.range_test` or `finder.parallel_test` found: loss over learning rate, and the suggestions.
+    """Draws what a test of `finder` found: loss over learning rate, and the suggestions.
 
     Args:
-        found: as those functions return it.
+        found: as `finder.range_test` or `finder.parallel_test` returns it.
         ax: where to draw; a new figure by default.
 
     Returns:
@@ -290,7 +312,8 @@ def range_test(found: "Found", ax: Axes | None = None) -> Axes:
         ax.axvline(rate, color=color, linewidth=1.4, linestyle=dashes, label=label)
     good = smoothed[np.isfinite(smoothed)]
     if len(good) and np.ptp(good) > 0:
-        # The last losses of a run that diverged would flatten all others.
+        # The last losses of a run that diverged, four times the best and more, would flatten all
+        # others.
         start, least = float(np.median(good[:5])), float(np.nanmin(losses))
         ax.set_ylim(least - 0.1 * abs(start - least), max(start, least) + 0.5 * abs(start - least))
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
@@ -319,7 +342,9 @@ def formats() -> list[str]:
 
 def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
     if isinstance(schedule, Schedule):
+        # Steps are int32 on the device: 2^31 would wrap round to a step below 0.
         return schedule(np.minimum(steps, LAST_STEP))
+    # One call for all steps: one for each would be up to 128,000 of them.
     with contextlib.suppress(Exception):
         return _values(Function(schedule), steps)
     return [float(schedule(int(step))) for step in steps]  # it may take one plain number only

@@ -15,17 +15,20 @@ from collections.abc import Sequence
 from jax_lrreg import __version__
 
 HELP_DATA = (
-    "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, or text in columns "
-    "with a header (.csv, .tsv, .txt); its numbers are standardised, and a fifth of the examples is for testing "
-    "(default: digits)"
+    "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, "
+    "or text in columns with a header (.csv, .tsv, .txt); its numbers are standardised, and a fifth "
+    "of the examples is for testing (default: digits)"
 )
 HELP_TRAIN = (
-    "Train a small dense network on real data and write a run folder. The loss is cross-entropy in nats for classes, and "
-    "for regression the mean squared error in units of the target's variance."
+    "Train a small dense network on real data and write a run folder. The loss is cross-entropy in "
+    "nats for classes, and for regression the mean squared error in units of the target's variance."
 )
 HELP_LR = (
-    'a schedule, as in "Cosine(1e-3, steps=2000).warmup(100)", or a number for a constant rate (default: warmup and '
-    "cosine over all steps; for diabetes a polynomial)"
+    'a schedule, as in "Cosine(1e-3, steps=2000).warmup(100)", or a number for a constant rate '
+    "(default: warmup and cosine over all steps; for diabetes a polynomial)"
+)
+EXIT_CODES = (
+    "Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted."
 )
 
 
@@ -37,15 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ended it.
     """
     for stream in (sys.stdout, sys.stderr):
+        # cp1252 and ASCII terminals lack most letters: a "?" is better than a UnicodeEncodeError
+        # after an hour of training. In tests and notebooks the stream is another object.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # not every terminal has every letter of a name
+            stream.reconfigure(errors="replace")
     options = vars(_parser().parse_args(arguments))
     try:
         return importlib.import_module(f"jax_lrreg.cli.{options.pop('command')}").run(**options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # 128 + SIGINT, as shells have it
         print("jax-lrreg: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # as of `list | head`; what is left in the buffer goes nowhere
+    except BrokenPipeError:
+        # As of `list | head`. Python flushes once more when it ends, and would complain then: what
+        # is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
@@ -58,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jax-lrreg",
         description="Learning-rate schedules and regularization for JAX.",
-        epilog="Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted.",
-        allow_abbrev=False,
+        epilog=EXIT_CODES,
+        allow_abbrev=False,  # a script's `--ep` would fail with the next option in e
     )
     parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="train | find-lr | show | list")
@@ -143,7 +150,7 @@ def _whole(value: str, least: int = 1) -> int:
         number = int(value)
     except ValueError:
         number = least - 1
-    if not least <= number < 2**31:
+    if not least <= number < 2**31:  # a step is an int32 on the device
         allowed = f"a whole number from {least} to 2147483647"
         raise argparse.ArgumentTypeError(f"must be {allowed}, got {value[:40]!r}")
     return number

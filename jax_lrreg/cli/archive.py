@@ -54,6 +54,12 @@ def load_archive(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray
         raise ValueError(f"{path} cannot be read: {error}") from None
     # A column of targets would broadcast against a row of predictions to n x n differences.
     y = y[:, 0] if y.shape[1:] == (1,) else y
+    _refuse_shapes(path, name, x, target, y)
+    notes = [f"`{name}` flattened from {x.shape}"] if x.ndim > 2 else []
+    return x.reshape(len(x), -1) if len(x) else x, y, [f"arrays `{name}` and `{target}`", *notes]
+
+
+def _refuse_shapes(path: Path, name: str, x: np.ndarray, target: str, y: np.ndarray) -> None:
     one_hot = y.ndim == 2 and np.all((y == 0) | (y == 1)) and np.all(y.sum(1) == 1)
     hint = f"; of one-hot rows give {target}.argmax(1)" if one_hot else ""
     _must(y.ndim == 1, path, target, f"have the shape (n,) or (n, 1), got {y.shape}{hint}")
@@ -61,8 +67,6 @@ def load_archive(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray
     _must(x.shape[:1] == y.shape, path, name, f"have as many examples as `{target}` {shapes}")
     filled = x.size > 0 or not len(y)
     _must(filled, path, name, f"have inputs for each example, got shape {x.shape}")
-    notes = [f"`{name}` flattened from {x.shape}"] if x.ndim > 2 else []
-    return x.reshape(len(x), -1) if len(x) else x, y, [f"arrays `{name}` and `{target}`", *notes]
 
 
 def _must(right: bool, path: Path, name: str, what: str) -> None:

@@ -47,27 +47,26 @@ def load_table(
         its cells is a number.
     """
     table = read_table(path)
-    at, inputs, counted = _chosen(table, target, ignored)
+    at, inputs, told = _chosen(table, target, ignored)
     number, notes = _number_reader(table, [at, *inputs])
-    columns = {i: [number(cell) for cell in table.column(i)] for i in [at, *inputs]}
-    missing = {i: [cell.casefold() in MISSING for cell in table.column(i)] for i in columns}
+    columns = {i: list(map(number, table.column(i))) for i in [at, *inputs]}
+    missing = {i: list(map(_is_missing, table.column(i))) for i in columns}
     numbers = len(table.rows) - columns[at].count(None)
     # One word among numbers is more often a slip than a class: `words` has been asked for.
     named = numbers == 0 or (words and numbers < len(table.rows))
     bad = {i: _words(columns[i], missing[i]) for i in (inputs if named else columns)}
-    _refuse_words(table, {i: rows for i, rows in bad.items() if rows}, at)
+    _refuse_words(table, bad, at)
     _refuse_missing(table, missing)
     # float64: an identifier, a Unix time or 1e8 plus thousandths is not whole in float32.
     x = np.array([columns[i] for i in inputs], np.float64).T
     y = np.array(table.column(at) if named else columns[at])
-    notes += [f"column {table.names[i] or i + 1} left out: it numbers the rows" for i in counted]
-    return x, y, [*table.notes, *notes]
+    return x, y, [*table.notes, *notes, *told]
 
 
 def _chosen(
     table: Table, target: str | None, ignored: Sequence[str]
-) -> tuple[int, list[int], list[int]]:
-    """Where the target stands, where the inputs do, and which columns only number the rows."""
+) -> tuple[int, list[int], list[str]]:
+    """Where the target and the inputs stand, and what has been left out as it numbers the rows."""
 
     def must(right: object, option: str, value: object, allowed: str) -> None:
         require(right, PROGRAM, option, value, allowed)
@@ -82,7 +81,8 @@ def _chosen(
     counted = [i for i in rest if _only_counts(table, i)]
     inputs = [i for i in rest if i not in counted]
     must(inputs, "--data", path, "a file with inputs beside the target")
-    return at, inputs, counted
+    told = [f"column {table.names[i] or i + 1} left out: it numbers the rows" for i in counted]
+    return at, inputs, told
 
 
 def _index(table: Table, option: str, name: str | None) -> int:
@@ -118,7 +118,7 @@ def _number_reader(table: Table, columns: Sequence[int]) -> tuple[Number, list[s
     What a comma means is judged by all cells: one that is certain decides, two that differ are
     refused, and so is a file with none. Guessing from one cell would read 1,234 as 1234 beside 0,5.
     """
-    cells = {row[i] for row in table.rows for i in columns}
+    cells = set().union(*map(table.column, columns))
     strange = {_joined(cell): cell for cell in itertools.filterfalse(PLAIN, cells)}
     english, german = (set(filter(kind, strange)) for kind in (ENGLISH, GERMAN))
     decimal = bool(german - english)
@@ -163,6 +163,10 @@ def _joined(cell: str) -> str:
     return re.sub(GROUP, "", cell) if GROUPED(cell) else cell
 
 
+def _is_missing(cell: str) -> bool:
+    return cell.casefold() in MISSING
+
+
 def _words(values: Sequence[float | None], missing: Sequence[bool]) -> list[int]:
     """The rows in which there is something, but no finite number."""
     pairs = enumerate(zip(values, missing, strict=True))
@@ -171,6 +175,7 @@ def _words(values: Sequence[float | None], missing: Sequence[bool]) -> list[int]
 
 def _refuse_words(table: Table, found: dict[int, list[int]], target: int) -> None:
     """Raises where columns hold what is no number, with the first place and how many there are."""
+    found = {i: rows for i, rows in found.items() if rows}
     if not found:
         return
     i = target if target in found else next(iter(found))

@@ -58,33 +58,38 @@ def load(
     held = max(1, len(y) // 5)
     order = np.random.default_rng(seed).permutation(len(y))
     test, train = order[:held], order[held:]
-    mean, spread = 0.0, 1.0
-    if labels is None:
-        y, mean, spread = standardised(y, train)
-        if spread == 0:
-            raise ValueError(f"{data}: the target is the same in all rows that train, {mean:g}")
-        y = y.astype(np.float32)
-    else:
-        y = np.searchsorted(labels, y).astype(np.int32)
+    y, scale = _targets(data, y, train, labels)
     x = standardised(x, train)[0].astype(np.float32)
     names = [] if labels is None else [str(label).removesuffix(".0") for label in labels]
-    said = f"{len(names)} classes" if names else "regression"
-    guess = f" (guessed; --task {'regression' if names else 'classes'} for the other)"
-    pairs = (x[train], y[train]), (x[test], y[test])
-    return Dataset(
-        *pairs, names, (float(mean), float(spread)), said if task else said + guess, notes
-    )
+    said, other = (f"{len(names)} classes", "regression") if names else ("regression", "classes")
+    said += "" if task else f" (guessed; --task {other} for the other)"
+    return Dataset((x[train], y[train]), (x[test], y[test]), names, scale, said, notes)
+
+
+def _targets(
+    data: str, y: np.ndarray, train: np.ndarray, labels: np.ndarray | None
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Numbers of classes, or the standardised target, with the mean and deviation it had."""
+    if labels is not None:
+        return np.searchsorted(labels, y).astype(np.int32), (0.0, 1.0)
+    y, mean, spread = standardised(y, train)
+    if spread == 0:
+        raise ValueError(f"{data}: the target is the same in all rows that train, {mean:g}")
+    return y.astype(np.float32), (float(mean), float(spread))
 
 
 def standardised(values: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, Any, Any]:
-    """`values` less their mean, by their standard deviation, and these two; both are those of the rows `train`.
+    """`values` less their mean, by their standard deviation, and these two.
 
-    What does not vary in them becomes 0: its deviation is rounding, or nothing.
+    Both are those of the rows `train`: the test set is not to be looked at. What does not vary in
+    them becomes 0: its deviation is rounding, or nothing.
     """
     largest = np.abs(values).max(axis=0)
     scale = np.where(largest > 0, largest, 1)  # squares of 1e200 overflow, those of 1e-200 vanish
     scaled = values / scale
     mean, spread = scaled[train].mean(axis=0), scaled[train].std(axis=0)
+    # The range of equal numbers is exactly 0; their deviation may be a rounding of 1e-17, and the
+    # rows that test, which differ, would become huge by it.
     spread = np.where(np.ptp(scaled[train], axis=0) > 0, spread, 0)
     result = np.where(spread > 0, (scaled - mean) / np.where(spread > 0, spread, 1), 0)
     return result, mean * scale, spread * scale
@@ -120,18 +125,21 @@ def _read(
 
 
 def _labels(data: str, y: np.ndarray, task: str | None) -> np.ndarray | None:
-    """The classes in order, None for regression; words, and whole numbers that are few, are classes unless `task` says."""
+    """The classes in order, None for regression.
+
+    Words are classes, and so are whole numbers that are few, unless `task` says.
+    """
     values = np.unique(y)
     words = y.dtype.kind == "U"
     if task is None:
+        # Five examples of each at least, and no more than 50: years and counts are numbers.
         few = 2 <= len(values) <= min(50, len(y) // 5)
         task = "classes" if words or (few and np.all(values == np.round(values))) else "regression"
     if task == "regression":
         require(not words, PROGRAM, "--task", task, "classes for a target of words")
         return None
     if not 2 <= len(values) <= len(y) // 2:
-        raise ValueError(
-            f"{data}: the target must have 2 to {len(y) // 2} different values to be classes, it has {len(values)}, such as "
-            f"{shown(str(values[0]))}"
-        )
+        allowed = f"2 to {len(y) // 2} different values to be classes"
+        has = f"{len(values)}, such as {shown(str(values[0]))}"
+        raise ValueError(f"{data}: the target must have {allowed}, it has {has}")
     return values

@@ -13,7 +13,7 @@ T = TypeVar("T", bound=schedules.Schedule | penalties.Penalty)
 
 
 def parsed(option: str, value: str, kind: type[T]) -> T:
-    """The schedule or penalty that the text of an option describes; a plain number is a constant schedule."""
+    """The schedule or penalty that an option describes; a plain number is a constant schedule."""
     try:
         number = _number(value) if kind is schedules.Schedule else None
         found = text.parse(value) if number is None else schedules.Constant(number)
@@ -37,6 +37,7 @@ def one_of(
     """`name`, which must be one of `names`; else a ValueError with the nearest one that is."""
     if name is not None and name in names:
         return name
+    # Cut twice, by count and by length: 5,000 columns made a message of 54,000 characters.
     known = ", ".join(shown(other)[1:-1] for other in list(names)[:LISTED])
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     got = "nothing" if name is None else f"{shown(name)}{hint(name, names)}"

@@ -1,4 +1,4 @@
-"""What a command prints and writes: text that fits the terminal, and files that can be written before work begins."""
+"""What a command prints, fit to the terminal, and what it writes, tried before work begins."""
 
 import contextlib
 import os
@@ -43,10 +43,14 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
 
 
 def folder(out: str, files: Sequence[str], overwrite: bool) -> Path:
-    """The folder of a run, made and tried; one that holds such `files` is refused, or loses them to `overwrite`."""
+    """The folder of a run, made and tried.
+
+    One that holds such `files` is refused, or loses them to `overwrite`.
+    """
     path = Path(out)
     with _writing(path, "a folder"):
         path.mkdir(parents=True, exist_ok=True)
+        # lexists: a link that leads nowhere is no file, but a write would follow it.
         there = [name for name in files if os.path.lexists(path / name)]
         allowed = f"a folder without a run: it holds {', '.join(there)}, which --overwrite replaces"
         require(overwrite or not there, PROGRAM, "--out", out, allowed)

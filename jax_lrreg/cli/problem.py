@@ -21,6 +21,7 @@ OPTIMIZERS: dict[str, Callable[[optax.ScalarOrSchedule], optax.GradientTransform
     "rmsprop": optax.rmsprop,
     "lion": optax.lion,
 }
+Measured = tuple[jax.Array, dict[str, jax.Array]]
 
 
 class Problem(NamedTuple):
@@ -41,7 +42,7 @@ class Problem(NamedTuple):
     dataset: Dataset
     hidden: tuple[int, ...]
     module: linen.Module
-    measure: Callable[[Callable, Any], tuple[jax.Array, dict[str, jax.Array]]]
+    measure: Callable[[Callable, Any], Measured]
     source: training.ArrayData
     optimizer: str
     penalty: penalties.Penalty
@@ -63,11 +64,48 @@ class Problem(NamedTuple):
         return f"mean squared error, in units of the target's variance ({spread:.4g} squared)"
 
     def init(self, tx: optax.GradientTransformation, seed: int) -> training.State:
-        """The state at the beginning; refuses a pattern that matches nothing before anything is compiled."""
+        """The state at the beginning; a pattern that matches nothing is refused now."""
         x = self.dataset.train[0][:1]
         state = training.init(self.module, tx, key=jax.random.key(seed + 1), example=x)
         self.penalty.report(state.params)
         return state
+
+
+def _warm_cosine(steps: int) -> schedules.Schedule:
+    warmup = steps // 10
+    cosine = schedules.Cosine(3e-3, steps=steps - warmup)
+    return cosine.warmup(warmup) if warmup else cosine
+
+
+def _polynomial(steps: int) -> schedules.Schedule:
+    return schedules.Polynomial(0.01, steps=steps, power=0.9)
+
+
+def _elastic_net(examples: int) -> penalties.Penalty:
+    del examples
+    return penalties.ElasticNet(1e-5, l2=1e-3).on("**/kernel")
+
+
+def _shared_elastic_net(examples: int) -> penalties.Penalty:
+    # The article's lambdas are for the sum of the losses over the data set; here it is their mean.
+    return penalties.ElasticNet(0.1, l2=0.1).on("**/kernel") / examples
+
+
+class _Usual(NamedTuple):
+    """What is taken where no option says otherwise."""
+
+    hidden: tuple[int, ...]
+    batch: int
+    epochs: int
+    schedule: Callable[[int], schedules.Schedule]
+    penalty: Callable[[int], penalties.Penalty]  # of the number of training examples
+
+
+# Of `diabetes` they are those of the source article.
+USUAL = {
+    "diabetes": _Usual((10,), 32, 100, _polynomial, _shared_elastic_net),
+    "": _Usual((128, 128), 64, 30, _warm_cosine, _elastic_net),
+}
 
 
 def problem(
@@ -86,18 +124,25 @@ def problem(
     For `diabetes` it is the program of the source article, whose lambdas are per data set;
     otherwise warmup and cosine.
     """
-    article = data == "diabetes"
+    usual = USUAL.get(data, USUAL[""])
     optimizer = one_of("--optimizer", optimizer or "adam", OPTIMIZERS)
     reg = None if penalty is None else parsed("--penalty", penalty, penalties.Penalty)
     dataset = load(data, target, ignore, task, seed)
     (x, y), classes = dataset.train, len(dataset.labels)
     # At least four steps an epoch: a file of 30 rows is no single batch of 64.
-    size = batch_size or max(1, min(32 if article else 64, len(x) // 4))
+    size = batch_size or max(1, min(usual.batch, len(x) // 4))
     allowed = f"at most the {len(x)} training examples"
     require(size <= len(x), PROGRAM, "--batch-size", size, allowed)
     source = training.ArrayData({"x": x, "y": y}, size, jax.random.key(seed))
-    usual = (10,) if article else (128, 128)
-    widths = usual if hidden is None else hidden
+    widths = usual.hidden if hidden is None else hidden
+    reg = usual.penalty(len(x)) if reg is None else reg
+    module, measure = _network(widths, classes), _cross_entropy if classes else _squared_error
+    by_default = usual.epochs, usual.schedule
+    return Problem(dataset, widths, module, measure, source, optimizer, reg, *by_default)
+
+
+def _network(widths: tuple[int, ...], classes: int) -> linen.Module:
+    """Dense layers of these widths, and one number for each class, or one alone."""
 
     class Network(linen.Module):
         @linen.compact
@@ -105,25 +150,16 @@ def problem(
             for width in widths:
                 x = linen.relu(linen.Dense(width)(x))
             x = linen.Dense(classes or 1)(x)
-            return x if classes else x[..., 0]
+            return x if classes else x[..., 0]  # [n, 1] less [n] would be [n, n]
 
-    def measure(model: Callable, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        output = model(batch["x"])
-        if not classes:
-            return jnp.mean((output - batch["y"]) ** 2), {}
-        loss = optax.softmax_cross_entropy_with_integer_labels(output, batch["y"]).mean()
-        return loss, {"accuracy": (output.argmax(-1) == batch["y"]).mean()}
+    return Network()
 
-    def warm_cosine(steps: int) -> schedules.Schedule:
-        warmup = steps // 10
-        cosine = schedules.Cosine(3e-3, steps=steps - warmup)
-        return cosine.warmup(warmup) if warmup else cosine
 
-    def polynomial(steps: int) -> schedules.Schedule:
-        return schedules.Polynomial(0.01, steps=steps, power=0.9)
+def _squared_error(model: Callable, batch: Any) -> Measured:
+    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
 
-    elastic = penalties.ElasticNet(0.1, l2=0.1) if article else penalties.ElasticNet(1e-5, l2=1e-3)
-    usual = elastic.on("**/kernel") / len(x) if article else elastic.on("**/kernel")
-    reg = usual if reg is None else reg
-    epochs, schedule = (100, polynomial) if article else (30, warm_cosine)
-    return Problem(dataset, widths, Network(), measure, source, optimizer, reg, epochs, schedule)
+
+def _cross_entropy(model: Callable, batch: Any) -> Measured:
+    output = model(batch["x"])
+    loss = optax.softmax_cross_entropy_with_integer_labels(output, batch["y"]).mean()
+    return loss, {"accuracy": (output.argmax(-1) == batch["y"]).mean()}

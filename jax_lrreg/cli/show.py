@@ -11,7 +11,7 @@ from jax_lrreg.cli.output import console, picture, save
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 LETTERS = " ..::||##"  # for terminals that have no blocks
-WIDE = 72  # columns of a sketch; eight rows
+WIDE = 72  # columns of a sketch; wider, its eight rows would show no slope
 LABEL = 10
 
 
@@ -50,6 +50,7 @@ def sketch(values: np.ndarray, steps: int, height: int = 8) -> str:
     labels = {height: f"{top:.3g}", 1: "0"}
     lines = []
     for row in range(height, 0, -1):
+        # `round` takes halves to the even eighth, which makes uneven stairs of a line.
         filled = np.ceil(8 * (values / top * height - (row - 1)) - 0.5)
         cells = np.clip(filled, 0, 8).astype(int)
         lines.append(f"{labels.get(row, ''):>{LABEL - 1}} " + "".join(blocks[c] for c in cells))

@@ -177,12 +177,17 @@ def _header(path: Path, numbers: list[int], rows: list[list[str]]) -> list[str]:
         names.pop()
     for number, row in zip(numbers[1:], below, strict=True):
         _fit(row, len(names), f"{path}, line {number}", numbers[0])
-    last = len(names) - 1
-    if names and not names[last] and not any(row[last] for row in below if any(row)):
-        for row in rows:  # every line ends in a separator
-            del row[last:]
+    _cut_last(names, below)
     _refuse_doubled(names, f"{path}, line {numbers[0]}")
     return names
+
+
+def _cut_last(names: list[str], rows: Sequence[list[str]]) -> None:
+    """Takes out the last column where it is empty, header too: every line ends in a separator."""
+    last = len(names) - 1
+    if names and not names[last] and not any(row[last] for row in rows if any(row)):
+        for row in (names, *rows):
+            del row[last:]
 
 
 def _fit(row: list[str], width: int, place: str, header: int) -> None:

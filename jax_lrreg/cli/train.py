@@ -5,9 +5,11 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 from jax_lrreg import schedules, training
 from jax_lrreg._arrays import leaves
@@ -22,7 +24,9 @@ FILES = ("metrics.csv", "config.json", "history.png")
 def run(
     *, lr: str | None, units: str, epochs: int | None, out: str, overwrite: bool, **options: Any
 ) -> int:
-    """Trains, writes `metrics.csv`, `config.json` and `history.png` to the folder `out`, and prints a summary.
+    """Trains, writes a run folder, and prints a summary.
+
+    The folder `out` gets `metrics.csv`, `config.json` and `history.png`.
 
     Returns:
         0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it. What there is has been
@@ -36,21 +40,83 @@ def run(
     per_epoch = task.source.steps_per_epoch
     epochs = epochs or task.epochs
     steps = epochs * per_epoch
-    if given is not None and units == "epochs":
-        given = given.in_units(per_step=1 / per_epoch)
-    schedule = given or task.schedule(steps)
+    schedule = task.schedule(steps) if given is None else _in_steps(given, units, per_epoch)
     tx = OPTIMIZERS[task.optimizer](schedule)
     state = task.init(tx, options["seed"])
     rate = {"penalty": task.penalty, "learning_rate": schedule}
     step = training.make_step(task.module, task.measure, tx, **rate)
     test, train = _evaluation(task, "test"), _evaluation(task, "train")
-    place = folder(out, FILES, overwrite)
+    place = folder(out, FILES, overwrite)  # last of what can be refused, since it may empty it
+    _write_config(place, task, schedule, epochs, options)
+    times: dict[int, float] = {}
+    began = time.perf_counter()
+    interrupted = False
+    every = {"log_every": per_epoch, "eval_every": per_epoch * max(1, epochs // 20)}
+    clock = lambda step, _: times.setdefault(step, time.perf_counter())  # noqa: E731
+    every |= {"loggers": [training.log_csv(place / "metrics.csv"), clock], "progress": True}
+    try:
+        state, history = training.fit(step, state, task.source, steps=steps, eval_fn=test, **every)
+    except KeyboardInterrupt as stop:  # `fit` hands over what there is
+        history, interrupted = getattr(stop, "history", {}), True
+    seconds = time.perf_counter() - began
+    done = int(history["step"][-1]) if len(history.get("step", ())) else 0
+    if done:
+        save(plots.history(history)[0], place / "history.png")
+    wrote = f"{out} has {', '.join(filter(lambda name: (place / name).exists(), FILES))}"
+    if interrupted:
+        return _complain(f"interrupted after step {done} of {steps}; {wrote}", 130)
+    ends = {**train(state), **test(state), "train data loss": float(history["data_loss"][-1])}
+    first, last = min(times), max(times)  # the first interval has the compilation in it
+    pace = (times[last] - times[first]) / max(last - first, 1)
+    each = f"{epochs} epochs of {per_epoch}, each of {task.source.batch_size} examples"
+    summary = {
+        **_about(task),
+        "steps": f"{steps}: {each}",
+        "schedule": repr(schedule),
+        "penalty": repr(task.penalty),
+        "optimizer": task.optimizer,
+        "loss": task.loss,
+        **ends,
+        "penalty at the end": float(task.penalty(state.params, steps)),
+        "exact zeros in kernels": _zeros(state.params),
+        "learning rate at the end": float(history["learning_rate"][-1]),
+        "seconds, with compiling": seconds,
+        "milliseconds per step": 1000 * pace,
+        "device": str(jax.devices()[0].device_kind),
+    }
+    print_pairs(f"Trained on {options['data']}", summary)
+    print(wrote)
+    return _verdict(ends)
+
+
+def _verdict(ends: dict[str, float]) -> int:
+    """0, or 1 where a result is no number: a script is not to take such a run for a success."""
+    bad = ", ".join(name for name, value in ends.items() if not math.isfinite(value))
+    return _complain(f"no finite {bad} at the end: try a smaller --lr, or find-lr", 1) if bad else 0
+
+
+def _in_steps(given: schedules.Schedule, units: str, per_epoch: int) -> schedules.Schedule:
+    """A schedule whose lengths are in the units said, on the clock of steps."""
+    return given.in_units(per_step=1 / per_epoch) if units == "epochs" else given
+
+
+def _complain(message: str, code: int) -> int:
+    """Prints one line where a pipe does not take it for a result, and returns the exit code."""
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    return code
+
+
+def _write_config(
+    place: Path, task: Problem, schedule: schedules.Schedule, epochs: int, options: dict[str, Any]
+) -> None:
+    """What the run is made with, before it begins: one that is killed can still be told apart."""
+    mean, deviation = task.dataset.target
     config = {
         **options,
         "task": "classes" if task.dataset.labels else "regression",
         "labels": task.dataset.labels,
-        "target_mean": task.dataset.target[0],
-        "target_deviation": task.dataset.target[1],
+        "target_mean": mean,
+        "target_deviation": deviation,
         "schedule": repr(schedule),
         "penalty": repr(task.penalty),
         "optimizer": task.optimizer,
@@ -60,72 +126,24 @@ def run(
     }
     text = (json.dumps(config, indent=2) + "\n").encode()
     write_whole(place / "config.json", lambda file: file.write(text))
-    times: dict[int, float] = {}
-    began = time.perf_counter()
-    interrupted = False
-    try:
-        state, history = training.fit(
-            step,
-            state,
-            task.source,
-            steps=steps,
-            log_every=per_epoch,
-            eval_fn=test,
-            eval_every=per_epoch * max(1, epochs // 20),
-            progress=True,
-            loggers=[
-                training.log_csv(place / "metrics.csv"),
-                lambda step, _: times.setdefault(step, time.perf_counter()),
-            ],
-        )
-    except KeyboardInterrupt as stop:  # `fit` hands over what there is
-        history, interrupted = getattr(stop, "history", {}), True
-    seconds = time.perf_counter() - began
-    made = len(history.get("step", ()))
-    if made:
-        save(plots.history(history)[0], place / "history.png")
-    wrote = ", ".join(name for name in FILES if (place / name).exists())
-    if interrupted:
-        done = int(history["step"][-1]) if made else 0
-        print(
-            f"{PROGRAM}: interrupted after step {done} of {steps}; {out} has {wrote}",
-            file=sys.stderr,
-        )
-        return 130
-    ends = {**train(state), **test(state), "train data loss": float(history["data_loss"][-1])}
-    first, last = min(times), max(times)  # the first interval has the compilation in it
-    pace = (times[last] - times[first]) / max(last - first, 1)
-    kernels = [leaf.value for leaf in leaves(state.params) if leaf.path.endswith("kernel")]
-    zeros, weights = sum(int((k == 0).sum()) for k in kernels), sum(k.size for k in kernels)
-    summary = {
+
+
+def _about(task: Problem) -> dict[str, object]:
+    """What is learnt, from what and by what, for people."""
+    return {
         "task": task.dataset.task,
         "data": "; ".join(task.dataset.notes),
         "network": task.network,
         "train examples": len(task.dataset.train[0]),
         "test examples": len(task.dataset.test[0]),
-        "steps": f"{steps}: {epochs} epochs of {per_epoch}, each of {task.source.batch_size} examples",
-        "schedule": repr(schedule),
-        "penalty": repr(task.penalty),
-        "optimizer": task.optimizer,
-        "loss": task.loss,
-        **ends,
-        "penalty at the end": float(task.penalty(state.params, steps)),
-        "exact zeros in kernels": f"{zeros} of {weights}",
-        "learning rate at the end": float(history["learning_rate"][-1]),
-        "seconds, with compiling": seconds,
-        "milliseconds per step": 1000 * pace,
-        "device": str(jax.devices()[0].device_kind),
     }
-    print_pairs(f"Trained on {options['data']}", summary)
-    print(f"{out} has {wrote}")
-    bad = [name for name, value in ends.items() if not math.isfinite(value)]
-    if bad:
-        names = ", ".join(bad)
-        print(
-            f"{PROGRAM}: no finite {names} at the end: try a smaller --lr, or find-lr",
-            file=sys.stderr,
-        )
-    return 1 if bad else 0
+
+
+def _zeros(params: optax.Params) -> str:
+    """How many weights a penalty has set to zero exactly; biases are left out, they begin at 0."""
+    kernels = [leaf.value for leaf in leaves(params) if leaf.path.endswith("kernel")]
+    zeros, weights = sum(int((k == 0).sum()) for k in kernels), sum(k.size for k in kernels)
+    return f"{zeros} of {weights}"
 
 
 def _evaluation(task: Problem, name: str) -> Callable[[training.State], dict[str, float]]:
