@@ -31,6 +31,7 @@ from jax_lrreg.training.metrics import (
     nonfinite_message,
     norm,
     rates,
+    refuse_other_rate,
 )
 from jax_lrreg.training.modules import Adapter, Model, ModelState, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
@@ -108,8 +109,7 @@ def make_step(
         `skipped` (1 if this update was), the monitors, and the names that `loss_fn` returns.
 
     Raises:
-        TypeError, ValueError: by the name of the argument; at the first call, by that of a leaf of the batch, or if
-            the state holds the state of another optimizer.
+        TypeError, ValueError: by the name of the argument; at the first call, by that of a leaf.
 
     Example:
         >>> from jax_lrreg import training
@@ -245,6 +245,7 @@ class Update:
         require_optimizer(self.tx)
         _check_penalty(self.penalty)
         check_rate(self.learning_rate)
+        refuse_other_rate(self.tx, self.learning_rate)
         require_choice("make_step", "on_nonfinite", self.on_nonfinite, ("skip", "raise", "keep"))
         if self.ema is not None:
             allowed = "a number in [0, 1), or None"
