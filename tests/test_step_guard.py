@@ -1,11 +1,16 @@
 """Numbers that are not finite, put in at random; input that is refused, the state intact."""
 
+import subprocess
+import sys
+
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from models import two_layers, two_layers_params
 
 from jax_lrreg import penalties, schedules, training, transforms
@@ -172,6 +177,184 @@ def test_a_micro_batch_without_weight_does_not_count_even_if_it_is_not_a_number(
         results.append(state.params["first"])
     for other in results[1:]:
         np.testing.assert_allclose(results[0], other, rtol=1e-5)
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.BatchNorm(use_running_average=False)(x))[:, 0]
+
+
+class NnxNormed(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.norm, self.last = nnx.BatchNorm(4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.norm(x))[:, 0]
+
+
+def square(model, batch):
+    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
+
+
+def data(large=None):
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    if large is not None:
+        x[0] = large
+    return {"x": x, "y": np.ones(8, np.float32)}
+
+
+def nan_at_3(count):
+    return jnp.where(count == 3, jnp.nan, 0.1)
+
+
+# What poisons an update whose loss and gradient are finite: an optimizer, and hyperparameters.
+POISONS = {
+    "a rate that is NaN in hyper": (lambda h: optax.sgd(h), np.nan),
+    "a rate that is infinite in hyper": (lambda h: optax.adam(h), np.inf),
+    "a rate that overflows": (lambda h: optax.sgd(h), 3e38),
+    "a rate that overflows with momentum": (lambda h: optax.sgd(h, 0.9), 3e38),
+    "a decay that is NaN": (lambda h: optax.adamw(0.1, weight_decay=h), np.nan),
+    "a coupled decay that is NaN": (
+        lambda h: optax.chain(optax.add_decayed_weights(h), optax.adam(0.1)),
+        np.nan,
+    ),
+    "moments that decay by NaN": (lambda h: optax.adam(0.1, b1=h), np.nan),
+}
+
+
+@pytest.fixture(params=["branches", "selection"])
+def guard(request, monkeypatch):
+    """Both ways of guarding: that of the CPU, and that of all other devices."""
+    if request.param == "selection":
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *, cpu, default: default())
+
+
+@pytest.mark.usefixtures("guard")
+class TestWhatAnUpdateWouldLeaveBehind:
+    @pytest.mark.parametrize("name", POISONS)
+    def test_a_poison_in_the_optimizer_is_skipped_whole_and_recovered_from(self, name):
+        tx, poison = POISONS[name]
+        params = {"first": np.ones((4, 8), np.float32), "last": np.zeros(8, np.float32)}
+        healthy = 0.5
+        state = training.init(two_layers, tx, key=jax.random.key(0), params=params, hyper=healthy)
+        step = training.make_step(two_layers, square, tx, ema=0.9)
+        state, metrics = step(state, data())
+        assert metrics["skipped"] == 0
+        before = values(state)
+        state, metrics = step(state.replace(hyper=poison), data())
+        assert metrics["skipped"] == 1
+        assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+        chex.assert_trees_all_equal(before, values(state))
+        state, metrics = step(state.replace(hyper=healthy), data())
+        assert metrics["skipped"] == 0
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values(state)))
+
+    @pytest.mark.parametrize("tx", [optax.sgd(nan_at_3), optax.adam(nan_at_3)], ids=["sgd", "adam"])
+    @pytest.mark.parametrize("told", [True, False])
+    def test_a_schedule_that_is_nan_once_costs_one_update(self, tx, told):
+        start = two_layers_params()
+        state = training.init(two_layers, tx, key=jax.random.key(0), params=start)
+        rate = {"learning_rate": nan_at_3} if told else {}
+        step, skipped = training.make_step(two_layers, square, tx, **rate), []
+        for _ in range(6):
+            state, metrics = step(state, data())
+            skipped.append(int(metrics["skipped"]))
+        assert skipped == [0, 0, 0, 1, 0, 0]
+        counts = [int(x.count) for x in state.opt_state if "count" in x._fields]
+        assert counts == [[6], [5, 6]][len(counts) - 1]  # Adam's moments hold five gradients
+
+    @pytest.mark.parametrize("module", [Normed(), NnxNormed()], ids=["linen", "nnx"])
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_a_batch_statistic_that_overflows_leaves_everything_as_it_was(self, module, accumulate):
+        tx = optax.adam(schedules.Constant(0.1))
+        state = training.init(module, tx, key=jax.random.key(0), example=data()["x"])
+        step = training.make_step(module, square, tx, ema=0.9, accumulate=accumulate)
+        state, _ = step(state, data())
+        before = values(state)
+        state, metrics = step(state, data(large=3e19))
+        assert metrics["skipped"] == 1
+        assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+        chex.assert_trees_all_equal(before, values(state))
+        _, metrics = step(state, data())
+        assert metrics["skipped"] == 0
+
+    def test_what_was_not_finite_before_does_not_block(self):
+        state = training.init(Normed(), SGD, key=jax.random.key(0), example=data()["x"])
+        endless = jax.tree.map(lambda x: x.at[1].set(-jnp.inf), state.model_state)
+        step = training.make_step(Normed(), square, SGD)
+        state, metrics = step(state.replace(model_state=endless), data())
+        assert metrics["skipped"] == 0
+        _, metrics = step(state, data(large=3e19))
+        assert metrics["skipped"] == 1
+
+    def test_numbers_too_large_to_be_added_up_are_finite(self):
+        params = {"first": np.full((4, 8), 3e38, np.float32), "last": np.ones(8, np.float32)}
+        tx = optax.sgd(0.0)
+        state = training.init(two_layers, tx, key=jax.random.key(0), params=params)
+        _, metrics = training.make_step(two_layers, square, tx)(state, data())
+        assert metrics["skipped"] == 0
+
+
+SGD = optax.sgd(0.1)
+
+
+def test_padding_of_weight_0_leaves_the_statistics_alone():
+    def masked(model, batch):
+        errors = jnp.where(batch["mask"] > 0, (model(batch["x"]) - batch["y"]) ** 2, 0.0)
+        return jnp.sum(errors) / jnp.maximum(jnp.sum(batch["mask"]), 1)
+
+    batch = data()
+    batch = {name: np.concatenate([x, np.full_like(x, np.nan)]) for name, x in batch.items()}
+    batch["mask"] = np.repeat(np.float32([1, 0]), 8)
+    step = training.make_step(Normed(), masked, SGD, accumulate=2)
+    found = []
+    for given in (batch, {**batch, "x": np.nan_to_num(batch["x"])}):
+        state = training.init(Normed(), SGD, key=jax.random.key(0), example=data()["x"])
+        state, metrics = step(state, given)
+        assert metrics["skipped"] == 0
+        found.append(state)
+    alone = training.make_step(Normed(), square, SGD)(
+        training.init(Normed(), SGD, key=jax.random.key(0), example=data()["x"]), data()
+    )[0]
+    for state in found:
+        chex.assert_trees_all_close(state.model_state, alone.model_state, rtol=1e-6)
+
+
+def test_keep_looks_at_nothing_and_skip_costs_one_scalar_on_a_mesh():
+    code = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+import re, jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax_lrreg import training
+mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+def model(params, x):
+    return jnp.tanh(x @ params["a"]) @ params["b"]
+loss = lambda m, b: jnp.mean((m(b["x"]) - b["y"]) ** 2)
+x = np.ones((16, 8), np.float32)
+batch = jax.device_put({"x": x, "y": x[:, 0]}, NamedSharding(mesh, P("data")))
+params = {"a": jnp.ones((8, 16)), "b": jnp.ones(16)}
+for cut in (P(), P("data")):
+    where = lambda state: jax.tree.map(lambda v: NamedSharding(mesh, cut if v.ndim and v.shape[0] % 8 == 0 else P()), state)
+    state = training.init(model, optax.adam(0.1), key=jax.random.key(0), params=params, sharding=where)
+    found = []
+    for choice in ("keep", "skip"):
+        step = training.make_step(model, loss, optax.adam(0.1), on_nonfinite=choice)
+        text = step.body.lower(state, batch).compile().as_text()
+        shapes = re.findall(r"= (\\S+) all-reduce", text)
+        found.append((len(shapes), "is-finite" in text))
+    print(found[0][1], found[1][0] - found[0][0])
+"""
+    code = code.replace("\\\\", "\\")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    lines = done.stdout.split("\n")
+    assert len(lines) == 3, done.stderr[-2000:]
+    for line in lines[:2]:
+        looks, more = line.split()
+        assert looks == "False"
+        assert int(more) <= 1, line
 
 
 def linear(params, x):

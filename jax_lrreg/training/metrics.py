@@ -130,8 +130,8 @@ def _rates_used(tx: optax.GradientTransformation, step: int) -> tuple[float, lis
         # A small gradient too, which nothing clips.
         used = [size(1.0, 0.0)] + ([] if adam else [size(1e-4, 0.0) / 1e-4])
         return {"ScaleByAdamState": 1.5, "TraceState": 2.0}.get(names[0], 1.0), used
-    except Exception:
-        return []
+    except Exception:  # it may hold traced numbers, or want more than a number
+        return 1.0, []
 
 
 def given_rate(rate: Rate | None, hyper: Hyper | None, count: jax.Array) -> jax.Array | None:

@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of
 from jax_lrreg._check import nearest, require, require_choice
+from jax_lrreg._optax_state import nodes
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.training.modules import ModelState, adapter_of, register_with_flax
 
@@ -194,6 +195,18 @@ def require_optimizer(tx: Any, argument: str = "tx") -> None:
         near = nearest(tx, dir(optax)) if isinstance(tx, str) else []
         hint = f"; write optax.{near[0]}(...)" if near else ""
         raise TypeError(f"`{argument}` must be {allowed}, got {tx!r}{hint}")
+
+
+def check_opt_state(optimizer: optax.GradientTransformation, state: State) -> None:
+    """Refuses, while a step is traced, the state of another optimizer or of other parameters."""
+    expected = jax.eval_shape(optimizer.init, state.params)
+    forms = [
+        (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
+        for tree in (expected, state.opt_state)
+    ]
+    names = [[type(node).__name__ for node in nodes(x)] for x in (expected, state.opt_state)]
+    allowed = f"that of this step's optimizer for these parameters, of {', '.join(names[0])}"
+    require(forms[0] == forms[1], "step", "state.opt_state", names[1], allowed)
 
 
 def is_function(value: Any) -> bool:

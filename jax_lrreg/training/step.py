@@ -12,7 +12,7 @@ import optax
 
 from jax_lrreg._arrays import is_parameter, known, widened
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg._optax_state import no_new_nan, nodes, schedules_gone_on, update_count
+from jax_lrreg._optax_state import no_new_nan, schedules_gone_on, update_count
 from jax_lrreg._struct import arguments_text
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
@@ -39,6 +39,7 @@ from jax_lrreg.training.state import (
     Hyper,
     Optimizer,
     State,
+    check_opt_state,
     in_dtypes_of,
     is_function,
     made_of,
@@ -50,7 +51,8 @@ from jax_lrreg.transforms.learning_rate import require_one
 LossFn = Callable[[Model, Any], Any]  # (model, batch) -> loss, or (loss, {name: scalar})
 PenaltyLike = Penalty | Callable[[Any], Penalty]
 PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
-# What a step gives back. A key that goes in and out costs the host as much as the rest of a small call.
+# What a step gives back. A key that goes in and out costs the host as much as the rest of a small
+# call.
 CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
 changing_of = attrgetter(*CHANGING)
 
@@ -71,8 +73,8 @@ def make_step(
 ) -> "Step":
     """A jitted training step for a Linen module, an NNX module or a plain function.
 
-    The update is that of `loss = data_loss + penalty`, where `data_loss` is what `loss_fn` returns. The
-    optimizer gets `value=loss`, `grad=` and `value_fn=` if it asks for them.
+    The update is that of `loss = data_loss + penalty`, where `data_loss` is what `loss_fn` returns.
+    The optimizer gets `value=loss`, `grad=` and `value_fn=` if it asks for them.
 
     Args:
         module: as in `init`.
@@ -155,8 +157,8 @@ class Step:
         self.body = jax.jit(update)  # traced once, also where a loop calls it
         read = jax.jit(lambda state: at_end(state, monitors))
         self.at_end = read if set(monitors) & set(AT_END) else lambda _: {}
-        self.on_nonfinite, self.donate = update.on_nonfinite, donate
-        self._update, self._name = update, name
+        self.on_nonfinite, self.donate, self._name = update.on_nonfinite, donate, name
+        self._update = update
 
         def call(changing: tuple, key: chex.PRNGKey, hyper: Hyper, batch: Batch) -> Any:
             state, metrics = self.body(_assembled(changing, key, hyper), batch)
@@ -258,7 +260,8 @@ class Update:
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update: from top to bottom, this is the algorithm."""
         state, optimizer = self.complete(state), optimizer_of(self.tx, state.hyper)
-        _check_call(optimizer, state, batch)
+        check_opt_state(optimizer, state)
+        count_examples(batch, "step", "batch")
         params, key = state.params, jax.random.fold_in(state.key, state.step)
         count = update_count(state.opt_state)
         count = state.step if count is None else count
@@ -275,7 +278,8 @@ class Update:
             cost, slopes = penalty.value_and_gradient(params, count)
             grads = jax.tree.map(lambda g, s: g + s.astype(g.dtype), grads, slopes)
         loss, grad_norm = data_loss + cost.astype(data_loss.dtype), norm(grads)
-        # JAX's gradient of a complex parameter is the conjugate of the direction that Optax expects.
+        # JAX's gradient of a complex parameter is the conjugate of the direction that Optax
+        # expects.
         grads = jax.tree.map(jnp.conj, grads)
         rate = given_rate(self.learning_rate, state.hyper, count)
 
@@ -376,11 +380,12 @@ def _guarded(
         return skipped._replace(state=old.replace(opt_state=opt_state))
 
     def by_branches() -> Outcome:
-        # XLA makes one loop for each array on the CPU, and none may write where another has yet to read the old
-        # value for a choice between old and new: all moments would be copied, at 9 times the time of an update
-        # of Adam where memory is the limit. So the choice is between branches. What is looked at are the new
-        # parameters alone; the moments are made after that, once more from the old ones, and in place. A line
-        # search, whose update takes longer than any copy, is not run twice.
+        # XLA makes one loop for each array on the CPU, and none may write where another has yet to
+        # read the old value for a choice between old and new: all moments would be copied, at 9
+        # times the time of an update of Adam where memory is the limit. So the choice is between
+        # branches. What is looked at are the new parameters alone; the moments are made after that,
+        # once more from the old ones, and in place. A line search, whose update takes longer than
+        # any copy, is not run twice.
         costly = has_primitive(propose.trace().jaxpr.jaxpr, "while", "scan")
 
         def tried() -> Outcome:
@@ -395,7 +400,8 @@ def _guarded(
         return jax.lax.cond(taken, tried, lambda: skipped)
 
     def by_selection() -> Outcome:
-        # Other compilers look at the numbers in the loop that makes them, and a branch would wait for the host.
+        # Other compilers look at the numbers in the loop that makes them, and a branch would wait
+        # for the host.
         proposal = propose()
         sound, outcomes = is_sound(proposal), (make(proposal), refused(proposal), skipped)
         choice = lambda a, b, c: jnp.where(taken, jnp.where(sound, a, b), c)  # noqa: E731
@@ -416,25 +422,12 @@ def _stays_finite(new: chex.ArrayTree, old: chex.ArrayTree) -> jax.Array:
         return ~jnp.any(jnp.stack(lost))
 
     def at_a_glance() -> jax.Array:
-        # On the CPU a sum is the quickest look. It is finite only if each number is; if it is not, the numbers may
-        # still be what they were, or too large to be added up.
+        # On the CPU a sum is the quickest look. It is finite only if each number is; if it is not,
+        # the numbers may still be what they were, or too large to be added up.
         total = sum(jnp.sum(widened(new)) for new, _ in pairs)
         return jax.lax.cond(jnp.isfinite(total), lambda: jnp.array(True), exactly)
 
     return jax.lax.platform_dependent(cpu=at_a_glance, default=exactly)
-
-
-def _check_call(optimizer: optax.GradientTransformation, state: State, batch: Batch) -> None:
-    """Refuses, while the step is traced, a batch that is none and the state of another optimizer."""
-    count_examples(batch, "step", "batch")
-    expected = jax.eval_shape(optimizer.init, state.params)
-    forms = [
-        (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
-        for tree in (expected, state.opt_state)
-    ]
-    names = [[type(node).__name__ for node in nodes(x)] for x in (expected, state.opt_state)]
-    allowed = f"that of this step's optimizer for these parameters, of {', '.join(names[0])}"
-    require(forms[0] == forms[1], "step", "state.opt_state", names[1], allowed)
 
 
 def _check_penalty(penalty: PenaltyLike | None) -> None:
