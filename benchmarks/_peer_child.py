@@ -1,8 +1,8 @@
-"""One contender of `peers.py` in a process of its own: it builds, runs once, and runs again at each line it is sent.
+"""One contender of `peers.py` in a process of its own: it runs once, and again at each line sent.
 
-The problem is a folder with `recipe.json`, `start.npz` (parameters by path), and `data.npz`: the examples of all
-batches, one after the other, as `x` and `y`. A contender is a pair of functions: `reset() -> state`, which is not
-timed, and `run(state) -> params`, which waits for the result.
+The problem is a folder with `recipe.json`, `start.npz` (parameters by path), and `data.npz`: the
+examples of all batches, one after the other, as `x` and `y`. A contender is a pair of functions:
+`reset() -> state`, which is not timed, and `run(state) -> params`, which waits for the result.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The JAX contenders of `peers.py`: this library, a scan and a step by hand, a loop as in Flax's examples, and NNX."""
+"""The JAX contenders of `peers.py`: this library, scan and step by hand, Flax's loop, and NNX."""
 
 import sys
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def host_batches(work: Workload) -> Callable[[], Any]:
 
 
 def flax_loop(work: Workload, problem: Problem) -> Pair:
-    """A Python loop over a jitted step of a `TrainState`, nothing donated, metrics fetched at the end."""
+    """A Python loop over a jitted step of a `TrainState`: not donated, metrics at the end."""
     del problem
     params, batches = work.start().params, host_batches(work)
 
@@ -134,7 +134,7 @@ def nnx_jit(work: Workload, problem: Problem) -> Pair:
 
 
 def nnx_by_hand(work: Workload, problem: Problem) -> Pair:
-    """The NNX model split once, and a donated `jax.jit` step over its plain values, which returns the loss."""
+    """The NNX model split once, and a donated step over its plain values, returning the loss."""
     graph, values = nnx.split(Net(problem))
     start = nnx.to_pure_dict(values)
 

@@ -1,4 +1,4 @@
-"""Keras `fit` for `peers.py`, over all batches in their order: as one long epoch, or with a call for each epoch.
+"""Keras `fit` for `peers.py`, over all batches in order: as one long epoch, or one call for each.
 
 The backend is that of KERAS_BACKEND.
 """

@@ -1,4 +1,4 @@
-"""PyTorch, eager and compiled, for `peers.py`: the usual loop over batches that lie in memory, one after the other."""
+"""PyTorch, eager and compiled, for `peers.py`: the usual loop over batches that lie in memory."""
 
 import sys
 from typing import Any
@@ -75,7 +75,7 @@ class Net(nn.Module):
 
 
 def stored(path: str, w: np.ndarray) -> np.ndarray:
-    """A Linen array as PyTorch keeps it: (out, in), attention heads joined, convolutions (out, in, height, width)."""
+    """A Linen array as PyTorch keeps it: (out, in), heads joined, (out, in, height, width)."""
     if "Attention" in path:
         if path.endswith("bias"):
             return w.reshape(-1)

@@ -1,4 +1,4 @@
-"""Side by side in one run: warm up, take turns, wait for the device, report medians and ratios with their spread."""
+"""Side by side in one run: warm up, take turns, wait for the device, report medians and ratios."""
 
 import os
 import platform
@@ -15,7 +15,8 @@ def machine() -> str:
     """The device and the versions that a table was measured with."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "optax", "flax"))
     device = jax.devices()[0]
-    return f"{device.device_kind} ({os.cpu_count()} CPU cores), Python {platform.python_version()}, {versions}"
+    python = f"Python {platform.python_version()}"
+    return f"{device.device_kind} ({os.cpu_count()} CPU cores), {python}, {versions}"
 
 
 def interleaved(
@@ -23,7 +24,8 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Seconds of each call in each round, [rounds]; the order turns around from round to round.
 
-    `untimed` calls before each timed one bring memory and caches into the state that the call itself leaves.
+    `untimed` calls before each timed one bring memory and caches into the state that the call
+    itself leaves.
     """
     for call in calls.values():
         jax.block_until_ready(call())
@@ -39,12 +41,13 @@ def interleaved(
 
 
 def show(seconds: dict[str, np.ndarray], *, baseline: str, each: int = 1) -> str:
-    """A Markdown table: the median time of one of `each` parts, and the ratio to `baseline` round by round."""
+    """A Markdown table: the median time of one of `each` parts, and its ratio to `baseline`."""
     lines = ["| what | microseconds | ratio | from | to |", "|---|---|---|---|---|"]
     for name, values in seconds.items():
         ratios = values / seconds[baseline]
         low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
         lines.append(
-            f"| {name} | {1e6 * np.median(values) / each:.4g} | {middle:.3f} | {low:.3f} | {high:.3f} |"
+            f"| {name} | {1e6 * np.median(values) / each:.4g} "
+            f"| {middle:.3f} | {low:.3f} | {high:.3f} |"
         )
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """The four models that the benchmarks train, with their data, losses and optimizers.
 
-The source article's model (10 features, Dense 10 relu, Dense 1, Adam, batch 32, polynomial decay, L1 + L2), an MLP on
-scikit-learn's digits, a character transformer on the standard library's sources, and a small CNN on the digits.
+The source article's model (10 features, Dense 10 relu, Dense 1, Adam, batch 32, polynomial decay,
+L1 + L2), an MLP on scikit-learn's digits, a character transformer on the standard library's
+sources, and a small CNN on the digits.
 """
 
 import pathlib
@@ -21,7 +22,7 @@ from jax_lrreg import penalties, schedules, training
 
 
 class Workload(NamedTuple):
-    """A model with its data, loss, optimizer and penalty; `recipe` says the same in plain words and numbers."""
+    """A model with its data, loss, optimizer and penalty; `recipe` says it in plain words."""
 
     module: nn.Module
     arrays: dict[str, np.ndarray]
@@ -144,7 +145,8 @@ def workloads(tiny: bool, device: str = "cpu") -> dict[str, Workload]:
         ),
         "transformer": work(
             Transformer(*shape, symbols), characters, 64 if large else 16, cross_entropy,
-            model="transformer", heads=shape[2], optimizer="adamw", steps=60 if large else 30, **slow,
+            model="transformer", heads=shape[2], optimizer="adamw",
+            steps=60 if large else 30, **slow,
         ),
         "cnn": work(
             Cnn(), squares, 64, cross_entropy,

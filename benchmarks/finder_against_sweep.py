@@ -2,11 +2,12 @@
 
     python benchmarks/finder_against_sweep.py [--tiny]
 
-For three problems and several seeds it trains at constant rates, a quarter of a decade apart, from the seed's own
-parameters, and takes the rate with the least loss at the end, on the examples it trained on (which is what a finder
-looks at) and on held-out ones; then it asks the finder, from the same parameters. Printed are the factors by which
-each suggestion differs from the best rate of its seed, and the loss that training at the suggested rate ends with,
-where 0 is the best rate's and 1 the loss before training.
+For three problems and several seeds it trains at constant rates, a quarter of a decade apart, from
+the seed's own parameters, and takes the rate with the least loss at the end, on the examples it
+trained on (which is what a finder looks at) and on held-out ones; then it asks the finder, from the
+same parameters. Printed are the factors by which each suggestion differs from the best rate of its
+seed, and the loss that training at the suggested rate ends with, where 0 is the best rate's and 1
+the loss before training.
 """
 
 import argparse
@@ -116,7 +117,7 @@ PRECONDITIONERS = {
 
 
 def trainer(problem: Problem, preconditioner: Any, steps: int) -> Callable[[int, Any], np.ndarray]:
-    """`(seed, rates) -> losses` of all examples and of held-out ones, [2, rates + 1]; the last is before training."""
+    """`(seed, rates) -> losses` of all and of held-out examples; the last is before training."""
 
     @jax.jit
     def train(seed: Any, rates: jax.Array, arrays: Any, held: Any) -> jax.Array:
@@ -183,7 +184,7 @@ class Rule(NamedTuple):
 def compare(
     name: str, kind: str, seeds: int, steps: int, grid: np.ndarray
 ) -> tuple[list[float], dict[str, Rule]]:
-    """The best rates, and for each rule its factors to them and its share of the loss that was to be lost."""
+    """The best rates, and for each rule its factors to them and its share of the fall."""
     problem, preconditioner = PROBLEMS[name](), PRECONDITIONERS[kind]()
     ends, bests, found = trainer(problem, preconditioner, steps), [], {}
     for seed in range(seeds):
@@ -209,7 +210,8 @@ def main() -> None:
     seeds, steps = (1, 30) if tiny else (5, 400)
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; {seeds} seeds, {steps} steps")
     print(
-        "| problem | optimizer | best rates | rule | factor to the best | to the best held-out | loss left | worst |"
+        "| problem | optimizer | best rates | rule | factor to the best | to the best held-out "
+        "| loss left | worst |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in PROBLEMS if not tiny else ["diabetes"]:
@@ -218,7 +220,8 @@ def main() -> None:
             for rule, entry in found.items():
                 print(
                     f"| {name} | {kind} | {span(bests)} | {rule} | {span(entry.factors)} | "
-                    f"{span(entry.held_factors)} | {np.mean(entry.shares):.3f} | {max(entry.shares):.3f} |",
+                    f"{span(entry.held_factors)} | "
+                    f"{np.mean(entry.shares):.3f} | {max(entry.shares):.3f} |",
                     flush=True,
                 )
 

@@ -1,7 +1,8 @@
 """What do the step and the loop cost, beside a hand-written scan doing the same arithmetic?
 
-The four workloads of `_workloads.py`, each run by `training.fit` and by raw JAX with the data on the device: same
-batches, same final parameters. Raw JAX makes one scan over all steps, or one jitted call a step.
+The four workloads of `_workloads.py`, each run by `training.fit` and by raw JAX with the data on
+the device: same batches, same final parameters. Raw JAX makes one scan over all steps, or one
+jitted call a step.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python gpu.py
 
-Floor: the four workloads, `fit` beside a hand-written scan. Update: 50 million parameters in 20 and 200 leaves beside
-PyTorch's fused AdamW, against the bandwidth of a copy. Peers: whatever is installed, each in a process of its own. It
-prints its tables as they come, and leaves out the rest of the parts when the time is up.
+Floor: the four workloads, `fit` beside a hand-written scan. Update: 50 million parameters in 20 and
+200 leaves beside PyTorch's fused AdamW, against the bandwidth of a copy. Peers: whatever is
+installed, each in a process of its own. It prints its tables as they come, and leaves out the rest
+of the parts when the time is up.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """How long do the libraries that one would use instead take for the same training?
 
-The four workloads of `_workloads.py`, from the same parameters over the same batches in the same order, to the same
-final loss (it is checked). Each contender has a process of its own; the rounds take turns. A round is the whole
-training. "First" is what the first round took longer than the later ones: tracing, compiling, building. Keras shuffles
-by itself, so it gets the batches in their order: as one long epoch, the least it can be asked to do between steps, and
-with a call of `fit` for each epoch. PyTorch gets batches that lie in memory one after the other, and on the CPU one
+The four workloads of `_workloads.py`, from the same parameters over the same batches in the same
+order, to the same final loss (it is checked). Each contender has a process of its own; the rounds
+take turns. A round is the whole training. "First" is what the first round took longer than the
+later ones: tracing, compiling, building. Keras shuffles by itself, so it gets the batches in their
+order: as one long epoch, the least it can be asked to do between steps, and with a call of `fit`
+for each epoch. PyTorch gets batches that lie in memory one after the other, and on the CPU one
 thread for the article's model.
 """
 
@@ -125,7 +126,8 @@ def versions(python: str) -> dict[str, str]:
     code = (
         "import json; from importlib.metadata import packages_distributions, version; "
         "known = packages_distributions(); "
-        f"print(json.dumps({{name: version(known[name][0]) for name in {LIBRARIES} if name in known}}))"
+        f"found = {{name: version(known[name][0]) for name in {LIBRARIES} if name in known}}; "
+        "print(json.dumps(found))"
     )
     return json.loads(
         subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -167,7 +169,8 @@ def table(
             for child in children.values():
                 child.close()
     lines = [
-        "| what | microseconds a step | x ours | from | to | first, seconds | peak MB | final loss |",
+        "| what | microseconds a step | x ours | from | to | first, seconds "
+        "| peak MB | final loss |",
         "|---|---|---|---|---|---|---|---|",
     ]
     timed = {contender: np.asarray(values) for contender, values in seconds.items()}
@@ -175,7 +178,8 @@ def table(
         low, middle, high = np.quantile(timed[contender] / timed[contenders[0]], [0.1, 0.5, 0.9])
         median = float(np.median(timed[contender]))
         lines.append(
-            f"| {contender} | {1e6 * median / work.steps:.4g} | {middle:.3g} | {low:.3g} | {high:.3g} | "
+            f"| {contender} | {1e6 * median / work.steps:.4g} "
+            f"| {middle:.3g} | {low:.3g} | {high:.3g} | "
             f"{first[contender] - median:.2f} | {peaks[contender]:.0f} | {losses[contender]:.4g} |"
         )
     return "\n".join(lines)

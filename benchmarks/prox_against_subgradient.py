@@ -1,8 +1,9 @@
 """Which way of putting an L1 penalty on Adam gives zeros, and what does a step of it cost?
 
-A lasso of 2000 examples and 500 coefficients, of which scikit-learn's solution leaves 337 or so at zero.
-Ways: L1 in the loss; soft-thresholding by learning_rate * strength after Adam; the prox in Adam's metric.
-Prints for each the exact zeros, the relative gap of the objective, and the time per step beside plain Adam.
+A lasso of 2000 examples and 500 coefficients, of which scikit-learn's solution leaves 337 or so at
+zero. Ways: L1 in the loss; soft-thresholding by learning_rate * strength after Adam; the prox in
+Adam's metric. Prints for each the exact zeros, the relative gap of the objective, and the time per
+step beside plain Adam.
 """
 
 import argparse
@@ -69,14 +70,16 @@ def main(tiny: bool) -> None:
     best = objective(reference)
     print(machine())
     print(
-        f"{(reference == 0).sum()} of {coefficients} coefficients are zero in scikit-learn's solution\n"
+        f"{(reference == 0).sum()} of {coefficients} coefficients are zero in "
+        "scikit-learn's solution\n"
     )
     print("| way | exact zeros | same zeros | gap |\n|---|---|---|---|")
     for name, solve in solvers.items():
         w = np.asarray(solve())
         same = np.array_equal(w == 0, reference == 0)
         print(
-            f"| {name} | {(w == 0).sum()} | {'yes' if same else 'no'} | {objective(w) / best - 1:.1e} |"
+            f"| {name} | {(w == 0).sum()} | {'yes' if same else 'no'} "
+            f"| {objective(w) / best - 1:.1e} |"
         )
     print()
     print(

@@ -1,7 +1,8 @@
-"""What does a schedule cost inside a jitted step, and a join of 50 pieces, beside a constant and beside Optax's?
+"""What does a schedule cost inside a jitted step, beside a constant and beside Optax's?
 
-Three tables: a whole training step (Adam on a perceptron, scanned), where a schedule must be lost in the noise; the
-schedules alone, one value after the other; and the time until the first value, tracing and compiling included.
+Three tables: a whole training step (Adam on a perceptron, scanned), where a schedule must be lost
+in the noise; the schedules alone, one value after the other; and the time until the first value,
+tracing and compiling included.
 """
 
 import argparse

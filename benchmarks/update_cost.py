@@ -1,12 +1,14 @@
 """What do schedule, clipping and penalty add to one update of Adam, where memory is the limit?
 
-50 million float32 parameters in 20, 200 and 1000 leaves: parameters, gradients and two moments of 200 MB each. All
-contenders donate parameters and state. The baseline is the bare Optax chain (clipping and Adam at a constant rate).
-Beside the time of an update stands what it would take to move the bytes that it has to move at the bandwidth of a copy,
-measured in the same rounds, and the seconds of tracing and compiling.
+50 million float32 parameters in 20, 200 and 1000 leaves: parameters, gradients and two moments of
+200 MB each. All contenders donate parameters and state. The baseline is the bare Optax chain
+(clipping and Adam at a constant rate). Beside the time of an update stands what it would take to
+move the bytes that it has to move at the bandwidth of a copy, measured in the same rounds, and the
+seconds of tracing and compiling.
 
-Bytes, in arrays of the parameters' size: Adam reads 4 and writes 3; clipping reads the gradient once more; a coupled
-penalty reads the parameters once more, in the norm; a decoupled one reads nothing more.
+Bytes, in arrays of the parameters' size: Adam reads 4 and writes 3; clipping reads the gradient
+once more; a coupled penalty reads the parameters once more, in the norm; a decoupled one reads
+nothing more.
 """
 
 import argparse
@@ -76,7 +78,7 @@ def tree(leaves: int, rows: int, scale: float) -> dict[str, jax.Array]:
 
 
 class Jitted:
-    """One donated update at a time; it holds the parameters and the state that the next one takes."""
+    """One donated update at a time; it holds what the next one takes."""
 
     def __init__(self, tx: optax.GradientTransformation, params: Any, grads: Any):
         def update(params: Any, state: Any, grads: Any) -> Any:
@@ -144,8 +146,10 @@ def table(leaves: int, parameters: int, rounds: int) -> str:
     )  # what another chain freed would be asked for anew
     copy = np.median(seconds["copy"])
     lines = [
-        f"\n## {leaves} leaves, {size / 4e6:.0f} million parameters, copy {2 * size / copy / 1e9:.0f} GB/s\n",
-        "| what | ms | ratio | from | to | arrays moved | x their copy | MB beside | s to compile |",
+        f"\n## {leaves} leaves, {size / 4e6:.0f} million parameters, "
+        f"copy {2 * size / copy / 1e9:.0f} GB/s\n",
+        "| what | ms | ratio | from | to | arrays moved "
+        "| x their copy | MB beside | s to compile |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     baseline = seconds["Optax, neither schedule nor penalty"]
@@ -156,7 +160,8 @@ def table(leaves: int, parameters: int, rounds: int) -> str:
         if name in compiled:
             arrays, one = chains()[name].arrays, compiled[name]
             bound = arrays / 2 * copy
-            line += f" {arrays} | {median / bound:.2f} | {one.temporary / 1e6:.0f} | {one.compile_seconds:.1f} |"
+            line += f" {arrays} | {median / bound:.2f} |"
+            line += f" {one.temporary / 1e6:.0f} | {one.compile_seconds:.1f} |"
         lines.append(line if name in compiled else line + " | | | |")
     return "\n".join(lines)
 

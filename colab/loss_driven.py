@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Learning rates that the loss drives
 #
-# One network on handwritten digits, trained with a fixed rate, a schedule, a plateau controller, a hypergradient, and a
-# rate chosen by a range test; in the end one picture of all of them.
+# One network on handwritten digits, trained with a fixed rate, a schedule, a plateau controller, a
+# hypergradient, and a rate chosen by a range test; in the end one picture of all of them.
 
 # %%
 import importlib.util
@@ -74,8 +74,9 @@ steps = 600
 # %% [markdown]
 # ## Runs
 #
-# The rate that goes by default, 1e-3, is ten times too small for this network, which nobody knows beforehand. `rate` is
-# what the optimizer is given; the metrics tell what each update was really multiplied by.
+# The rate that goes by default, 1e-3, is ten times too small for this network, which nobody knows
+# beforehand. `rate` is what the optimizer is given; the metrics tell what each update was really
+# multiplied by.
 
 
 # %%
@@ -92,8 +93,9 @@ cosine = schedules.Cosine(rate, steps=steps - 60).warmup(60)
 runs = {"fixed": run(optax.adam(rate), rate), "schedule": run(optax.adam(cosine), cosine)}
 
 # %% [markdown]
-# A controller is driven by a metric. Here it is the loss on held-out examples, which `fit` hands over after each
-# evaluation; without `control_on` it would be the loss of each batch. It multiplies a rate that is rather too large.
+# A controller is driven by a metric. Here it is the loss on held-out examples, which `fit` hands
+# over after each evaluation; without `control_on` it would be the loss of each batch. It multiplies
+# a rate that is rather too large.
 
 # %%
 plateau = schedules.ReduceOnPlateau(factor=0.5, patience=2, threshold=0.01)
@@ -102,16 +104,16 @@ runs["plateau"] = run(tx, 0.03, control_on="val_loss")
 print(plateau)
 
 # %% [markdown]
-# A hypergradient learns the scale of the rate while it trains: up while gradients agree with the step before them, down
-# where they oppose. It starts from a hundredth of the same small rate.
+# A hypergradient learns the scale of the rate while it trains: up while gradients agree with the
+# step before them, down where they oppose. It starts from a hundredth of the same small rate.
 
 # %%
 tuner = schedules.HypergradientDescent()
 runs["hypergradient"] = run(transforms.hypergradient_descent(optax.adam(rate), tuner), rate)
 
 # %% [markdown]
-# The range test raises the rate from step to step until the loss diverges. The state that it starts from is left as it
-# is.
+# The range test raises the rate from step to step until the loss diverges. The state that it starts
+# from is left as it is.
 
 # %%
 state = training.init(module, optax.adam(rate), key=jax.random.key(0), example=x[:1])

@@ -35,7 +35,8 @@ print(f"jax {jax.__version__} on {jax.default_backend()}: {jax.devices()}")
 # %% [markdown]
 # ## A schedule
 #
-# A function of the step that goes wherever Optax takes a learning rate. It prints as the expression that makes it.
+# A function of the step that goes wherever Optax takes a learning rate. It prints as the expression
+# that makes it.
 
 # %%
 import jax.numpy as jnp

@@ -16,8 +16,9 @@
 # %% [markdown]
 # # Real zeros with Adam
 #
-# L1 in the loss gives small weights under Adam, not zeros. The prox in Adam's own metric gives zeros.
-# First the weights of a dense network, then whole filters of a convolutional one, which are cut out at the end.
+# L1 in the loss gives small weights under Adam, not zeros. The prox in Adam's own metric gives
+# zeros. First the weights of a dense network, then whole filters of a convolutional one, which are
+# cut out at the end.
 
 # %%
 import importlib.util
@@ -109,8 +110,9 @@ for ax, unit in zip(axes.ravel(), used, strict=True):
 # %% [markdown]
 # ## Filters
 #
-# A group lasso has one group per filter: `axis=(0, 1, 2)` are the axes of an (height, width, in, out) kernel that
-# its norm runs over. A filter that is exactly zero can be cut out, with what the next layer does with it.
+# A group lasso has one group per filter: `axis=(0, 1, 2)` are the axes of an (height, width, in,
+# out) kernel that its norm runs over. A filter that is exactly zero can be cut out, with what the
+# next layer does with it.
 
 
 # %%
@@ -143,7 +145,8 @@ whole = serialization.msgpack_serialize(jax.tree.map(np.asarray, params))
 pruned = serialization.msgpack_restore(exported)
 print(f"{len(kept)} of 32 filters are left, {len(exported):,} bytes of {len(whole):,}")
 print(
-    f"test accuracy {accuracy(cnn, params, images):.3f}, of the small network {accuracy(small, pruned, images):.3f}"
+    f"test accuracy {accuracy(cnn, params, images):.3f}, "
+    f"of the small network {accuracy(small, pruned, images):.3f}"
 )
 difference = cnn.apply({"params": params}, images[test]) - small.apply(
     {"params": pruned}, images[test]

@@ -374,7 +374,7 @@ WRONG = [
     (ValueError, "`steps` must be a whole number >= 10, got 9", {"steps": 9}),
     (ValueError, "`steps`", {"steps": 20.0}),
     (TypeError, "`state` must come from", {"state": {"params": 1}}),
-    (TypeError, "preconditioner must be", {"preconditioner": 0.1}),
+    (TypeError, "`preconditioner` must be", {"preconditioner": 0.1}),
     (
         ValueError,
         r"`preconditioner` must be an optimizer without its learning rate",

@@ -16,8 +16,8 @@ from jax_lrreg import __version__
 
 HELP_DATA = (
     "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, "
-    "or text in columns with a header (.csv, .tsv, .txt); its numbers are standardised, and a fifth "
-    "of the examples is for testing (default: digits)"
+    "or text in columns with a header (.csv, .tsv, .txt); its numbers are standardised, and a "
+    "fifth of the examples is for testing (default: digits)"
 )
 HELP_TRAIN = (
     "Train a small dense network on real data and write a run folder. The loss is cross-entropy in "

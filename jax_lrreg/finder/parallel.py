@@ -39,7 +39,7 @@ def parallel_test(
     penalty: Penalty | None = None,
     max_parallel: int | None = None,
 ) -> Found:
-    """Trains at each of many constant learning rates, from the same parameters, and compares the ends.
+    """Trains at many constant learning rates, from the same parameters, and compares the ends.
 
     The rates are in geometric progression and run at once, on the same batches, so that they differ
     in nothing but the rate; each seed has batches and keys of its own. What a rate does is not
@@ -88,6 +88,8 @@ def parallel_test(
     pairs = [(rate, seed) for seed in range(seeds) for rate in (np.float32(0), *tried)]
 
     source = source_of(data, "parallel_test")
+    # Drawn once and stacked: the seeds differ in their batches, the rates of a seed do not, so that
+    # what differs between rates is not the luck of the draw.
     first = int(state.step)
     source.example(first)
     batches = [source.payload(first + seed * steps, steps, steps) for seed in range(seeds)]
@@ -114,6 +116,7 @@ def parallel_test(
 
     ends, agreements = jax.device_get(all_runs(state, source.arrays, rows))
     refuse_ascent("parallel_test", float(np.min(agreements)))
+    # A run that diverged is worst of all: as NaN it would make the median of its rate NaN.
     ends = np.where(np.isfinite(ends), ends, np.inf).reshape(seeds, 1 + rates)
     own, *typical = np.median(ends, axis=0)
     typical = np.array(typical)

@@ -36,6 +36,7 @@ def _watch() -> optax.GradientTransformationExtraArgs:
 
     def update(updates, state, params=None, **extra):
         del params
+        # float32: the sum of squares overflows float16 beyond 65504.
         wide = (optax.tree.cast(tree, jnp.float32) for tree in (extra["grad"], updates))
         now = jnp.real(optax.tree.vdot(*wide))
         return updates, _Watch(jnp.array(True), jnp.where(state.begun, state.agreement, now))
@@ -61,6 +62,8 @@ def prepared(
 
     now = optimizer_of(preconditioner, state.hyper, "preconditioner")
     tx = chained(now) if isinstance(preconditioner, optax.GradientTransformation) else from_hyper
+    # "keep": what is not finite is to be seen, since it ends the test; nothing is donated, since
+    # the caller keeps the state.
     options = {"penalty": penalty, "on_nonfinite": "keep", "donate": False, "monitors": ()}
     step = make_step(module, loss_fn, tx, **options)
     return step, state.replace(opt_state=chained(now).init(state.params), ema=None)
@@ -72,7 +75,7 @@ def agreement(state: State) -> jax.Array:
 
 
 def refuse_ascent(owner: str, agreement: float) -> None:
-    """An optimizer with its learning rate in it has the minus sign already, and would climb here."""
+    """Refuses an optimizer with its learning rate in it: its minus sign would make it climb."""
     received = "one whose update opposes the gradient"
     allowed = (
         "an optimizer without its learning rate, such as optax.scale_by_adam() for optax.adam(lr)"

@@ -27,14 +27,13 @@ class Found:
 
     @property
     def suggestion(self) -> float:
-        """The first of the suggestions. There is none where the loss fell at no rate by more than its noise."""
+        """The first suggestion; ValueError where the loss fell by no more than its noise."""
         if not self.suggestions:
             low, high = self.learning_rates[[0, -1]]
             last = "" if np.isfinite(self.losses).all() else "; it was not finite at some rate"
-            raise ValueError(
-                f"the loss fell at no learning rate from {low:.3g} to {high:.3g} by more than its noise{last}: test a "
-                "wider range, `low` to `high`, take larger batches, or look at the losses"
-            )
+            fell = f"the loss fell at no learning rate from {low:.3g} to {high:.3g}"
+            way = "test a wider range, `low` to `high`, take larger batches, or look at the losses"
+            raise ValueError(f"{fell} by more than its noise{last}: {way}")
         return next(iter(self.suggestions.values()))
 
 
@@ -44,16 +43,19 @@ def suggest(
     """The suggestions that a curve of smoothed losses makes; none where the losses do not fall."""
     if len(smoothed) < 3:
         return {}
+    # A median: the first loss alone may be that of an odd batch.
     start, least = float(np.median(smoothed[:5])), int(np.argmin(smoothed))
     if not fell(start, float(smoothed[least])) or not stands_out(losses[: least + 1], diverged):
         return {}
     half = int(np.argmax(smoothed <= (start + smoothed[least]) / 2))
+    # Only up to the minimum: behind it, noise on the way up may be steeper.
     slope = np.gradient(smoothed, np.log(rates))[: least + 1]
     begin, end = longest_fall(smoothed)
     return {
         "halfway": float(rates[half]),
         "valley": float(np.sqrt(rates[begin] * rates[end])),
         "steepest": float(rates[np.argmin(slope)]),
+        # At the minimum itself the loss has stopped to fall: a tenth of it is fastai's rule.
         "minimum": float(rates[least] / 10),
     }
 
@@ -64,7 +66,7 @@ def fell(before: float, after: float) -> bool:
 
 
 def stands_out(losses: np.ndarray, diverged: bool = False) -> bool:
-    """Whether the mean of the later losses is below that of the earlier ones by more than their noise explains.
+    """Whether the later losses are below the earlier ones by more than their noise explains.
 
     The losses are cut where the difference of the two means is largest, in units of its own
     standard deviation. Of independent losses that is above 5 about once in 400 tests; above 4 once
@@ -79,9 +81,8 @@ def stands_out(losses: np.ndarray, diverged: bool = False) -> bool:
     left = np.arange(4, count - 3)  # at least four on either side
     sums = np.cumsum(losses)
     difference = sums[left - 1] / left - (sums[-1] - sums[left - 1]) / (count - left)
-    return bool(
-        np.any(difference > (4 if diverged else 5) * noise * np.sqrt(1 / left + 1 / (count - left)))
-    )
+    deviation = noise * np.sqrt(1 / left + 1 / (count - left))
+    return bool(np.any(difference > (4 if diverged else 5) * deviation))
 
 
 def longest_fall(losses: np.ndarray) -> tuple[int, int]:
