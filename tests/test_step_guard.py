@@ -237,17 +237,17 @@ class TestWhatAnUpdateWouldLeaveBehind:
     def test_a_poison_in_the_optimizer_is_skipped_whole_and_recovered_from(self, name):
         tx, poison = POISONS[name]
         params = {"first": np.ones((4, 8), np.float32), "last": np.zeros(8, np.float32)}
-        healthy = 0.5
+        healthy, batch = 1e-3, {**data(), "y": np.full(8, 100, np.float32)}  # a steep slope
         state = training.init(two_layers, tx, key=jax.random.key(0), params=params, hyper=healthy)
         step = training.make_step(two_layers, square, tx, ema=0.9)
-        state, metrics = step(state, data())
+        state, metrics = step(state, batch)
         assert metrics["skipped"] == 0
         before = values(state)
-        state, metrics = step(state.replace(hyper=poison), data())
+        state, metrics = step(state.replace(hyper=poison), batch)
         assert metrics["skipped"] == 1
         assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
         chex.assert_trees_all_equal(before, values(state))
-        state, metrics = step(state.replace(hyper=healthy), data())
+        state, metrics = step(state.replace(hyper=healthy), batch)
         assert metrics["skipped"] == 0
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values(state)))
 
