@@ -1,4 +1,4 @@
-"""Other people's files: right numbers, or one line that names the file, the place and the nearest name."""
+"""Other people's files: right numbers, or a line that names file, place and nearest name."""
 
 import io
 import warnings
@@ -84,7 +84,7 @@ def loaded(tmp_path, content, name="table.csv", target="price", ignored=(), task
 
 
 def same(found, x, y):
-    """Whether the data set is `x` and `y`, standardised by its training rows in the order of the seed."""
+    """Whether the data set is `x` and `y`, standardised by its training rows."""
     order = np.random.default_rng(0).permutation(len(y))
     held = len(y) // 5
     train, test = order[held:], order[:held]
@@ -100,8 +100,15 @@ def test_the_same_table_is_read_however_it_is_written(name, tmp_path):
     same(loaded(tmp_path, READ[name]), TABLE[:, :3], TABLE[:, 3])
 
 
-@pytest.mark.parametrize("write", [german, "{:,.3f}".format, lambda value: f"{value:,.3f}".replace(",", "'"),
-                                   lambda value: f"{value:,.3f}".replace(",", "\u00a0")])  # fmt: skip
+@pytest.mark.parametrize(
+    "write",
+    [
+        german,
+        "{:,.3f}".format,
+        lambda value: f"{value:,.3f}".replace(",", "'"),
+        lambda value: f"{value:,.3f}".replace(",", "\u00a0"),
+    ],
+)
 def test_thousands_are_separated_by_what_a_country_likes(write, tmp_path):
     text = lines(";", lambda value: write(value * 1e6))
     same(loaded(tmp_path, text), TABLE[:, :3], TABLE[:, 3])
@@ -118,10 +125,8 @@ def test_columns_are_left_out_by_name_and_what_was_decided_is_told(tmp_path):
     )
     same(found, TABLE[:, 1:3], TABLE[:, 3])
     told = ", ".join(loaded(tmp_path, numbered("", str) + "\n# end\n").notes)
-    assert (
-        told
-        == "utf-8 text, separated by commas, comments left out: 1, column 1 left out: it numbers the rows"
-    )
+    left = "comments left out: 1, column 1 left out: it numbers the rows"
+    assert told == f"utf-8 text, separated by commas, {left}"
     assert "decimal commas" in loaded(tmp_path, COMMA).notes
 
 
@@ -133,37 +138,52 @@ REFUSED = {
     "one column": ("price\n" + "1\n" * 20, "two columns or more"),
     "no header": ("\n".join(BODY), "table.csv has no header: its first line is '0.126"),
     "few rows": (HEAD + "\n1,2,3,4\n", "at least 10 examples, .*table.csv has 1$"),
-    "target mistyped": (PLAIN.replace("price", "Price", 1), "columns a, b, c, Price of .*got 'price'; did you mean 'Price'"),
-    "target doubled": (PLAIN.replace("c,", "price,", 1), "line 1 names 'price' 2 times, for columns 3, 4"),
-    "input doubled": ("# x\n\n" + PLAIN.replace("b,", "a,", 1), "line 3 names 'a' 2 times, for columns 1, 2"),
+    "target mistyped": (PLAIN.replace("price", "Price", 1),
+        "columns a, b, c, Price of .*got 'price'; did you mean 'Price'"),
+    "target doubled": (PLAIN.replace("c,", "price,", 1),
+        "line 1 names 'price' 2 times, for columns 3, 4"),
+    "input doubled": ("# x\n\n" + PLAIN.replace("b,", "a,", 1),
+        "line 3 names 'a' 2 times, for columns 1, 2"),
     "word": (PLAIN + "\n1,2,x3,4\n", "line 63, column 'c' must be a number, got 'x3'; --ignore c"),
-    "words": (numbered("my city", lambda i: "Rome"), "line 2, column 'my city' .* 'Rome', and so 59 cells below; --ignore 'my city'"),
-    "several columns": (numbered("city", lambda i: "Rome").replace(",", ",f").replace("fprice", "price", 1), "--ignore city --ignore fa"),
-    "dates": (numbered("day", lambda i: f"2024-01-{i % 28 + 1:02}"), "column 'day' must be a number, got '2024-01-01'"),
-    "truth": (numbered("ok", lambda i: ["true", "False"][i % 2]), "column 'ok' must be a number, got 'true'"),
+    "words": (numbered("my city", lambda i: "Rome"),
+        "line 2, column 'my city' .* 'Rome', and so 59 cells below; --ignore 'my city'"),
+    "several columns": (
+        numbered("city", lambda i: "Rome").replace(",", ",f").replace("fprice", "price", 1),
+        "--ignore city --ignore fa"),
+    "dates": (numbered("day", lambda i: f"2024-01-{i % 28 + 1:02}"),
+        "column 'day' must be a number, got '2024-01-01'"),
+    "truth": (numbered("ok", lambda i: ["true", "False"][i % 2]),
+        "column 'ok' must be a number, got 'true'"),
     "infinite": (PLAIN + "1,inf,3,4\n", "line 62, column 'b' must be a number, got 'inf'"),
     "too large": (PLAIN + "1,1e999,3,4\n", "line 62, column 'b' must be a number, got '1e999'"),
     "Python's digits": (PLAIN + "1,1_000,3,4\n", "got '1_000'"),
     "percent": (PLAIN + "1,5%,3,4\n", "got '5%'"),
     "dollars": (PLAIN + "1,$5,3,4\n", "got '[$]5'"),
     "telephone": (PLAIN + "1,030 123 456,3,4\n", "got '030 123 456'"),
-    "word in the target": (PLAIN + "1,2,3,cheap\n", "line 62, column 'price' .*got 'cheap'; --task classes"),
-    "comma ambiguous": ("a;price\n" + "".join(f"1,{i};{i}\n" for i in range(100, 130)), "line 2: '1,100' may be 1.100 or 1100"),
+    "word in the target": (PLAIN + "1,2,3,cheap\n",
+        "line 62, column 'price' .*got 'cheap'; --task classes"),
+    "comma ambiguous": ("a;price\n" + "".join(f"1,{i};{i}\n" for i in range(100, 130)),
+        "line 2: '1,100' may be 1.100 or 1100"),
     "commas of two kinds": (COMMA + '"1,234.5";2;3;4\n', "line .* may be .* what its commas mean"),
     "comma and points": (lines(";") + "3,14;2;3;4\n", "line 62: '3,14' may be 3.14 or 314"),
-    "too few cells": (PLAIN + "\n1,2,3\n", "line 63 must have 4 values, as many as the header in line 1 has names, got 3"),
+    "too few cells": (PLAIN + "\n1,2,3\n",
+        "line 63 must have 4 values, as many as the header in line 1 has names, got 3"),
     "too many cells": (PLAIN + "1,2,3,4,5\n", "line 62 must have 4 values.*got 5"),
     "open quote": (PLAIN + '1,2,"3,4\n' + PLAIN, "line 62 cannot be read .*is a quote left open"),
     "huge number": (PLAIN + "1,2," + "9" * 200_000 + ",4\n", "line 62 cannot be read"),
-    "huge word": (PLAIN + "1,2," + "x" * 100_000 + ",4\n", r"line 62, column 'c' .* got 'x{57}\.\.\.'"),
+    "huge word": (PLAIN + "1,2," + "x" * 100_000 + ",4\n",
+        r"line 62, column 'c' .* got 'x{57}\.\.\.'"),
     "no name": (numbered("", lambda i: i * i), "column 1 has no name in the header"),
     "Excel": (b"PK\x03\x04" + b"x" * 99, "must be text, but is a zip archive, as of Excel"),
     "gzip": (b"\x1f\x8b\x08" + b"x" * 99, "compressed by gzip"),
     "zero bytes": (PLAIN + "1,2,\0,4\n", "bytes that are zero"),
     "half a character": (b"\xff\xfea", "is not whole"),
-    "constant target": ("a,price\n" + "".join(f"{i},0.1\n" for i in range(20)), "the target is the same in all rows"),
-    "dates as target": ("a,price\n" + "".join(f"{i},2024-01-{i:02}\n" for i in range(1, 29)), "2 to 14 different values to be classes, it has 28, such as '2024-01-01'"),
-    "web page": ("<!DOCTYPE html>\n<html><body>Not found</body></html>\n", "--target must be one of the columns <!DOCTYPE, html>"),
+    "constant target": ("a,price\n" + "".join(f"{i},0.1\n" for i in range(20)),
+        "the target is the same in all rows"),
+    "dates as target": ("a,price\n" + "".join(f"{i},2024-01-{i:02}\n" for i in range(1, 29)),
+        "2 to 14 different values to be classes, it has 28, such as '2024-01-01'"),
+    "web page": ("<!DOCTYPE html>\n<html><body>Not found</body></html>\n",
+        "--target must be one of the columns <!DOCTYPE, html>"),
 }  # fmt: skip
 
 
@@ -240,8 +260,8 @@ def test_inputs_that_do_not_vary_become_zeros(tmp_path):
     found = load(str(tmp_path / "a.npz"), None, [], None, 0)
     assert not found.train[0][:, 3:].any()
     assert not found.test[0][:, 3:].any()
-    same(found._replace(train=(found.train[0][:, :3], found.train[1]), test=(found.test[0][:, :3], found.test[1])),
-         TABLE[:, :3], TABLE[:, 3])  # fmt: skip
+    train, test = ((x[:, :3], y) for x, y in (found.train, found.test))
+    same(found._replace(train=train, test=test), TABLE[:, :3], TABLE[:, 3])
 
 
 def archived(tmp_path, save=np.savez, target=None, **arrays):
@@ -278,24 +298,29 @@ def test_shapes_of_arrays(tmp_path):
 ARRAYS = {
     "y longer": ({"x": X, "y": np.r_[Y, Y]}, "`x` must have as many examples as `y` .*60, 3.*120"),
     "y shorter": ({"x": X, "y": Y[:-1]}, "`x` must have as many examples as `y`"),
-    "y of two columns": ({"x": X, "y": X[:, :2]}, r"`y` must have the shape \(n,\) or \(n, 1\), got \(60, 2\)$"),
+    "y of two columns": ({"x": X, "y": X[:, :2]},
+        r"`y` must have the shape \(n,\) or \(n, 1\), got \(60, 2\)$"),
     "y of one row": ({"x": X, "y": Y[None]}, r"got \(1, 60\)$"),
     "y a number": ({"x": X, "y": 3.0}, r"got \(\)"),
     "one-hot": ({"x": X, "y": np.eye(3)[np.arange(60) % 3]}, r"give y.argmax\(1\)"),
     "x a number": ({"x": 1.0, "y": Y}, "`x` must have as many examples"),
     "complex x": ({"x": X + 1j, "y": Y}, "`x` must hold real numbers, but holds complex numbers"),
     "complex y": ({"x": X, "y": Y + 0j}, "`y` must hold real numbers, but holds complex"),
-    "text": ({"x": X, "y": np.array(["a", "b"] * 30)}, "`y` must hold real numbers, but holds text"),
+    "text": ({"x": X, "y": np.array(["a", "b"] * 30)},
+        "`y` must hold real numbers, but holds text"),
     "bytes": ({"x": X, "y": np.array([b"a", b"b"] * 30)}, "but holds bytes"),
     "dates": ({"x": X, "y": np.arange(60).astype("M8[D]")}, "`y` .* holds dates"),
     "durations": ({"x": np.arange(60).astype("m8[s]"), "y": Y}, "`x` .* holds durations"),
     "records": ({"x": np.zeros(60, [("a", "f4")]), "y": Y}, "`x` .* holds records"),
     "objects": ({"x": np.array([{}] * 60), "y": Y}, "`x` .* holds Python objects"),
-    "missing": ({"x": np.where(X > 1, np.nan, X), "y": Y}, r"`x` has \d+ numbers that are missing or infinite, the first is x\[\d+, \d\]"),
+    "missing": ({"x": np.where(X > 1, np.nan, X), "y": Y},
+        r"`x` has \d+ numbers that are missing or infinite, the first is x\[\d+, \d\]"),
     "infinite": ({"x": X, "y": np.where(Y > 3, np.inf, Y)}, r"`y` has .*the first is y\[\d+\]"),
-    "no target": ({"x": X, "Y": Y}, "--target must be one of the arrays x, Y of .*got 'y'; did you mean 'Y'"),
+    "no target": ({"x": X, "Y": Y},
+        "--target must be one of the arrays x, Y of .*got 'y'; did you mean 'Y'"),
     "no inputs": ({"y": Y}, "must hold the inputs as `x`.*it has none"),
-    "which inputs": ({"u": X, "v": X, "y": Y}, "must hold the inputs as `x`, or one array beside `y`: it has u, v"),
+    "which inputs": ({"u": X, "v": X, "y": Y},
+        "must hold the inputs as `x`, or one array beside `y`: it has u, v"),
     "no examples": ({"x": X[:0], "y": Y[:0]}, "at least 10 examples"),
     "no columns": ({"x": X[:, :0], "y": Y}, "inputs"),
 }  # fmt: skip
@@ -363,7 +388,8 @@ def broken():
         "another version": (with_y(b"\x93NUMPY\x09\x00" + member()[8:]), "`x` is no NumPy array"),
         "code": (with_y(member("__import__('os').abort()")), "`x` is no NumPy array"),
         "Python 2": (with_y(member("(60L, 3L)")), "no NumPy array|"),
-        "bomb": (with_y(member(f"({2**28},)", "'|i1'", bytes(2**28))), r"`x` must have at most \d+ numbers"),
+        "bomb": (with_y(member(f"({2**28},)", "'|i1'", bytes(2**28))),
+            r"`x` must have at most \d+ numbers"),
         "empty zip": (zipped(), "--target must be one of the arrays"),
     }  # fmt: skip
 
@@ -396,7 +422,9 @@ def test_what_is_no_file_says_so_and_the_nearest_name(tmp_path, monkeypatch):
     (tmp_path / "folder.csv").mkdir()
     for name, words in (
         ("iris.cvs.csv", "there is no file 'iris.cvs.csv'; did you mean 'iris.csv'"),
-        ("digit", "--data must be one of digits, diabetes, breast_cancer, or a file .*did you mean 'digits'"),
+        ("digit",
+            "--data must be one of digits, diabetes, breast_cancer, or a file .*did you "
+            "mean 'digits'"),
         ("deep/down.npz", "there is no file 'deep/down.npz'"),
         ("folder.csv", "must be a file"),
         ("/dev/null", "must be a file"),

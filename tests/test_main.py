@@ -193,7 +193,8 @@ def test_interrupted_it_says_so_in_a_line_and_leaves_what_there_is(tmp_path):
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
     assert re.fullmatch(
-        "jax-lrreg: interrupted after step \\d+ of 2200000; run has metrics.csv, config.json, history.png\n",
+        "jax-lrreg: interrupted after step \\d+ of 2200000; "
+        "run has metrics.csv, config.json, history.png\n",
         errors,
     )
     assert rows(tmp_path / "run")[-1]["loss"]
