@@ -30,7 +30,7 @@ class Parameters(list[Leaf]):
             with the rest of it masked, and a pattern for the rest is no mistake there.
     """
 
-    def __init__(self, tree: chex.ArrayTree):
+    def __init__(self, tree: optax.Params):
         super().__init__(leaf for leaf in leaves(tree) if is_parameter(leaf.value))
 
         def hidden(node: object) -> bool:
@@ -67,7 +67,7 @@ def is_key(value: object) -> bool:
     return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)
 
 
-def leaves(params: chex.ArrayTree) -> list[Leaf]:
+def leaves(params: optax.Params) -> list[Leaf]:
     """The arrays of `params` with their paths, in the order of `jax.tree.leaves`.
 
     A path is the names joined by `/`, the same for Linen variables, NNX states and modules, and
@@ -97,7 +97,7 @@ def path_of(keys: Sequence[object]) -> str:
     return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
 
 
-def _refuse_shared(params: chex.ArrayTree) -> None:
+def _refuse_shared(params: optax.Params) -> None:
     nnx = sys.modules.get("flax.nnx")  # whoever has an NNX module has imported it
     if nnx is None:
         return

@@ -1,13 +1,14 @@
 """What Optax's states hold: counters, moments, rates, controllers, partitions.
 
-An Optax state is a tree of named tuples, one for each transformation, inside each other as those are. This is
-the one place that knows their names and fields; everything else asks here. States of our own are declared here
-where others must find them, or known by their fields, wherever they stand in the tree.
+An Optax state is a tree of named tuples, one for each transformation, inside each other as those
+are. This is the one place that knows their names and fields; everything else asks here. States of
+our own are declared here where others must find them, or known by their fields, wherever they stand
+in the tree.
 """
 
 import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import chex
 import jax
@@ -16,7 +17,10 @@ import optax
 
 from jax_lrreg._arrays import is_parameter
 
-Path = tuple[Any, ...]  # JAX's key path
+Path: TypeAlias = tuple[Any, ...]  # JAX's key path
+# A tree of parameters, of updates, or a state. Optax's types for them and chex's do not fit
+# together, and none has the fields of a state.
+Tree: TypeAlias = Any
 
 COUNTERS = ("count", "step_count", "mini_step", "gradient_step")
 GROUP = "scale/"  # begins the names of the metrics of groups of parameters
@@ -32,16 +36,29 @@ SECOND_MOMENTS = {
     "ScaleByRStdDevWithCountState": "nu",
     "ScaleByRssState": "sum_of_squares",
 }
+# Those that are divided by 1 - b2^t before use, since they start from 0. AMSGrad keeps what is
+# divided already.
+CORRECTED = (
+    "ScaleByAdamState",
+    "ScaleByBeliefState",
+    "ScaleByRmsWithCountState",
+    "ScaleByRStdDevWithCountState",
+)
+CENTERED = (
+    "ScaleByRStdDevState",
+    "ScaleByRStdDevWithCountState",
+)  # the square of the mean goes off
+AVERAGED = (*CORRECTED, "ScaleByRmsState", "ScaleByRStdDevState")  # they decay as a mean does
 
 
-class ScaleByLearningRateState(NamedTuple):
+# Fields are given in this form where one of them is a count, which is a method of every tuple too.
+class ScaleByLearningRateState(
+    NamedTuple("ScaleByLearningRateState", [("count", jax.Array), ("learning_rate", jax.Array)])
+):
     """How many updates `transforms.scale_by_learning_rate` has made, and the rate of the latest.
 
     Before the first update it is the rate that this will have.
     """
-
-    count: jax.Array
-    learning_rate: jax.Array
 
 
 def nodes(state: optax.OptState) -> list[Any]:
@@ -49,22 +66,47 @@ def nodes(state: optax.OptState) -> list[Any]:
     return [node for _, node in _placed(state)]
 
 
-def holds_gradients(node: Any) -> bool:
+def memories(state: optax.OptState) -> list[Any]:
+    """The parts of an optimizer's state that remember past gradients."""
+    return [node for node in nodes(state) if remembers(node)]
+
+
+def remembers(node: Any) -> bool:
     """Whether `node` remembers past gradients, in fields that are trees of parameters."""
-    return type(node).__name__ in (*SECOND_MOMENTS, "TraceState")
+    return type(node).__name__ in SECOND_MOMENTS or sums(node)
 
 
-def second_moments(state: optax.OptState) -> list[Any]:
-    """The parts of an optimizer's state that hold a second moment."""
-    return [node for node in nodes(state) if type(node).__name__ in SECOND_MOMENTS]
+def sums(node: Any) -> bool:
+    """Whether `node` is a sum of past gradients or updates: momentum."""
+    return type(node).__name__ == "TraceState"
+
+
+def remembered(node: Any) -> Any:
+    """The second moments of a memory, or its sums; a tree of parameters."""
+    return getattr(node, SECOND_MOMENTS.get(type(node).__name__, "trace"))
+
+
+def with_memories(state: optax.OptState, new: Sequence[Any]) -> optax.OptState:
+    """The state with others in the place of its `memories`."""
+    rest = iter(new)
+    return _changed(state, lambda _, node: next(rest) if remembers(node) else node)
+
+
+def without_penalties(state: optax.OptState) -> optax.OptState:
+    """The state with which `transforms.add_penalty` and its kin add nothing."""
+
+    def change(_: Path, node: Any) -> Any:
+        return node._replace(count=None) if type(node).__name__ == "AddPenaltyState" else node
+
+    return _changed(state, change)
 
 
 def applied_rate(state: optax.OptState) -> jax.Array | None:
     """The learning rate of the latest update, where the state holds it as data; else None.
 
-    `transforms.scale_by_learning_rate` and `optax.inject_hyperparams` do. In a state that `update` has returned,
-    the number of the latter is the one that was used, edited before or not. Rates of several groups of an
-    `optax.partition` are no one rate, so they give None.
+    `transforms.scale_by_learning_rate` and `optax.inject_hyperparams` do. In a state that `update`
+    has returned, the number of the latter is the one that was used, edited before or not. Rates of
+    several groups of an `optax.partition` are no one rate, so they give None.
     """
     rates: dict[str, jax.Array] = {}
     for path, node in _placed(state):
@@ -79,8 +121,9 @@ def applied_rate(state: optax.OptState) -> jax.Array | None:
 def update_count(state: optax.OptState) -> jax.Array | None:
     """The optimizer's own count of the updates it has made, which its schedules see; None if it counts nothing.
 
-    It differs from the number of steps where updates were skipped, or where several steps make one update.
-    That of a schedule goes first, then that of `optax.MultiSteps`, since an Adam inside counts windows too.
+    It differs from the number of steps where updates were skipped, or where several steps make one
+    update. That of a schedule goes first, then that of `optax.MultiSteps`, since an Adam inside
+    counts windows too.
     """
     found: dict[str, jax.Array] = {}
     for node in nodes(state):
@@ -112,9 +155,9 @@ def schedules_gone_on(new: optax.OptState, old: optax.OptState) -> optax.OptStat
     """The old state with the counters of the new one, but for those that say how many gradients a moment holds."""
 
     def one(path: Path, after: Any, before: Any) -> Any:
-        return after if not holds_gradients(after) and is_counter(path, after) else before
+        return after if not remembers(after) and is_counter(path, after) else before
 
-    return jax.tree_util.tree_map_with_path(one, new, old, is_leaf=holds_gradients)
+    return jax.tree_util.tree_map_with_path(one, new, old, is_leaf=remembers)
 
 
 def no_new_nan(new: optax.OptState, old: optax.OptState) -> jax.Array:
@@ -129,7 +172,8 @@ def no_new_nan(new: optax.OptState, old: optax.OptState) -> jax.Array:
 def own_numbers(state: optax.OptState) -> list[jax.Array | None]:
     """The scalars that an optimizer estimates, such as D-Adaptation's step size; None in the place of all else.
 
-    Controllers do not count, since their numbers are never NaN; nor does a rate that came from a schedule.
+    Controllers do not count, since their numbers are never NaN; nor does a rate that came from a
+    schedule.
     """
 
     def change(_: Path, node: Any) -> Any:
@@ -141,8 +185,9 @@ def own_numbers(state: optax.OptState) -> list[jax.Array | None]:
     return [x if jnp.ndim(x) == 0 and is_parameter(x) else None for x in numbers]
 
 
-# Controllers: the state of one stands beside the scale that came of it. Those that a metric drives hold three
-# fields more, by which an evaluation metric reaches them: see `transforms.ScaleByControllerState`.
+# Controllers: the state of one stands beside the scale that came of it. Those that a metric drives
+# hold three fields more, by which an evaluation metric reaches them: see
+# `transforms.ScaleByControllerState`.
 
 
 def is_control(node: Any) -> bool:
@@ -153,8 +198,8 @@ def is_control(node: Any) -> bool:
 def applied_scales(state: optax.OptState) -> dict[str, jax.Array]:
     """What the controllers have multiplied the latest update by.
 
-    Under "" stands the product of those that are in no group of an `optax.partition`, if there are any,
-    and under "scale/<label>" that of each group.
+    Under "" stands the product of those that are in no group of an `optax.partition`, if there are
+    any, and under "scale/<label>" that of each group.
     """
     scales: dict[str, jax.Array] = {}
     for path, node in _placed(state):
@@ -166,12 +211,12 @@ def applied_scales(state: optax.OptState) -> dict[str, jax.Array]:
 
 def hears_metrics(state: optax.OptState) -> bool:
     """Whether there is a controller that a metric drives."""
-    return any(map(_is_driven, nodes(state)))
+    return any(map(is_driven, nodes(state)))
 
 
 def listen(state: optax.OptState, external: bool) -> optax.OptState:
     """The state whose controllers hear what `tell` gives them only, or the loss of each update again."""
-    flags = jax.device_get([node.external for node in nodes(state) if _is_driven(node)])
+    flags = jax.device_get([node.external for node in nodes(state) if is_driven(node)])
     if all(flag == external for flag in flags):
         return state
     return _told(state, external=external)
@@ -184,7 +229,7 @@ def tell(state: optax.OptState, metric: float) -> optax.OptState:
 
 def _told(state: optax.OptState, **values: chex.Numeric) -> optax.OptState:
     def change(_: Path, node: Any) -> Any:
-        if not _is_driven(node):
+        if not is_driven(node):
             return node
         # In the type and the place of the old, so that nothing is compiled anew.
         new = {name: jnp.full_like(getattr(node, name), value) for name, value in values.items()}
@@ -193,7 +238,8 @@ def _told(state: optax.OptState, **values: chex.Numeric) -> optax.OptState:
     return _changed(state, change)
 
 
-def _is_driven(node: Any) -> bool:
+def is_driven(node: Any) -> bool:
+    """Whether `node` is that of a controller which a metric drives."""
     return is_control(node) and "waiting" in node._fields
 
 
@@ -221,11 +267,12 @@ def _placed(state: optax.OptState) -> list[tuple[Path, Any]]:
 def _changed(state: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
     """The state with `change(path, node)` in the place of each transformation's own, outermost first.
 
-    A node that `change` leaves as it is is gone into, but for moments: what they hold are the user's trees.
+    A node that `change` leaves as it is is gone into; but not a memory, which holds the user's
+    trees, nor a controller, whose counters are its own.
     """
-    if hasattr(state, "_fields"):
+    if hasattr(state, "_fields") and not isinstance(state, optax.MaskedNode):
         new = change(path, state)
-        if new is not state or holds_gradients(state):
+        if new is not state or remembers(state) or is_control(state):
             return new
     # One level at a time: whatever JAX takes for a node may hold states, a dataclass too.
     below, structure = jax.tree_util.tree_flatten_with_path(state, lambda x: x is not state)

@@ -3,72 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optimizers import KNOWN
 from sklearn.linear_model import Lasso, MultiTaskLasso
 
 from jax_lrreg import penalties, schedules, training, transforms
 
 STEPS = 6000
 RATE = schedules.Cosine(1e-2, steps=STEPS)
-KNOWN = {
-    "sgd": optax.sgd,
-    "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
-    "nesterov": lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True),
-    "adam": optax.adam,
-    "adam, other constants": lambda lr: optax.adam(lr, b1=0.95, b2=0.98, eps=1e-4),
-    "adam, eps_root": lambda lr: optax.adam(lr, eps_root=1e-6),
-    "adamw": lambda lr: optax.adamw(lr, weight_decay=0.0),
-    "nadam": optax.nadam,
-    "nadamw": lambda lr: optax.nadamw(lr, weight_decay=0.0),
-    "amsgrad": lambda lr: optax.amsgrad(10 * lr),
-    "adabelief": optax.adabelief,
-    "rmsprop": optax.rmsprop,
-    "rmsprop, momentum": lambda lr: optax.rmsprop(lr, momentum=0.9),
-    "rmsprop, bias": lambda lr: optax.rmsprop(lr, bias_correction=True, eps_in_sqrt=False),
-    "adagrad": lambda lr: optax.adagrad(50 * lr),
-    "finite adam": lambda lr: optax.apply_if_finite(optax.adam(lr), 3),
-    "injected adam": lambda lr: optax.inject_hyperparams(optax.adam)(learning_rate=lr),
-}
-UNKNOWN = {
-    "lion": optax.lion,
-    "lamb": optax.lamb,
-    "radam": optax.radam,
-    "adamax": optax.adamax,
-    "yogi": optax.yogi,
-    "adan": optax.adan,
-    "adadelta": optax.adadelta,
-    "adafactor": optax.adafactor,
-    "sign_sgd": optax.sign_sgd,
-    "fromage": optax.fromage,
-    "prodigy": optax.contrib.prodigy,
-    "adaptive clipping": lambda lr: optax.chain(optax.adaptive_grad_clip(0.01), optax.adam(lr)),
-    "muon": optax.contrib.muon,
-    "multi steps": lambda lr: optax.MultiSteps(optax.adam(lr), 2).gradient_transformation(),
-}
-
-
-CLIPPED = {
-    "before adam": lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(lr)),
-    "before adam, each": lambda lr: optax.chain(optax.clip(0.1), optax.adam(lr)),
-    "before adam, hardly ever": lambda lr: optax.chain(
-        optax.clip_by_global_norm(1e4), optax.adam(lr)
-    ),
-    "before slow adam": lambda lr: optax.chain(optax.clip(1.0), optax.adam(lr, b1=0.999)),
-    "after adam": lambda lr: optax.chain(optax.adam(lr), optax.clip(1e-3)),
-    "amid adam": lambda lr: optax.chain(
-        optax.scale_by_adam(), optax.clip_by_block_rms(0.1), optax.scale_by_learning_rate(lr)
-    ),
-    "adabelief": lambda lr: optax.chain(optax.clip(1.0), optax.adabelief(lr)),
-    "adagrad": lambda lr: optax.chain(optax.clip(10.0), optax.adagrad(lr)),
-    "sgd": lambda lr: optax.chain(optax.clip(1.0), optax.sgd(lr)),
-    "momentum": lambda lr: optax.chain(optax.clip(0.1), optax.sgd(lr, momentum=0.9)),
-    "after nesterov": lambda lr: optax.chain(
-        optax.sgd(lr, momentum=0.9, nesterov=True), optax.clip(1e-3)
-    ),
-    "rmsprop": lambda lr: optax.chain(
-        optax.clip_by_global_norm(0.5), optax.rmsprop(lr, momentum=0.9)
-    ),
-    "after rmsprop": lambda lr: optax.chain(optax.rmsprop(lr, centered=True), optax.clip(1e-3)),
-}
 
 
 def lasso():
@@ -134,83 +75,12 @@ def test_the_two_wrong_ways_give_no_zeros_or_another_solution():
     assert np.abs(thresholded - COEF).max() > 0.1
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_an_unknown_metric_is_refused(name):
-    with pytest.raises(ValueError, match=r"proximal: .*give (it as )?`metric=`"):
-        transforms.proximal(UNKNOWN[name](0.01), penalties.L1(0.1), learning_rate=0.01)
-
-
-@pytest.mark.parametrize("name", CLIPPED)
-def test_clipping_is_refused_and_the_metric_of_the_rest_named(name):
-    with pytest.raises(
-        ValueError, match=r"`inner` must not clip, .* leave it out, .* give `metric=Metric\("
-    ) as caught:
-        transforms.proximal(CLIPPED[name](RATE), penalties.L1(0.3), learning_rate=RATE)
-    assert name != "sgd" or str(caught.value).endswith("`metric=Metric()`")
-
-
 def test_clipping_that_never_acts_goes_with_an_explicit_metric():
     adam = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(RATE))
     tx = transforms.proximal(
         adam, penalties.L1(0.3), RATE, metric=transforms.Metric(b2=0.999, eps=1e-8)
     )
     np.testing.assert_allclose(run(tx), COEF, atol=2e-5)
-
-
-def test_a_mask_is_refused_and_the_metric_of_the_rest_named():
-    def matrices(params):
-        return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
-
-    for inner, words in (
-        (
-            optax.adamw(0.01, mask=matrices),
-            r"weight decay alone, it is Metric\(0.99.*, eps=.*\); give it as `metric=`",
-        ),
-        (
-            optax.chain(optax.sgd(0.01), optax.masked(optax.scale(2.0), matrices)),
-            "what is masked in it is not seen",
-        ),
-        (
-            optax.masked(optax.adam(0.01), lambda params: True),
-            "the step size of MaskedState is not known",
-        ),
-        (
-            optax.adamw(0.01, mask={"kernel": True}),
-            "cannot be run on a single number .* give it as `metric=`",
-        ),
-    ):
-        with pytest.raises(ValueError, match=words):
-            transforms.proximal(inner, penalties.L1(0.1), learning_rate=0.01)
-
-
-def test_another_learning_rate_does_not_pass_unnoticed():
-    with pytest.raises(ValueError, match=r"got 0.01 at step 0 where the optimizer uses 0.02"):
-        transforms.proximal(optax.adam(0.02), penalties.L1(0.1), learning_rate=0.01)
-    with pytest.raises(
-        ValueError,
-        match=r"`learning_rate` must be that of the inner optimizer, got 0.01 at step 1000 ",
-    ):
-        transforms.proximal(optax.adam(RATE), penalties.L1(0.1), learning_rate=1e-2)
-
-
-def test_measures_the_constants():
-    def measured(inner):
-        return transforms.measure(inner, lambda step: 0.01)
-
-    adam = measured(optax.adam(0.01, b2=0.98, eps=1e-4))
-    np.testing.assert_allclose([adam.b2, adam.eps, adam.eps_root], [0.98, 1e-4, 0], rtol=1e-5)
-    root = measured(optax.adam(0.01, eps_root=1e-6))
-    np.testing.assert_allclose([root.b2, root.eps_root], [0.999, 1e-6], rtol=1e-5)
-    assert measured(optax.sgd(0.01)) == transforms.Metric()
-    assert measured(optax.rmsprop(0.01, centered=True)).momentum == 0
-    for centered in (False, True):
-        rms = measured(
-            optax.rmsprop(0.01, eps=1e-5, centered=centered, momentum=0.8, nesterov=centered)
-        )
-        np.testing.assert_allclose(
-            [rms.eps_root, rms.momentum, rms.lag, rms.eps], [1e-5, 0.8, 0.8, 0], rtol=1e-5
-        )
-    np.testing.assert_allclose(measured(optax.sgd(0.01, momentum=0.9)).momentum, 0.9, rtol=1e-6)
 
 
 def test_an_explicit_metric_allows_traced_hyperparameters_and_a_sweep():
@@ -236,17 +106,11 @@ def test_an_explicit_metric_allows_traced_hyperparameters_and_a_sweep():
         np.testing.assert_allclose(w, jax.jit(solve)(strength, 0.01), atol=1e-5)
     zeros = (np.asarray(batched) == 0).sum(1)
     assert zeros[0] <= zeros[1] <= zeros[2]
-    with pytest.raises(ValueError, match="traced"):
-        jax.jit(
-            lambda rate: transforms.proximal(optax.adam(rate), penalties.L1(0.1), rate).init(
-                jnp.zeros(2)
-            )
-        )(0.1)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "rmsprop, momentum", "centered"])
 def test_complex_parameters_reach_the_optimum_with_their_exact_zeros(name):
-    centered = lambda lr: optax.rmsprop(lr, centered=True)  # noqa: E731
+    centered = lambda lr: optax.rmsprop(lr, eps=1e-6, centered=True)  # noqa: E731
     penalty, target = penalties.L1(1.0), jnp.array([3 - 4j, 0.3 + 0.4j, -2j, 0.5])
     rate = schedules.Cosine(0.05, steps=2000)
     inner = centered(rate) if name == "centered" else KNOWN[name](rate)
@@ -267,7 +131,7 @@ def test_complex_parameters_reach_the_optimum_with_their_exact_zeros(name):
     assert penalty.certificate(w, slope(w)) < 0.03
 
 
-def test_a_measured_metric_goes_with_a_sweep_of_strengths():
+def test_the_metric_goes_with_a_sweep_of_strengths():
     def solve(strength):
         tx = transforms.proximal(
             optax.adam(0.01), penalties.L1(strength), 0.01
@@ -428,9 +292,8 @@ def test_wrong_calls(error, words, call):
 
 def test_a_penalty_without_a_prox_is_refused_by_name():
     tx = transforms.proximal(optax.sgd(0.1), penalties.L1(0.1) + penalties.L2(0.1), 0.1)
-    params = jnp.ones(2)
     with pytest.raises(ValueError, match="L1 and L2 both apply"):
-        tx.update(params, tx.init(params), params)
+        tx.init(jnp.ones(2))
 
 
 def test_decay_family():

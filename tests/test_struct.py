@@ -57,7 +57,7 @@ def test_prints_the_shortest_call_that_makes_it():
         (lambda x: x, "<function <lambda>>"),
         (object(), "<object object>"),
     ],
-    ids=str,
+    ids=lambda x: x if isinstance(x, str) else type(x).__name__,
 )
 def test_numbers_print_at_their_shortest_and_what_is_long_as_its_shape(value, text):
     assert number_text(value) == text

@@ -189,22 +189,33 @@ def test_a_held_rate_is_no_number_that_the_optimizer_estimates():
 
 
 @pytest.mark.parametrize(
-    ("argument", "call"),
+    ("owner", "argument", "call"),
     [
-        ("learning_rate", lambda x: transforms.scale_by_learning_rate(x)),
-        ("learning_rate", lambda x: transforms.scale_by_learning_rate(lambda step: x)),
-        (
-            "learning_rate",
-            lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5)),
-        ),
+        ("scale_by_learning_rate", "learning_rate", transforms.scale_by_learning_rate),
+        ("scale_by_learning_rate", "learning_rate", lambda x: transforms.scale_by_learning_rate(lambda _: x)),
+        ("scale_by_learning_rate", "learning_rate", lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5))),
+        ("add_corrected_penalty", "learning_rate", lambda x: transforms.add_corrected_penalty(L2, x, peak_value=1.0)),
+        ("add_corrected_penalty", "peak_value", lambda x: transforms.add_corrected_penalty(L2, 0.1, peak_value=x)),
+        ("add_independent_penalty", "schedule", lambda x: transforms.add_independent_penalty(L2, x)),
+        ("add_penalty_and_clip", "max_norm", lambda x: transforms.add_penalty_and_clip(L2, x)),
+        ("proximal", "learning_rate", lambda x: transforms.proximal(optax.sgd(0.1), L2, x)),
+        ("proximal", "learning_rate", lambda x: transforms.proximal(optax.sgd(0.1), L2, schedules.Constant(x))),
+        ("proximal", "metric", lambda x: transforms.proximal(optax.sgd(0.1), L2, 0.1, metric=transforms.Metric(eps=x))),
+        ("scale_by_controller", "value", lambda x: updated_with(transforms.scale_by_controller(PLATEAU), x)),
+        ("mean_value", "value", lambda x: updated_with(transforms.mean_value(optax.MultiSteps(optax.sgd(0.1), 2)), x)),
     ],
 )  # fmt: skip
-def test_an_array_where_one_number_is_meant_is_refused(argument, call):
-    with pytest.raises(
-        ValueError,
-        match=rf"`{argument}` must be one number.*vmap.*shape \(3,\)|`{argument}`.* one number",
-    ):
-        call(jnp.full(3, 0.1))
+@pytest.mark.parametrize("traced", [False, True])
+def test_an_array_where_one_number_is_meant_is_refused(owner, argument, call, traced):
+    with pytest.raises(ValueError, match=rf"{owner}: `{argument}` must be (of )?one number"):
+        (jax.eval_shape if traced else lambda f, x: f(x))(call, jnp.full(3, 0.1))
+
+
+L2, PLATEAU = penalties.L2(0.1), schedules.ReduceOnPlateau(0.5, patience=3)
+
+
+def updated_with(tx, value):
+    return tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=value)[0]
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])
@@ -373,3 +384,48 @@ def test_none_is_no_gradient(tx):
     updates, _ = tx.update({"a": jnp.ones(2), "b": None}, tx.init(params), params)
     assert updates["b"] is None
     assert np.all(np.asarray(updates["a"]) != 1)
+
+
+INFINITE = {
+    "bare": penalties.NonNegative(),
+    "box": penalties.Box(-1.0, max=1.0),
+    "ball": penalties.MaxNorm(1.0),
+    "one-sided lasso": penalties.NonNegativeL1(0.1),
+    "selected": penalties.MaxNorm(1.0).on("kernel"),
+    "in a sum": penalties.L2(0.1) + penalties.Simplex(axis=None).on("kernel"),
+    "a multiple": 0.5 * penalties.NonNegativeL1(0.1),
+    "a multiple of a sum": 0.5 * (penalties.L2(0.1) + penalties.NonNegativeL1(0.1).on("bias")),
+}
+ADDING = {
+    "add_penalty": transforms.add_penalty,
+    "add_penalty_and_clip": lambda p: transforms.add_penalty_and_clip(p, 1.0),
+    "add_cautious_penalty": transforms.add_cautious_penalty,
+    "add_corrected_penalty": lambda p: transforms.add_corrected_penalty(p, 0.1, peak_value=0.1),
+    "add_independent_penalty": transforms.add_independent_penalty,
+}
+
+
+@pytest.mark.parametrize("add", ADDING)
+@pytest.mark.parametrize("penalty", INFINITE)
+def test_what_is_infinite_outside_a_set_cannot_be_added(add, penalty):
+    words = rf"{add}: `penalty` must be finite: .* transforms.proximal, got "
+    with pytest.raises(ValueError, match=words):
+        ADDING[add](INFINITE[penalty])
+
+
+@pytest.mark.parametrize("add", ADDING)
+@pytest.mark.parametrize(
+    ("words", "penalty"),
+    [
+        (r"'\*\*/kernal' matches no parameter; .*kernel", penalties.L2(0.1).on("**/kernal")),
+        ("`strength`", penalties.L2(jnp.ones(7))),
+        ("`strength`", penalties.L2({"kernel": 0.1})),
+        ("`reference`", penalties.L2SP(0.1, reference={"kernel": jnp.zeros(3)})),
+    ],
+)
+def test_a_penalty_that_does_not_fit_is_found_at_init(add, words, penalty):
+    tx = optax.chain(ADDING[add](penalty), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=words):
+        tx.init(PARAMS)
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(tx.init, PARAMS)

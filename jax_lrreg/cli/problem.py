@@ -13,7 +13,7 @@ from jax_lrreg._check import require
 from jax_lrreg.cli.data import Dataset, load
 from jax_lrreg.cli.options import PROGRAM, one_of, parsed
 
-OPTIMIZERS: dict[str, Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
     "adam": optax.adam,

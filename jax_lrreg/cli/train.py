@@ -51,7 +51,7 @@ def run(
     times: dict[int, float] = {}
     began = time.perf_counter()
     interrupted = False
-    every = {"log_every": per_epoch, "eval_every": per_epoch * max(1, epochs // 20)}
+    every: dict[str, Any] = {"log_every": per_epoch, "eval_every": per_epoch * max(1, epochs // 20)}
     clock = lambda step, _: times.setdefault(step, time.perf_counter())  # noqa: E731
     every |= {"loggers": [training.log_csv(place / "metrics.csv"), clock], "progress": True}
     try:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,11 +13,11 @@ from jax_lrreg.training import State, make_step
 from jax_lrreg.training.state import optimizer_of
 from jax_lrreg.training.step import Step
 
-Batch = chex.ArrayTree
+Batch = optax.Params
 Loss = Callable[[Callable, Batch], Any]
 # The optimizer without its learning rate, or a function of the hyperparameters that makes it.
 Preconditioner = (
-    optax.GradientTransformation | Callable[[chex.ArrayTree], optax.GradientTransformation]
+    optax.GradientTransformation | Callable[[optax.Params], optax.GradientTransformation]
 )
 
 
@@ -57,7 +56,7 @@ def prepared(
     def chained(tx: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(tx, _watch(), optax.scale_by_learning_rate(rate))
 
-    def from_hyper(hyper: chex.ArrayTree) -> optax.GradientTransformation:
+    def from_hyper(hyper: optax.Params) -> optax.GradientTransformation:
         return chained(optimizer_of(preconditioner, hyper, "preconditioner"))
 
     now = optimizer_of(preconditioner, state.hyper, "preconditioner")
@@ -71,7 +70,8 @@ def prepared(
 
 def agreement(state: State) -> jax.Array:
     """The product of the first gradient and the preconditioner's first update."""
-    return state.opt_state[1].agreement
+    watch: Any = state.opt_state
+    return watch[1].agreement
 
 
 def refuse_ascent(owner: str, agreement: float) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_lrreg._arrays import leaves, widened
 from jax_lrreg._check import require, require_number, require_whole
@@ -15,7 +16,7 @@ from jax_lrreg.penalties.norms import norm, square
 
 def activity_penalty(
     penalty: Penalty,
-    collection: chex.ArrayTree,
+    collection: optax.Params,
     *,
     batch_size: int,
     calls: int = 1,

@@ -8,13 +8,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jax_lrreg._arrays import Leaf, Parameters, is_key, is_parameter, leaves, widened
 from jax_lrreg._check import require
 from jax_lrreg._struct import Array
 from jax_lrreg.schedules import Schedule
 
-Tree: TypeAlias = chex.ArrayTree
+Tree: TypeAlias = optax.Params
 Step: TypeAlias = chex.Numeric | None
 # A number >= 0, an array or a tree of them like the parameters, or a `Schedule`. To the mathematics
 # on one array it is a number or an array by then, which no type checker can know.

@@ -5,13 +5,15 @@ Shapes are classes, their algebra is methods and operators, recipes are function
     0.5 * Cosine(1e-3, steps=10_000).warmup(500)
     warmup_cosine(5e-4, warmup_steps=500, total_steps=10_500)
 
-Their name, and ours. Where a step is counted otherwise, `jax_lrreg.interop` converts the live object exactly.
+Their name, and ours. Where a step is counted otherwise, `jax_lrreg.interop` converts the live
+object exactly.
 
     Optax
         constant_schedule, linear_schedule, polynomial_schedule       Constant, Linear, Polynomial
         cosine_decay_schedule, exponential_decay(staircase=)          Cosine, Exponential, Step
         piecewise_constant_schedule, piecewise_interpolate_schedule   MultiStep or PiecewiseConstant,
-                                                                      PiecewiseLinear, PiecewiseCosine
+                                                                      PiecewiseLinear,
+                                                                      PiecewiseCosine
         warmup_constant_schedule, warmup_exponential_decay_schedule   Constant(v).warmup(n), Exponential(...).warmup(n)
         warmup_cosine_decay_schedule, sgdr_schedule                   warmup_cosine, join of warmup_cosine
         linear_onecycle_schedule, cosine_onecycle_schedule            one_cycle_three_phases(shape=)

@@ -1,6 +1,7 @@
 """Sums, products, bounds and areas of schedules, and their text."""
 
 from dataclasses import KW_ONLY
+from typing import Any
 
 import chex
 import jax
@@ -140,14 +141,14 @@ def area(schedule: Schedule, steps: int) -> jax.Array:
     return total[0] + lost[0]
 
 
-def _operand(schedule: Schedule, looser: type, number: bool = False) -> str:
+def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
     """The text of an operand: a plain number for `Constant`, brackets around what binds looser."""
     if number and isinstance(schedule, Constant) and isinstance(schedule.value, int | float):
         return number_text(schedule.value)
     return f"({schedule!r})" if isinstance(schedule, looser) else repr(schedule)
 
 
-def method_text(obj: Schedule, method: str) -> str:
+def method_text(obj: Any, method: str) -> str:
     """The text of what a method of its first field made, such as `Cosine(...).warmup(5)`.
 
     The field `steps` is the method's first argument and stands without its name.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import chex
 import jax
@@ -177,7 +177,8 @@ def as_schedule(value: ScheduleLike, argument: str) -> Schedule:
         return Function(value)
     allowed = "a number >= 0, a schedule or a function of the step"
     require_number("Schedule", argument, value, allowed, lambda x: x >= 0)
-    return Constant(value)
+    number: Any = value
+    return Constant(number)
 
 
 def require_schedules(owner: object, **schedules: object) -> None:
@@ -205,7 +206,7 @@ def require_positive(owner: object, **values: object) -> None:
         require_number(owner, name, value, "a positive number", lambda x: x > 0)
 
 
-def latest(*horizons: chex.Numeric | None) -> chex.Numeric | None:
+def latest(*horizons: Any) -> Any:
     """The last of several horizons; None if one of them is."""
     if any(horizon is None for horizon in horizons):
         return None

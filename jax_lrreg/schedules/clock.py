@@ -47,7 +47,7 @@ class Clock(NamedTuple):
     dtype: Any = jnp.float32
 
     @classmethod
-    def of(cls, step: chex.Numeric) -> "Clock":
+    def of(cls, step: Any) -> "Clock":
         """The clock that shows `step`: a Python number, or an array of ints or floats."""
         step, dtype = _as_real(step)
         library = _library(step)
@@ -60,7 +60,7 @@ class Clock(NamedTuple):
         whole = library.floor(step)
         return cls(jnp.asarray(whole.astype(np.int32)), step - whole, dtype=dtype)
 
-    def steps_of(self, duration: chex.Numeric | Number | Steps) -> Steps:
+    def steps_of(self, duration: Any) -> Steps:
         """A duration in units of the piece as whole steps and a rest in [0, 1)."""
         if isinstance(duration, Steps):
             return duration
@@ -212,10 +212,10 @@ class Clock(NamedTuple):
         return 5e-7 if self.dtype == jnp.float32 else 1e-9
 
     @property
-    def _started_part(self) -> jax.Array | Known:
+    def _started_part(self) -> Any:
         return self._chosen(self.begun, self.part, 0.0)
 
-    def _elapsed(self, steps: jax.Array) -> jax.Array:
+    def _elapsed(self, steps: jax.Array) -> Any:
         part = self._started_part
         return self.number(steps) if _is_zero(part) else self.number(steps) + self.number(part)
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg.schedules.digits import LOG2_E, Double, choose, exact, exp2, log2
+from jax_lrreg.schedules.digits import LOG2_E, Double, Number, choose, exact, exp2, log2
 
 Curve: TypeAlias = tuple[jax.Array, jax.Array]  # how high it is, and how far it is from the top
 
 
-def between(begin: chex.Numeric, end: chex.Numeric, fall: jax.Array, rise: jax.Array) -> jax.Array:
+def between(begin: chex.Numeric, end: chex.Numeric, fall: Number, rise: Number) -> jax.Array:
     """From `begin` to `end`, given a curve as it falls from 1 to 0 and its mirror image as it rises.
 
     The ends are hit exactly, and rounding cannot carry the value past either of them.
@@ -40,13 +40,14 @@ def half_wave(x: jax.Array, rest: jax.Array) -> Curve:
     return rise, fall
 
 
-def exact_half_wave(x: Double | jax.Array, rest: Double | jax.Array) -> tuple[Double, Double]:
+def exact_half_wave(x: Number, rest: Number) -> tuple[Double, Double]:
     """The same with enough digits to be raised to a power.
 
     sin^2 of y, at most pi / 4, by its series: y^2 (1 - y^2 / 3 + 2 y^4 / 45 - ...).
     """
     if x.high.dtype != jnp.float32:
-        return tuple(Double.of(y) for y in half_wave(x.high, rest.high))
+        rise, fall = half_wave(x.high, rest.high)
+        return Double.of(rise), Double.of(fall)
     early = x.high < 0.5
     near = choose(early, x, rest)
     square = near * near * (np.pi**2 / 4)
@@ -78,7 +79,7 @@ def power(x: Double, rest: Double, exponent: chex.Numeric) -> tuple[Double, Doub
     return above, below
 
 
-def _kept(x: Double, raised: jax.Array, exponent: chex.Numeric) -> Double:
+def _kept(x: Double, raised: Number, exponent: chex.Numeric) -> Double:
     """`raised`, or `x` with all its digits and the slope of `raised`, if the exponent is 1."""
     slope = raised - jax.lax.stop_gradient(raised)
     same = Double(jax.lax.stop_gradient(x.high) + slope, jax.lax.stop_gradient(x.low))
@@ -119,8 +120,8 @@ def _one_minus_root(x: jax.Array, rest: jax.Array) -> Curve:
     return x / (1 + root), root
 
 
-# By the name of the shape; all rise as x goes from 0 to 1. A cooldown falls along the same curve: it
-# asks with x and rest exchanged. Those in `EXACT` magnify an error, and ask for all the digits.
+# By the name of the shape; all rise as x goes from 0 to 1. A cooldown falls along the same curve:
+# it asks with x and rest exchanged. Those in `EXACT` magnify an error, and ask for all the digits.
 CURVES: dict[str, Callable[[Any, Any, Any], tuple]] = {
     "linear": lambda x, rest, _: (x, rest),
     "cosine": lambda x, rest, _: half_wave(x, rest),

@@ -20,11 +20,13 @@ from jax_lrreg.schedules.digits import Double, choose, exact, exp2, log2
 class Cyclic(Schedule):
     """Straight up and straight down, over and over.
 
-        value(step) = init_value + (peak_value - init_value) cycle_decay^cycle step_decay^step triangle(step)
+        value(step) = init_value + (peak_value - init_value) cycle_decay^cycle step_decay^step
+        triangle(step)
 
-    where `triangle` rises from 0 to 1 within `up_steps` and falls back within `down_steps`, and `cycle` counts
-    the triangles from 0. The named forms with a decay have constructors of their own: `triangular2`, `exp_range`. With a peak
-    below `init_value` it is the inverse cycle that momentum takes.
+    where `triangle` rises from 0 to 1 within `up_steps` and falls back within `down_steps`, and
+    `cycle` counts the triangles from 0. The named forms with a decay have constructors of their
+    own: `triangular2`, `exp_range`. With a peak below `init_value` it is the inverse cycle that
+    momentum takes.
 
     Attributes:
         init_value: value at the foot of the triangle; not negative.
@@ -116,8 +118,9 @@ class CosineRestarts(Schedule):
 
         value(step) = end_value + (init_value - end_value) decay^i (1 + cos(pi x)) / 2
 
-    in cycle i = 0, 1, ..., which takes steps * multiplier^i, at the fraction x of it. The end of a cycle is the
-    beginning of the next, so `end_value` is reached only after the last one, if there is a `limit`.
+    in cycle i = 0, 1, ..., which takes steps * multiplier^i, at the fraction x of it. The end of a
+    cycle is the beginning of the next, so `end_value` is reached only after the last one, if there
+    is a `limit`.
 
     Attributes:
         init_value: value at the beginning of the first cycle; not negative.
@@ -142,7 +145,7 @@ class CosineRestarts(Schedule):
     end_value: chex.Numeric = 0.0
     multiplier: chex.Numeric = 1
     decay: chex.Numeric = 1.0
-    limit: chex.Numeric = None
+    limit: chex.Numeric | None = None
 
     def __post_init__(self):
         require_values(self, init_value=self.init_value, end_value=self.end_value)
@@ -233,8 +236,8 @@ class PolynomialCycle(Schedule):
 
         value(step) = end_value + (init_value - end_value) (1 - step / (steps n))^power
 
-    with n = ceil(step / steps), 1 at step 0. It touches `end_value` at every multiple of `steps`, and rises again
-    one step later, each time less.
+    with n = ceil(step / steps), 1 at step 0. It touches `end_value` at every multiple of `steps`,
+    and rises again one step later, each time less.
 
     Attributes:
         init_value: value at step 0 and before; not negative.

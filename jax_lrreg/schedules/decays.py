@@ -96,7 +96,8 @@ class Polynomial(Schedule):
 class Cosine(Schedule):
     """Half a cosine wave.
 
-        value(step) = end_value + (init_value - end_value) ((1 + cos(pi (step / steps)^k_decay)) / 2)^exponent
+        value(step) = end_value + (init_value - end_value) ((1 + cos(pi (step / steps)^k_decay)) /
+        2)^exponent
 
     for 0 <= step <= steps.
 
@@ -185,10 +186,12 @@ class Rex(Schedule):
 class Tanh(Schedule):
     """Hyperbolic tangent: a plateau, a fall, a plateau.
 
-        value(step) = end_value + (init_value - end_value) (1 - tanh(lower + (upper - lower) step / steps)) / 2
+        value(step) = end_value + (init_value - end_value) (1 - tanh(lower + (upper - lower) step /
+        steps)) / 2
 
-    for 0 <= step < steps, then `end_value`. The curve itself comes near both values without reaching either:
-    it begins (1 + tanh(lower)) / 2 of the way down, and jumps over the last (1 - tanh(upper)) / 2 of it.
+    for 0 <= step < steps, then `end_value`. The curve itself comes near both values without
+    reaching either: it begins (1 + tanh(lower)) / 2 of the way down, and jumps over the last (1 -
+    tanh(upper)) / 2 of it.
 
     Attributes:
         init_value: the value that the first plateau is near to; not negative.
@@ -198,7 +201,8 @@ class Tanh(Schedule):
         upper: argument of the tangent at the end; above `lower`.
 
     Reference:
-        Hsueh, Li and Wu, Stochastic gradient descent with hyperbolic-tangent decay, 2019 (arXiv:1806.01593).
+        Hsueh, Li and Wu, Stochastic gradient descent with hyperbolic-tangent decay, 2019
+        (arXiv:1806.01593).
 
     Example:
         >>> print(Tanh(0.2, steps=100, lower=-5.0, upper=5.0)(50))
@@ -227,8 +231,8 @@ class Tanh(Schedule):
         return self.steps
 
     def value_at(self, clock):
-        # e^(2 x) for the argument x of the tangent, which has too many digits for a float32: it runs
-        # from -80 to 80, where one unit in its last place is 1e-5 of the exponential.
+        # e^(2 x) for the argument x of the tangent, which has too many digits for a float32: it
+        # runs from -80 to 80, where one unit in its last place is 1e-5 of the exponential.
         lower, upper = exact(self.lower), exact(self.upper)
         slope = (upper - lower) * clock.unit / exact(self.steps)
         odds = exp2((clock.upto(self.steps).time * slope + lower) * (2 * LOG2_E))

@@ -34,8 +34,8 @@ class Double:
         low: what rounding took from it.
     """
 
-    high: jax.Array | np.ndarray
-    low: jax.Array | np.ndarray
+    high: Any
+    low: Any
 
     __array_ufunc__ = None  # a NumPy number to the left of an operator leaves the operation to us
 
@@ -91,7 +91,9 @@ class Double:
     __radd__, __rmul__ = __add__, __mul__
 
 
-Number: TypeAlias = np.ndarray | np.generic | float | Double  # with all its digits, known or traced
+# With all its digits: NumPy's or Python's float64 where it is known, a `Double` where it is traced.
+# Their operators are alike, and no type checker follows which of them it is.
+Number: TypeAlias = Any
 
 
 def exact(value: Number | chex.Numeric) -> Number:
@@ -101,7 +103,7 @@ def exact(value: Number | chex.Numeric) -> Number:
     return np.asarray(value, np.float64) if known(value) else Double.of(value)
 
 
-def choose(condition: jax.Array, x: Double, y: Double) -> Double:
+def choose(condition: chex.Array, x: Number, y: Number) -> Double:
     """`where` for numbers with all their digits."""
     return jax.tree.map(lambda *pair: jnp.where(condition, *pair), x, y)
 
@@ -156,7 +158,7 @@ def _tidied(high: jax.Array, low: jax.Array) -> Double:
     return Double(total, low - (total - high))
 
 
-def _halves(x: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _halves(x: Any) -> tuple[jax.Array, jax.Array]:
     """`x` as two numbers of half as many bits, whose products are exact."""
     bits = {"exponent_bits": 8, "mantissa_bits": 11}
     if x.dtype != jnp.float32:

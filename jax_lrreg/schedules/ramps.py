@@ -1,6 +1,7 @@
 """The ramp before a schedule and the cooldown after it."""
 
 from dataclasses import KW_ONLY
+from typing import Any
 
 import chex
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ class Warmup(Schedule):
         value(step) = init_value + (first - init_value) f(step / steps)     for step < steps
                     = schedule(step - steps)                                from then on
 
-    where `first` is the schedule's own first value, reached at `step == steps`, and f is, by `shape`,
+    where `first` is the schedule's own first value, reached at `step == steps`, and f is, by
+    `shape`,
 
         linear       x                        cosine       (1 - cos(pi x)) / 2
         power        x^power                  1-sqrt       1 - sqrt(1 - x)
@@ -165,7 +167,7 @@ class Cooldown(Schedule):
         return algebra.method_text(self, "cooldown")
 
 
-def _fractions(clock: Clock, steps: chex.Numeric, shape: str) -> tuple:
+def _fractions(clock: Clock, steps: chex.Numeric, shape: str) -> tuple[Any, Any]:
     """What is left of a ramp and what is done, with as many digits as its shape needs."""
     return clock.share(steps) if shape in EXACT else (clock.left(steps), clock.done(steps))
 

@@ -1,10 +1,11 @@
 """Recipes: the schedules that are known by name, as compositions of the shapes.
 
-They return what they print: `warmup_cosine(...)` is `Cosine(...).warmup(...)`, ready to be changed further.
-Durations count from the start of the run: `total_steps` is all of it, the warmup included.
+They return what they print: `warmup_cosine(...)` is `Cosine(...).warmup(...)`, ready to be changed
+further. Durations count from the start of the run: `total_steps` is all of it, the warmup included.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import numpy as np
@@ -28,8 +29,8 @@ from jax_lrreg.schedules.timeline import join
 def warmup_cosine(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    warmup_steps: Any,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     exponent: chex.Numeric = 1.0,
@@ -59,8 +60,8 @@ def warmup_cosine(
 def warmup_linear(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    warmup_steps: Any,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
 ) -> Schedule:
@@ -87,8 +88,8 @@ def warmup_linear(
 def slanted_triangular(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    warmup_steps: Any,
+    total_steps: Any,
     ratio: chex.Numeric = 32.0,
 ) -> Schedule:
     """A short straight line up from `peak_value / ratio`, and a long one back down to it.
@@ -118,8 +119,8 @@ def slanted_triangular(
 def one_cycle(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    warmup_steps: Any,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
@@ -130,7 +131,8 @@ def one_cycle(
         peak_value: value at `warmup_steps`; not negative.
         warmup_steps: duration of the way up; positive.
         total_steps: step at which `end_value` is reached; above `warmup_steps`.
-        init_value: value at step 0; not negative. The source has a tenth to a thirtieth of the peak.
+        init_value: value at step 0; not negative. The source has a tenth to a thirtieth of the
+            peak.
         end_value: value from `total_steps` on; not negative.
         shape: of both ways: cosine or linear.
 
@@ -152,9 +154,9 @@ def one_cycle(
 def one_cycle_three_phases(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
+    warmup_steps: Any,
     down_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
@@ -189,9 +191,9 @@ def one_cycle_three_phases(
 def warmup_stable_decay(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    decay_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    warmup_steps: Any,
+    decay_steps: Any,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "linear",
@@ -231,8 +233,8 @@ def warmup_stable_decay(
 def warmup_stable_decay_periods(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    decay_steps: chex.Numeric,
+    warmup_steps: Any,
+    decay_steps: Any,
     period_steps: Sequence[chex.Numeric],
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
@@ -246,7 +248,8 @@ def warmup_stable_decay_periods(
         peak_value: value of the plateaus; not negative.
         warmup_steps: duration of the warmup, in the first period only; 0 for none.
         decay_steps: duration of each cooldown; positive.
-        period_steps: durations of the periods, at least two; the first includes the warmup, and each its cooldown.
+        period_steps: durations of the periods, at least two; the first includes the warmup, and
+            each its cooldown.
         init_value: value at step 0; not negative.
         end_value: value at the end of each period, and from the last end on; not negative.
         shape: of the cooldowns.
@@ -278,9 +281,9 @@ def warmup_stable_decay_periods(
 def tri_stage(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
+    warmup_steps: Any,
     hold_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric,
 ) -> Schedule:
@@ -314,8 +317,8 @@ def tri_stage(
 def flat_cosine(
     peak_value: chex.Numeric,
     *,
-    decay_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    decay_steps: Any,
+    total_steps: Any,
     end_value: chex.Numeric = 0.0,
 ) -> Schedule:
     """A plateau, then half a cosine wave down.
@@ -340,9 +343,9 @@ def flat_cosine(
 def cosine_then_linear(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: chex.Numeric,
-    decay_steps: chex.Numeric,
-    total_steps: chex.Numeric,
+    warmup_steps: Any,
+    decay_steps: Any,
+    total_steps: Any,
     init_value: chex.Numeric = 0.0,
     cosine_end_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
@@ -375,9 +378,7 @@ def cosine_then_linear(
     return running.cooldown(decay_steps, total_steps - decay_steps, end_value=end_value)
 
 
-def noam(
-    factor: chex.Numeric = 1.0, *, model_dim: chex.Numeric, warmup_steps: chex.Numeric
-) -> Schedule:
+def noam(factor: chex.Numeric = 1.0, *, model_dim: chex.Numeric, warmup_steps: Any) -> Schedule:
     """The schedule of the original Transformer, whose first update is number 1.
 
         value(step) = factor model_dim^-0.5 min(n^-0.5, n warmup_steps^-1.5)     with n = step + 1
@@ -422,9 +423,7 @@ def require_parts(
         require(np.all(ok), owner, longest, parts[longest], allowed)
 
 
-def after_warmup(
-    schedule: Schedule, warmup_steps: chex.Numeric, init_value: chex.Numeric
-) -> Schedule:
+def after_warmup(schedule: Schedule, warmup_steps: Any, init_value: chex.Numeric) -> Schedule:
     """The schedule after a warmup, or as it is where there is none."""
     none = known(warmup_steps) and np.all(np.asarray(warmup_steps) == 0)
     return schedule if none else schedule.warmup(warmup_steps, init_value=init_value)

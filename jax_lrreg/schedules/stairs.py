@@ -199,8 +199,8 @@ class PiecewiseLinear(Schedule):
 class PiecewiseCosine(Schedule):
     """Half cosine waves through the points (0, init_value), (boundaries[0], values[0]), ...
 
-    Between two points it goes as (1 - cos(pi x)) / 2 of the way, x from 0 to 1: level at every point. It
-    holds the last value after the last boundary.
+    Between two points it goes as (1 - cos(pi x)) / 2 of the way, x from 0 to 1: level at every
+    point. It holds the last value after the last boundary.
 
     Attributes:
         init_value: value at step 0 and before; not negative.

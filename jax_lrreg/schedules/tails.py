@@ -115,8 +115,8 @@ class InverseSqrt(Schedule):
 
         value(step) = peak_value / sqrt(1 + step / timescale)     for step >= 0
 
-    The conventions in use are this curve after different beginnings. They have constructors of their
-    own: `fairseq`, `t5`, `shifted`, and the function `schedules.noam`.
+    The conventions in use are this curve after different beginnings. They have constructors of
+    their own: `fairseq`, `t5`, `shifted`, and the function `schedules.noam`.
 
     Attributes:
         peak_value: value at step 0 and before; not negative.
@@ -164,7 +164,8 @@ class InverseSqrt(Schedule):
             value(step) = factor / sqrt(max(step, warmup_steps))
 
         Reference:
-            Raffel et al., Exploring the limits of transfer learning, 2020, sec. 3.1.2 (arXiv:1910.10683).
+            Raffel et al., Exploring the limits of transfer learning, 2020, sec. 3.1.2
+            (arXiv:1910.10683).
 
         Example:
             >>> InverseSqrt.t5(warmup_steps=10_000)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
+from typing import Any
 
 import chex
 import jax.numpy as jnp
@@ -99,7 +100,8 @@ def join(pieces: Sequence[tuple[ScheduleLike, chex.Numeric | None]]) -> Joined:
     last = pairs[-1][1]
     require(last is None, "join", "length", last, "None for the last piece, which has no end")
     schedules = tuple(as_schedule(piece, "piece") for piece, _ in pairs)
-    return Joined(schedules, lengths=tuple(length for _, length in pairs[:-1]))
+    lengths: Any = tuple(length for _, length in pairs[:-1])
+    return Joined(schedules, lengths=lengths)
 
 
 @pytree
@@ -283,7 +285,8 @@ class InUnits(Schedule):
 
         value(step) = schedule(step per_step)
 
-    but computed in whole steps, so that a horizon of 10^13 tokens ends as exactly as one of 10 steps.
+    but computed in whole steps, so that a horizon of 10^13 tokens ends as exactly as one of 10
+    steps.
 
     Attributes:
         schedule: its durations are in epochs, examples, tokens, ...

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import chex
+import optax
 
 from jax_lrreg._arrays import leaves
 from jax_lrreg._check import require, require_number
@@ -15,7 +16,7 @@ from jax_lrreg.select.rules import Factors
 Layer: TypeAlias = "str | tuple[str, ...]"
 
 
-def layer_decay(params: chex.ArrayTree, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
+def layer_decay(params: optax.Params, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
     """Smaller learning rates for lower layers: rules for `transforms.scale_by_rules`.
 
         factor = decay^(layers - 1 - layer),    layer = 0 for the first in `order`, layers - 1 for the last
@@ -46,7 +47,7 @@ def layer_decay(params: chex.ArrayTree, decay: chex.Numeric, *, order: Sequence[
 
 
 def spread(
-    params: chex.ArrayTree, low: chex.Numeric, high: chex.Numeric, *, order: Sequence[Layer]
+    params: optax.Params, low: chex.Numeric, high: chex.Numeric, *, order: Sequence[Layer]
 ) -> Factors:
     """Factors from `low` at the first layer to `high` at the last, in equal ratios: discriminative rates.
 
@@ -84,7 +85,7 @@ def _by_layer(layers: list[tuple[str, ...]], values: list[chex.Numeric]) -> Fact
     return Factors(tuple(p for p, _ in pairs), factors=tuple(value for _, value in pairs))
 
 
-def _layers(owner: str, params: chex.ArrayTree, order: Sequence[Layer]) -> list[tuple[str, ...]]:
+def _layers(owner: str, params: optax.Params, order: Sequence[Layer]) -> list[tuple[str, ...]]:
     """The patterns of each layer, a `*` in one expanded; every parameter is in one of them."""
     listed = isinstance(order, list | tuple) and len(order) > 0
     listed = listed and all(isinstance(layer, str | tuple) for layer in order)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import chex
 import numpy as np
+import optax
 
 from jax_lrreg._arrays import Parameters
 from jax_lrreg._struct import number_text
@@ -81,7 +81,7 @@ def _filled(pieces: Sequence[str], width: int) -> list[str]:
     return lines
 
 
-def report(params: chex.ArrayTree, **columns: Any) -> Report:
+def report(params: optax.Params, **columns: Any) -> Report:
     """What each parameter gets: a row a parameter, a column for each keyword; prints as a table.
 
     Args:
@@ -117,7 +117,7 @@ def report(params: chex.ArrayTree, **columns: Any) -> Report:
     return Report(title, rows, ("parameter", "shape", *columns))
 
 
-def _column(name: str, spec: Any, params: chex.ArrayTree, items: Parameters) -> list[str]:
+def _column(name: str, spec: Any, params: optax.Params, items: Parameters) -> list[str]:
     """What a penalty, a selection or rules say of each parameter."""
     if hasattr(spec, "report"):
         told = {path: (what, why) for path, _, what, why in spec.report(params).rows}

@@ -18,7 +18,7 @@ class Sums(NamedTuple):
     """What has been added up so far."""
 
     weight: jax.Array
-    values: chex.ArrayTree  # loss, metrics and gradient, in float32 at least
+    values: optax.Params  # loss, metrics and gradient, in float32 at least
 
 
 def accumulated(
@@ -33,15 +33,17 @@ def accumulated(
 
         gradient = sum over micro-batches of weight * gradient / sum of weights
 
-    with the weight of a micro-batch the sum of its `mask`, and 1 where the batch has none. What has no
-    weight touches nothing, neither a sum nor the model state, also where it is not a number. The sums are kept in
-    float32 at least, and so is the gradient; the model state goes from one micro-batch to the next.
+    with the weight of a micro-batch the sum of its `mask`, and 1 where the batch has none. What has
+    no weight touches nothing, neither a sum nor the model state, also where it is not a number. The
+    sums are kept in float32 at least, and so is the gradient; the model state goes from one
+    micro-batch to the next.
 
     Args:
         gradient: `(params, model_state, batch, key) -> (loss, (metrics, model_state)), gradient`.
         params: of the model.
         model_state: before the first micro-batch.
-        batch: a tree of arrays with the examples along axis 0; scalars and keys are in every micro-batch.
+        batch: a tree of arrays with the examples along axis 0; scalars and keys are in every
+            micro-batch.
         key: micro-batch `i` gets `fold_in(key, i)`.
         accumulate: how many micro-batches.
     """

@@ -93,7 +93,7 @@ def refuse_other_rate(tx: Any, rate: Rate | None) -> None:
         return
     for step in (0, 1, 10, 100, 1000):
         with jax.ensure_compile_time_eval():
-            given = given_rate(rate, None, jnp.int32(step))
+            given: Any = given_rate(rate, None, jnp.int32(step))
             most, used = _rates_used(tx, step) if known(given) else (1.0, [])
         if not used or any(0.998 * given <= each <= 1.002 * most * given for each in used):
             continue
@@ -110,7 +110,7 @@ def _rates_used(tx: optax.GradientTransformation, step: int) -> tuple[float, lis
     """
     param = jnp.zeros(1)
     try:
-        state = tx.init(param)
+        state: Any = tx.init(param)
         before, last = [], state
         while type(last) is tuple and last and type(last[-1]) is tuple:
             *before, last = last
@@ -123,7 +123,9 @@ def _rates_used(tx: optax.GradientTransformation, step: int) -> tuple[float, lis
         state = at_schedule_step(state, step)
 
         def size(gradient: float, at: float) -> float:
-            return abs(float(tx.update(param + gradient, state, param + at)[0][0]))
+            return abs(
+                float(jnp.ravel(jnp.asarray(tx.update(param + gradient, state, param + at)[0]))[0])
+            )
 
         if len(names) > 2 and size(1.0, 1.0) == size(1.0, 0.0):
             return 1.0, []  # what stands before the rate is no decay, so it may be another factor
@@ -174,7 +176,7 @@ def at_end(state: State, monitors: Sequence[str]) -> Metrics:
     return results
 
 
-def norm(tree: chex.ArrayTree) -> jax.Array:
+def norm(tree: optax.Params) -> jax.Array:
     """The root of the sum of squares, added in float32 at least: in float16 it would overflow at 256."""
     wide = [widened(x) for x in jax.tree.leaves(tree) if is_parameter(x)]
     return jnp.asarray(optax.tree.norm(wide))

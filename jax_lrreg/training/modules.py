@@ -13,7 +13,7 @@ import jax
 import optax
 
 Model = Callable[..., Any]  # what a `loss_fn` calls: it returns whatever the module does
-ModelState = chex.ArrayTree  # everything but the parameters that a module carries
+ModelState = Any  # everything but the parameters that a module carries
 Example = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword inputs of a module
 
 
@@ -109,8 +109,9 @@ class Linen(NamedTuple):
     def bind(self, params: optax.Params, model_state: ModelState, key: chex.PRNGKey) -> Bound:
         """The model as it is trained: every PRNG stream is drawn from `key`.
 
-        `rngs=` and `mutable=` are Flax's own: streams that are given go before ours, and what is asked for is
-        returned beside the output. What the module carries is carried all the same, unless `mutable=False`.
+        `rngs=` and `mutable=` are Flax's own: streams that are given go before ours, and what is
+        asked for is returned beside the output. What the module carries is carried all the same,
+        unless `mutable=False`.
         """
         scope = sys.modules["flax.core"].scope
         state, calls = dict(model_state), [0]

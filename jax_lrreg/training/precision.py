@@ -64,20 +64,22 @@ def mixed_precision(
 ) -> MixedPrecision:
     """A module whose parameters and inputs are cast to `compute_dtype` where it is called, its outputs to float32.
 
-    It goes wherever a module goes: `init`, `make_step`, `make_eval`, `merge`. The state keeps the parameters as they
-    are, in float32 unless told otherwise, so that they are their own master copy: gradients, penalties, moments,
-    averages and the loss are float32, and running means keep their dtype. Integers and Python numbers are left
-    alone. A layer with a `dtype=` of its own, such as `nn.Dense(10, dtype=jnp.float32)`, casts once more and computes
-    in that one, as softmax and normalization layers often should. `nnx.BatchNorm` returns the dtype of its running
-    means unless it has a `dtype=`, and what follows it computes in that too.
+    It goes wherever a module goes: `init`, `make_step`, `make_eval`, `merge`. The state keeps the
+    parameters as they are, in float32 unless told otherwise, so that they are their own master
+    copy: gradients, penalties, moments, averages and the loss are float32, and running means keep
+    their dtype. Integers and Python numbers are left alone. A layer with a `dtype=` of its own,
+    such as `nn.Dense(10, dtype=jnp.float32)`, casts once more and computes in that one, as softmax
+    and normalization layers often should. `nnx.BatchNorm` returns the dtype of its running means
+    unless it has a `dtype=`, and what follows it computes in that too.
 
     float16 has a small range: give `make_step` a `loss_scale=`. bfloat16 has the range of float32.
 
     Args:
         module: a Linen module, an NNX module or a function.
         compute_dtype: a floating dtype such as `jnp.bfloat16`.
-        param_dtype: that of the parameters which `init` makes. With fewer bits than float32, small updates are lost
-            in rounding unless the optimizer keeps a copy: `transforms.master_weights(tx)`.
+        param_dtype: that of the parameters which `init` makes. With fewer bits than float32, small
+            updates are lost in rounding unless the optimizer keeps a copy:
+            `transforms.master_weights(tx)`.
 
     Example:
         >>> import optax
@@ -96,7 +98,7 @@ def mixed_precision(
     return MixedPrecision(adapter_of(module), compute_dtype, param_dtype)
 
 
-def cast(tree: chex.ArrayTree, dtype: DTypeLike) -> Any:
+def cast(tree: optax.Params, dtype: DTypeLike) -> Any:
     """The tree with its real arrays in `dtype`; integers, complex numbers, keys and Python numbers as they are."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if _is_real(x) else x, tree)
 
@@ -106,7 +108,8 @@ def scaled_gradient(objective: Callable, loss_scale: Any) -> Callable:
 
         gradient = gradient of (scale * loss) / scale
 
-    divided in float32, so that what would be 0 in float16 is not. Without a scale it is the gradient as it is.
+    divided in float32, so that what would be 0 in float16 is not. Without a scale it is the
+    gradient as it is.
     """
     if loss_scale is None:
         return jax.value_and_grad(objective, has_aux=True)
@@ -125,7 +128,8 @@ def scaled_gradient(objective: Callable, loss_scale: Any) -> Callable:
 def rescaled(loss_scale: Any, finite: jax.Array) -> Any:
     """The scale after an update: its own rule, asked with a gradient of one number that is finite or not.
 
-    Its rule is inside its `value_and_grad`, which would read every gradient once more to see what is known here.
+    Its rule is inside its `value_and_grad`, which would read every gradient once more to see what
+    is known here.
     """
     witness = jnp.where(finite, 0.0, jnp.nan)
     return loss_scale.value_and_grad(lambda x: x * witness)(jnp.ones(())).dynamic_scale

@@ -17,7 +17,7 @@ from jax_lrreg._optax_state import nodes
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.training.modules import ModelState, adapter_of, register_with_flax
 
-Hyper = chex.ArrayTree  # schedules, penalties and numbers, in any tree
+Hyper = Any  # schedules, penalties and numbers, in any tree
 Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 Placement = Any  # a sharding, or a function from the state to a tree of them
 
@@ -30,8 +30,8 @@ class State:
     saved as it is; `flax.serialization.to_bytes` and `from_bytes` take it too.
 
     Attributes:
-        step: calls of the step so far, an int32: the position in the data. The optimizer's own counters
-            are in `opt_state`, and stand still when an update is skipped.
+        step: calls of the step so far, an int32: the position in the data. The optimizer's own
+            counters are in `opt_state`, and stand still when an update is skipped.
         params: what is trained.
         opt_state: the state of the Optax transformation.
         model_state: everything else the module carries, such as batch statistics.
@@ -54,9 +54,10 @@ class State:
     def replace(self, **changes: Any) -> "State":
         """A state with other values in the named fields; the other fields are shared with this one.
 
-        The new arrays are copied, so that nothing that others hold is ever donated. A tree of another kind with the
-        same names, such as Flax's `FrozenDict`, becomes one of the kind that is there. Numbers in `hyper` take the
-        type of those they replace, so an edit in the middle of a run compiles nothing anew.
+        The new arrays are copied, so that nothing that others hold is ever donated. A tree of
+        another kind with the same names, such as Flax's `FrozenDict`, becomes one of the kind that
+        is there. Numbers in `hyper` take the type of those they replace, so an edit in the middle
+        of a run compiles nothing anew.
 
         Example:
             >>> state = init(lambda p, x: p * x, optax.sgd, key=jax.random.key(0), params=1.0, hyper=0.1)
@@ -109,8 +110,8 @@ def init(
         A `State` whose arrays are copies, so that nothing it shares with others is ever donated.
 
     Raises:
-        TypeError: the module is a class or no module at all, or lacks what it is initialised from; a parameter is no
-            floating or complex array, which is all that has a gradient.
+        TypeError: the module is a class or no module at all, or lacks what it is initialised from;
+            a parameter is no floating or complex array, which is all that has a gradient.
         ValueError: `key` is not one typed key, or a parameter is not finite.
 
     Example:
@@ -134,15 +135,15 @@ def init(
     if params is not None:
         _check_parameters(params)
     hyper = jax.tree.map(_copied, hyper)
-    params, model_state = adapter.init(jax.random.fold_in(key, 0), inputs, params)
-    _check_parameters(params)
-    params = jax.tree.map(_copied, params)
+    made, model_state = adapter.init(jax.random.fold_in(key, 0), inputs, params)
+    _check_parameters(made)
+    own = jax.tree.map(_copied, made)
     # What the optimizer starts from may be the parameters themselves: everything is copied.
-    opt_state = optimizer_of(tx, hyper).init(params)
+    opt_state = optimizer_of(tx, hyper).init(own)
     opt_state, model_state, key = jax.tree.map(_copied, (opt_state, model_state, key))
     state = State(
         step=jnp.zeros((), jnp.int32),
-        params=params,
+        params=own,
         opt_state=opt_state,
         model_state=model_state,
         key=key,
@@ -157,9 +158,10 @@ def init(
 def merge(module: Any, state: State) -> Any:
     """The trained model: Linen's variables, the NNX module with its trained values, a function's parameters.
 
-    So one predicts by `module.apply(merge(module, state), x)` in Linen, as with `mixed_precision(module)` of any
-    kind, by `merge(module, state)(x)` in NNX, and by `function(merge(function, state), x)`. The arrays are
-    copies, so they outlive a later donation of the state.
+    So one predicts by `module.apply(merge(module, state), x)` in Linen, as with
+    `mixed_precision(module)` of any kind, by `merge(module, state)(x)` in NNX, and by
+    `function(merge(function, state), x)`. The arrays are copies, so they outlive a later donation
+    of the state.
 
     Example:
         >>> apply = lambda params, x: x @ params
@@ -175,10 +177,11 @@ def optimizer_of(
 ) -> optax.GradientTransformationExtraArgs:
     """An Optax transformation as it is; a function `hyper -> tx` called with the hyperparameters."""
     require_optimizer(tx, argument)
-    if not isinstance(tx, optax.GradientTransformation):
-        allowed = f"`{argument}` must be a function hyper -> Optax transformation"
-        tx = made_of(tx, hyper, optax.GradientTransformation, argument, allowed)
-    return optax.with_extra_args_support(tx)
+    if isinstance(tx, optax.GradientTransformation):
+        return optax.with_extra_args_support(tx)
+    allowed = f"`{argument}` must be a function hyper -> Optax transformation"
+    made = made_of(tx, hyper, optax.GradientTransformation, argument, allowed)
+    return optax.with_extra_args_support(made)
 
 
 def require_optimizer(tx: Any, argument: str = "tx") -> None:
@@ -226,7 +229,7 @@ def made_of(
     return made
 
 
-def in_dtypes_of(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
+def in_dtypes_of(new: optax.Params, old: optax.Params) -> optax.Params:
     """The new values in the dtypes of the old, so that a state has the same types after every step."""
     kinds = (jnp.floating, jnp.complexfloating, jnp.integer)
 

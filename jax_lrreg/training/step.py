@@ -3,21 +3,22 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import is_parameter, known, widened
+from jax_lrreg._arrays import known, widened
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg._optax_state import no_new_nan, schedules_gone_on, update_count
+from jax_lrreg._optax_state import no_new_nan, update_count
 from jax_lrreg._struct import arguments_text
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
-from jax_lrreg.training.accumulate import accumulated, has_primitive
+from jax_lrreg.training.accumulate import accumulated
 from jax_lrreg.training.batch import Batch, check_mask, count_examples
+from jax_lrreg.training.guard import Outcome, Proposal, guarded, stays_finite
 from jax_lrreg.training.metrics import (
     AT_END,
     EACH_STEP,
@@ -78,37 +79,44 @@ def make_step(
 
     Args:
         module: as in `init`.
-        loss_fn: `loss_fn(model, batch) -> loss`, or `(loss, {name: scalar})`. `model` is callable: its
-            parameters, mutable state and keys are bound to it. All arrays of `batch` have as many examples
-            along axis 0; scalars and keys are shared by all.
+        loss_fn: `loss_fn(model, batch) -> loss`, or `(loss, {name: scalar})`. `model` is callable:
+            its parameters, mutable state and keys are bound to it. All arrays of `batch` have as
+            many examples along axis 0; scalars and keys are shared by all.
         tx: an Optax transformation, or `hyper -> tx`.
-        penalty: a `Penalty`, or `hyper -> penalty`, added to the loss once per update. Penalties placed in
-            `tx` are your own choice and not added again.
-        learning_rate: what `tx` uses (a number, a schedule, or `hyper -> either`), to be reported in
-            `metrics["learning_rate"]` as applied: it is read at the optimizer's own count, and times the
-            scale of the controllers in `tx`, which are `transforms.scale_by_controller` and
-            `hypergradient_descent`. Those in a group of `optax.partition` are reported apart, as
-            `metrics["scale/<label>"]`. Where `tx` holds its rate as data, as `transforms.scale_by_learning_rate`
-            and `optax.inject_hyperparams` do, that is reported, given or not.
-        accumulate: into how many micro-batches a batch is split; their gradients are averaged in float32,
-            weighted by the sum of `batch["mask"]` where the batch has one. It is one update.
-        on_nonfinite: for an update whose loss, gradient or learning rate is not finite, or that would leave a
-            parameter or a number of the model's state so: "skip" leaves parameters, optimizer, model state and
-            average as they were; "raise" does so and raises; "keep" goes on regardless, and looks at nothing. Where
-            loss and gradient are finite, schedules go on all the same: one that is NaN at one step, or 0 where
-            D-Adaptation and Prodigy then divide 0 by 0, would be asked for that step for ever.
-        ema: decay of a moving average of the parameters, in [0, 1), or None. It is kept in float32 at least.
-        loss_scale: for float16, a `flax.training.dynamic_scale.DynamicScale`: the loss is multiplied by it before it
-            is differentiated, the gradient divided by it in float32, and it adapts, in `state.loss_scale`: an update
-            that overflows is skipped and lowers it. The loss and the gradient norm are reported without it.
+        penalty: a `Penalty`, or `hyper -> penalty`, added to the loss once per update. Penalties
+            placed in `tx` are your own choice and not added again.
+        learning_rate: what `tx` uses (a number, a schedule, or `hyper -> either`), to be reported
+            in `metrics["learning_rate"]` as applied: it is read at the optimizer's own count, and
+            times the scale of the controllers in `tx`, which are `transforms.scale_by_controller`
+            and `hypergradient_descent`. Those in a group of `optax.partition` are reported apart,
+            as `metrics["scale/<label>"]`. Where `tx` holds its rate as data, as
+            `transforms.scale_by_learning_rate` and `optax.inject_hyperparams` do, that is reported,
+            given or not.
+        accumulate: into how many micro-batches a batch is split; their gradients are averaged in
+            float32, weighted by the sum of `batch["mask"]` where the batch has one. It is one
+            update.
+        on_nonfinite: for an update whose loss, gradient or learning rate is not finite, or that
+            would leave a parameter or a number of the model's state so: "skip" leaves parameters,
+            optimizer, model state and average as they were; "raise" does so and raises; "keep" goes
+            on regardless, and looks at nothing. Where loss and gradient are finite, schedules go on
+            all the same: one that is NaN at one step, or 0 where D-Adaptation and Prodigy then
+            divide 0 by 0, would be asked for that step for ever.
+        ema: decay of a moving average of the parameters, in [0, 1), or None. It is kept in float32
+            at least.
+        loss_scale: for float16, a `flax.training.dynamic_scale.DynamicScale`: the loss is
+            multiplied by it before it is differentiated, the gradient divided by it in float32, and
+            it adapts, in `state.loss_scale`: an update that overflows is skipped and lowers it. The
+            loss and the gradient norm are reported without it.
         donate: whether the memory of the given state is reused for the new one.
-        monitors: what else to report. At each step, "grad_norm", which costs nothing more, and "update_norm". Of
-            the state, "param_norm" and "sparsity", the share of exact zeros, and for each parameter by its path
-            "param_norm/*" and "sparsity/*": `fit` reads those at the end of a log interval only.
+        monitors: what else to report. At each step, "grad_norm", which costs nothing more, and
+            "update_norm". Of the state, "param_norm" and "sparsity", the share of exact zeros, and
+            for each parameter by its path "param_norm/*" and "sparsity/*": `fit` reads those at the
+            end of a log interval only.
 
     Returns:
-        `step(state, batch) -> (state, metrics)`, where `metrics` has `loss`, `data_loss`, `penalty`,
-        `skipped` (1 if this update was), the monitors, and the names that `loss_fn` returns.
+        `step(state, batch) -> (state, metrics)`, where `metrics` has `loss`, `data_loss`,
+        `penalty`, `skipped` (1 if this update was), the monitors, and the names that `loss_fn`
+        returns.
 
     Raises:
         TypeError, ValueError: by the name of the argument; at the first call, by that of a leaf.
@@ -145,8 +153,9 @@ class Step:
     """A compiled update `step(state, batch) -> (state, metrics)`; made by `make_step`.
 
     Attributes:
-        body: the same as a pure function, without donation, for your own `scan` or `vmap`, and without the
-            monitors of `at_end`. A loop that carries the state begins with `complete(state)`.
+        body: the same as a pure function, without donation, for your own `scan` or `vmap`, and
+            without the monitors of `at_end`. A loop that carries the state begins with
+            `complete(state)`.
         at_end: `state -> {name: scalar}`, compiled: the monitors that are read from a state.
         on_nonfinite: what happens to an update that is not finite.
         donate: whether a call takes the memory of the state it is given.
@@ -179,7 +188,7 @@ class Step:
         check_mask(batch, "step", "batch")
         key, hyper = state.key, state.hyper
         changing, metrics = self._call(changing_of(state), key, hyper, batch)
-        kept = (key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))
+        kept: Any = (key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))
         state = _assembled(changing, *kept)
         if self.on_nonfinite == "raise" and metrics["skipped"]:
             error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics))
@@ -207,22 +216,6 @@ def _assembled(changing: tuple, key: chex.PRNGKey, hyper: Hyper) -> State:
     state = object.__new__(State)
     vars(state).update(zip(CHANGING, changing, strict=True), key=key, hyper=hyper)
     return state
-
-
-class Proposal(NamedTuple):
-    """An update that is not made yet: what it would leave behind, and the way there."""
-
-    params: optax.Params
-    opt_state: optax.OptState
-    updates: optax.Updates
-
-
-class Outcome(NamedTuple):
-    """What became of it: the state, the size of the way where it is asked for, and whether it was made."""
-
-    state: State
-    update_norm: jax.Array | None
-    sound: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -302,7 +295,7 @@ class Update:
             return Outcome(new, size, jnp.array(True))
 
         def is_sound(proposal: Proposal) -> jax.Array:
-            sound = _stays_finite(proposal.params, params)
+            sound = stays_finite(proposal.params, params)
             sound &= no_new_nan(proposal.opt_state, state.opt_state)
             return sound if rate is None else sound & jnp.isfinite(rate)
 
@@ -310,8 +303,8 @@ class Update:
         if self.on_nonfinite == "keep":
             outcome = make(propose())
         else:
-            taken = finite & _stays_finite(model_state, state.model_state)
-            outcome = _guarded(taken, propose, is_sound, make, state)
+            taken = finite & stays_finite(model_state, state.model_state)
+            outcome = guarded(taken, propose, is_sound, make, state)
 
         new, named["skipped"] = outcome.state, 1 - outcome.sound.astype(jnp.int32)
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
@@ -351,83 +344,6 @@ class Update:
         if (decay := self.ema) is None:
             return ema
         return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), ema, params)
-
-
-def _guarded(
-    taken: jax.Array,
-    propose: Callable[[], Proposal],
-    is_sound: Callable[[Proposal], jax.Array],
-    make: Callable[[Proposal], Outcome],
-    old: State,
-) -> Outcome:
-    """Makes the proposed update, unless that would leave behind what is not finite.
-
-    Args:
-        taken: whether loss, gradient and the new model state are finite. If not, it is the batch's fault, and all
-            stays as it was.
-        propose: runs the optimizer.
-        is_sound: whether what it proposes can be made. If not, it is the optimizer's own fault: all stays, but
-            schedules go on, since one that stood still would give the same number for ever.
-        make: makes it.
-        old: the state before.
-    """
-    propose = jax.jit(propose)  # traced once, for all the places that call it
-    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: make(propose()).update_norm))
-    skipped = Outcome(old, nothing, jnp.array(False))
-
-    def refused(proposal: Proposal) -> Outcome:
-        opt_state = schedules_gone_on(proposal.opt_state, old.opt_state)
-        return skipped._replace(state=old.replace(opt_state=opt_state))
-
-    def by_branches() -> Outcome:
-        # XLA makes one loop for each array on the CPU, and none may write where another has yet to
-        # read the old value for a choice between old and new: all moments would be copied, at 9
-        # times the time of an update of Adam where memory is the limit. So the choice is between
-        # branches. What is looked at are the new parameters alone; the moments are made after that,
-        # once more from the old ones, and in place. A line search, whose update takes longer than
-        # any copy, is not run twice.
-        costly = has_primitive(propose.trace().jaxpr.jaxpr, "while", "scan")
-
-        def tried() -> Outcome:
-            first = propose()
-
-            def again() -> Outcome:
-                opt_state = (first if costly else propose()).opt_state
-                return make(first._replace(opt_state=opt_state))
-
-            return jax.lax.cond(is_sound(first), again, lambda: refused(first))
-
-        return jax.lax.cond(taken, tried, lambda: skipped)
-
-    def by_selection() -> Outcome:
-        # Other compilers look at the numbers in the loop that makes them, and a branch would wait
-        # for the host.
-        proposal = propose()
-        sound, outcomes = is_sound(proposal), (make(proposal), refused(proposal), skipped)
-        choice = lambda a, b, c: jnp.where(taken, jnp.where(sound, a, b), c)  # noqa: E731
-        return jax.tree.map(choice, *outcomes)
-
-    return jax.lax.platform_dependent(cpu=by_branches, default=by_selection)
-
-
-def _stays_finite(new: chex.ArrayTree, old: chex.ArrayTree) -> jax.Array:
-    """Whether every number that was finite before still is."""
-    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-    pairs = [(after, before) for after, before in leaves if is_parameter(after)]
-    if not pairs:
-        return jnp.array(True)
-
-    def exactly() -> jax.Array:
-        lost = [jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new)) for new, old in pairs]
-        return ~jnp.any(jnp.stack(lost))
-
-    def at_a_glance() -> jax.Array:
-        # On the CPU a sum is the quickest look. It is finite only if each number is; if it is not,
-        # the numbers may still be what they were, or too large to be added up.
-        total = sum(jnp.sum(widened(new)) for new, _ in pairs)
-        return jax.lax.cond(jnp.isfinite(total), lambda: jnp.array(True), exactly)
-
-    return jax.lax.platform_dependent(cpu=at_a_glance, default=exactly)
 
 
 def _check_penalty(penalty: PenaltyLike | None) -> None:

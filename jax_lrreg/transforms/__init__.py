@@ -16,7 +16,6 @@ from jax_lrreg.transforms.penalty import add_corrected_penalty as add_corrected_
 from jax_lrreg.transforms.penalty import add_independent_penalty as add_independent_penalty
 from jax_lrreg.transforms.penalty import add_penalty as add_penalty
 from jax_lrreg.transforms.penalty import add_penalty_and_clip as add_penalty_and_clip
-from jax_lrreg.transforms.probe import measure as measure
 from jax_lrreg.transforms.proximal import ProximalState as ProximalState
 from jax_lrreg.transforms.proximal import proximal as proximal
 from jax_lrreg.transforms.rules import ScaleByRulesState as ScaleByRulesState

@@ -1,13 +1,17 @@
-"""Controllers as Optax gradient transformations: a learning rate driven by the loss, or by the gradient."""
+"""A learning rate driven by the loss, or by the gradient: controllers as Optax transformations."""
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import is_parameter
+from jax_lrreg._arrays import is_parameter, widened
+from jax_lrreg._check import require
+from jax_lrreg._optax_state import Tree
 from jax_lrreg.schedules import Controller, HypergradientDescent
+from jax_lrreg.transforms.learning_rate import require_one
 
 
 class ScaleByControllerState(NamedTuple):
@@ -35,11 +39,12 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         update <- controller.scale(state) update
 
     In this order, as in Optax: a cut that a loss brings about is in force in that loss's own
-    update. It goes behind a learning rate of any kind, constant or scheduled, which it multiplies;
-    under `optax.masked` and `optax.partition` each group of parameters has a controller of its own.
-    The loss is the `value=` of `update`, which `training.make_step` gives: under `accumulate=` that
-    is the mean over the micro-batches. `optax.MultiSteps` would pass on that of the last one: see
-    `mean_value`. With `training.fit(control_on=)` an evaluation metric takes the place of the loss.
+        update. It goes behind a learning rate of any kind, constant or scheduled, which it
+        multiplies. Under `optax.masked` and `optax.partition` each group of parameters has a
+        controller of its own. The loss is the `value=` of `update`, which `training.make_step`
+        gives: under `accumulate=` the mean over the micro-batches. `optax.MultiSteps` would pass on
+        that of the last one: see `mean_value`. With `training.fit(control_on=)` an evaluation
+        metric takes the place of the loss.
 
     Args:
         controller: such as `schedules.ReduceOnPlateau`.
@@ -56,37 +61,35 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         >>> print(update)
         [-0.1]
     """
-    if not isinstance(controller, Controller):
-        raise TypeError(
-            f"scale_by_controller: `controller` must be a controller, got {controller!r}"
-        )
+    name, allowed = "scale_by_controller", "a controller"
     if isinstance(controller, HypergradientDescent):
-        raise TypeError(
-            "scale_by_controller: `controller` must be driven by a metric; HypergradientDescent is driven by the gradient: "
-            "write transforms.hypergradient_descent(optimizer, controller)"
-        )
+        allowed += " that a metric drives; by the gradient it is transforms.hypergradient_descent"
+    fits = isinstance(controller, Controller) and not isinstance(controller, HypergradientDescent)
+    require(fits, name, "controller", controller, allowed, error=TypeError)
 
-    def init(params: Any) -> ScaleByControllerState:
+    def init(params: Tree) -> ScaleByControllerState:
         del params
         state, no = controller.init(), jnp.zeros((), bool)
-        return ScaleByControllerState(
-            state, _scale(controller, state), jnp.zeros((), jnp.float32), no, no
-        )
+        zero = jnp.zeros((), jnp.float32)
+        return ScaleByControllerState(state, _scale(controller, state), zero, no, no)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any
-    ) -> tuple[Any, ScaleByControllerState]:
+        updates: Tree,
+        state: Tree,
+        params: Tree = None,
+        *,
+        value: chex.Numeric | None = None,
+        **extra: Any,
+    ) -> tuple[Tree, ScaleByControllerState]:
         del params, extra
-        _require_value("scale_by_controller", value)
-        metric = jnp.where(state.external, state.metric, jnp.asarray(value, jnp.float32))
-        heard = ~state.external | state.waiting
+        loss = _loss(name, value)
+        metric = jnp.where(state.external, state.metric, loss)
+        heard: Any = ~state.external | state.waiting
         new = controller.update(state.controller, metric)
-        new = jax.tree.map(
-            lambda after, before: jnp.where(heard, after, before), new, state.controller
-        )
-        scale = _scale(controller, new)
-        new = state._replace(controller=new, scale=scale, waiting=state.waiting & ~state.external)
-        return _scaled(updates, scale), new
+        new = jax.tree.map(lambda x, old: jnp.where(heard, x, old), new, state.controller)
+        scale, waiting = _scale(controller, new), state.waiting & ~state.external
+        state = state._replace(controller=new, scale=scale, waiting=waiting)
+        return _scaled(updates, scale), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -98,7 +101,7 @@ class MeanValueState(NamedTuple):
     total: jax.Array
 
 
-def mean_value(tx: Any) -> optax.GradientTransformationExtraArgs:
+def mean_value(tx: optax.MultiSteps) -> optax.GradientTransformationExtraArgs:
     """`optax.MultiSteps` whose optimizer is told the mean loss of the window, as it is given its mean gradient.
 
     `optax.MultiSteps` hands `value=` on as it comes, so that an optimizer inside sees the loss of
@@ -114,39 +117,43 @@ def mean_value(tx: Any) -> optax.GradientTransformationExtraArgs:
     Example:
         >>> from jax_lrreg.schedules import ReduceOnPlateau
         >>> plateau = scale_by_controller(ReduceOnPlateau(0.1, patience=0))
-        >>> tx = mean_value(optax.MultiSteps(optax.chain(optax.sgd(1.0), plateau), every_k_schedule=2))
+        >>> tx = mean_value(optax.MultiSteps(optax.chain(optax.sgd(1.0), plateau), 2))
         >>> state, gradient = tx.init(jnp.zeros(1)), jnp.ones(1)
         >>> for loss in (7.0, 1.0, 5.0, 1.0):  # the means are 4 and 3: still falling
         ...     update, state = tx.update(gradient, state, jnp.zeros(1), value=loss)
         >>> print(update)
         [-1.]
     """
-    multi_steps = getattr(getattr(tx, "update", None), "__self__", None)
-    if not isinstance(multi_steps, optax.MultiSteps):
+    # `gradient_transformation()` is bound to one: take that too, before it drops the loss.
+    windows = getattr(getattr(tx, "update", None), "__self__", None)
+    if not isinstance(windows, optax.MultiSteps):
         raise TypeError(f"mean_value: `tx` must be an optax.MultiSteps, got {tx!r}")
 
-    def init(params: Any) -> MeanValueState:
-        return MeanValueState(multi_steps.init(params), jnp.zeros((), jnp.float32))
+    def init(params: Tree) -> MeanValueState:
+        return MeanValueState(windows.init(params), jnp.zeros((), jnp.float32))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any
-    ) -> tuple[Any, MeanValueState]:
-        _require_value("mean_value", value)
-        before = state.multi_steps
-        total = jnp.where(before.mini_step == 0, 0.0, state.total) + jnp.asarray(value, jnp.float32)
-        updates, after = multi_steps.update(
-            updates, before, params, value=total / (before.mini_step + 1), **extra
-        )
-        rejected = (after.mini_step == before.mini_step) & (
-            after.gradient_step == before.gradient_step
-        )
+        updates: Tree,
+        state: Tree,
+        params: Tree = None,
+        *,
+        value: chex.Numeric | None = None,
+        **extra: Any,
+    ) -> tuple[Tree, MeanValueState]:
+        loss, before = _loss("mean_value", value), state.multi_steps
+        total = jnp.where(before.mini_step == 0, 0.0, state.total) + loss
+        mean = total / (before.mini_step + 1)
+        updates, after = windows.update(updates, before, params, value=mean, **extra)
+        counted = lambda x: (x.mini_step, x.gradient_step)  # noqa: E731
+        (micro, window), (micro_before, window_before) = counted(after), counted(before)
+        rejected = (micro == micro_before) & (window == window_before)
         return updates, MeanValueState(after, jnp.where(rejected, state.total, total))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 class HypergradientDescentControl(NamedTuple):
-    """The state of the controller in `hypergradient_descent`, and what the latest update was multiplied by."""
+    """The controller's state in `hypergradient_descent`, and what the latest update was multiplied by."""
 
     controller: Any
     scale: jax.Array
@@ -194,78 +201,64 @@ def hypergradient_descent(
         >>> print(f"{state.control.scale:.1f} {x[0]:.3f}")  # a fixed rate comes to 0.669
         41.1 0.006
     """
+    name = "hypergradient_descent"
     if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(
-            f"hypergradient_descent: `inner` must be an Optax transformation, got {inner!r}"
-        )
-    if not isinstance(controller, HypergradientDescent):
-        raise TypeError(
-            f"hypergradient_descent: `controller` must be a schedules.HypergradientDescent, got {controller!r}"
-        )
+        raise TypeError(f"{name}: `inner` must be an Optax transformation, got {inner!r}")
+    allowed = "a schedules.HypergradientDescent"
+    fits = isinstance(controller, HypergradientDescent)
+    require(fits, name, "controller", controller, allowed, error=TypeError)
     optimizer = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> HypergradientDescentState:
+    def init(params: Tree) -> HypergradientDescentState:
         state = controller.init()
         control = HypergradientDescentControl(state, _scale(controller, state))
-        return HypergradientDescentState(
-            optimizer.init(params), control, optax.tree.zeros_like(params)
-        )
+        previous = optax.tree.zeros_like(params)
+        return HypergradientDescentState(optimizer.init(params), control, previous)
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, HypergradientDescentState]:
-        metric = controller.agreement(
-            _product(updates, state.previous),
-            _product(updates, updates),
-            _product(state.previous, state.previous),
-        )
+        updates: Tree, state: Tree, params: Tree = None, **extra: Any
+    ) -> tuple[Tree, HypergradientDescentState]:
+        before = state.previous
+        products = ((updates, before), (updates, updates), (before, before))
+        metric = controller.agreement(*(_product(*pair) for pair in products))
         new = controller.update(state.control.controller, metric)
-        scale = _scale(controller, new)
-        steps, inner_state = optimizer.update(updates, state.inner_state, params, **extra)
-        previous = jax.tree.map(
-            lambda step, old: jnp.asarray(step, old.dtype), steps, state.previous
-        )
-        return _scaled(steps, scale), HypergradientDescentState(
-            inner_state, HypergradientDescentControl(new, scale), previous
-        )
+        control = HypergradientDescentControl(new, _scale(controller, new))
+        steps, after = optimizer.update(updates, state.inner_state, params, **extra)
+        previous = jax.tree.map(lambda step, old: jnp.asarray(step, old.dtype), steps, before)
+        return _scaled(steps, control.scale), HypergradientDescentState(after, control, previous)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _scale(controller: Controller, state: Any) -> jax.Array:
+def _scale(controller: Controller, state: Tree) -> jax.Array:
     return jnp.asarray(controller.scale(state), jnp.float32)
 
 
-def _scaled(updates: Any, scale: jax.Array) -> Any:
-    """The updates times `scale`: reckoned in float32 at least, so that a bfloat16 update does not round the scale."""
+def _scaled(updates: Tree, scale: jax.Array) -> Tree:
+    """The updates times `scale`, reckoned in float32 at least: a bfloat16 update does not round the scale."""
 
-    def times(update: Any) -> Any:
+    def times(update: jax.Array) -> jax.Array:
         if not is_parameter(update):
             return update
-        update = jnp.asarray(update)
-        return (update * scale.astype(jnp.promote_types(update.dtype, jnp.float32))).astype(
-            update.dtype
-        )
+        return (widened(update) * scale).astype(jnp.result_type(update))
 
     return jax.tree.map(times, updates)
 
 
-def _product(first: Any, second: Any) -> jax.Array:
+def _product(first: Tree, second: Tree) -> jax.Array:
     """The sum over all parameters of their products, in float32 at least."""
-
-    def one(a: Any, b: Any) -> Any:
-        if not is_parameter(a):
-            return jnp.zeros((), jnp.float32)
-        a, b = jnp.asarray(a), jnp.asarray(b)
-        wide = jnp.promote_types(a.dtype, jnp.float32)
-        return jnp.real(jnp.vdot(a.astype(wide), b.astype(wide))).astype(jnp.float32)
-
-    return sum(jax.tree.leaves(jax.tree.map(one, first, second)), start=jnp.zeros((), jnp.float32))
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    products = [jnp.vdot(widened(a), widened(b)) for a, b in pairs if is_parameter(a)]
+    zero = jnp.zeros((), jnp.float32)
+    return sum((jnp.real(x).astype(jnp.float32) for x in products), start=zero)
 
 
-def _require_value(owner: str, value: Any) -> None:
+def _loss(owner: str, value: chex.Numeric | None) -> jax.Array:
     if value is None:
         raise ValueError(
-            f"{owner}: `value` must be given to `update`, got None. training.make_step gives the loss; "
-            "optax.MultiSteps(...).gradient_transformation() drops it: wrap the MultiSteps in transforms.mean_value"
+            f"{owner}: `value` must be given to `update`, got None. training.make_step gives the "
+            "loss; optax.MultiSteps(...).gradient_transformation() drops it: wrap the MultiSteps "
+            "in transforms.mean_value"
         )
+    require_one(owner, "value", value)
+    return jnp.asarray(value, jnp.float32)

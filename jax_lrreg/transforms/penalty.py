@@ -1,27 +1,30 @@
 """A penalty as an Optax gradient transformation, and the ways in which weight decay is decoupled.
 
-Complex parameters: Optax follows updates as they are, so gradients of `jax.grad` have to be conjugated before they
-go into a chain. Each transformation here takes updates of that kind, and adds the conjugate of `penalty.gradient`.
+Complex parameters: Optax follows updates as they are, so gradients of `jax.grad` have to be
+    conjugated before they go into a chain. Each transformation here takes updates of that kind, and
+    adds the conjugate of `penalty.gradient`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from jax_lrreg._arrays import is_parameter, widened
-from jax_lrreg._check import require_number
-from jax_lrreg.penalties import Penalty
+from jax_lrreg._check import require, require_number
+from jax_lrreg._optax_state import Tree
+from jax_lrreg.penalties import ArrayPenalty, Penalty
 from jax_lrreg.penalties.norms import norm
-from jax_lrreg.schedules.base import as_schedule
+from jax_lrreg.transforms.learning_rate import require_one, schedule_of_one
+
+Change: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-class AddPenaltyState(NamedTuple):
-    """How many updates have been made; always there, so that a strength may become a schedule later."""
-
-    count: jax.Array
+class AddPenaltyState(NamedTuple("AddPenaltyState", [("count", jax.Array | None)])):
+    """How many updates have been made, so that a strength may become a schedule later; None adds nothing."""
 
 
 def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
@@ -29,11 +32,12 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
         update <- update + gradient of penalty(params)
 
-    Before the preconditioner it is coupled, as in PyTorch's `Adam(weight_decay)`; after it and before the
-    learning rate it is decoupled, as in AdamW. With `L2SP` it decays toward a reference. For complex parameters
-    it is the direction of steepest ascent that is added, the conjugate of JAX's gradient, as `optax.chain` needs it:
-    conjugate the gradient of the loss too before it gets here. Parameters in bfloat16 stand still under a decay of less
-    than about 0.2 % a step, since the sum rounds back: see `master_weights`.
+    Before the preconditioner it is coupled, as in PyTorch's `Adam(weight_decay)`; after it and
+    before the learning rate it is decoupled, as in AdamW. With `L2SP` it decays toward a reference.
+    For complex parameters it is the direction of steepest ascent that is added, the conjugate of
+    JAX's gradient, as `optax.chain` needs it: conjugate the gradient of the loss too before it gets
+    here. Parameters in bfloat16 stand still under a decay of less than about 0.2 % a step, since
+    the sum rounds back: see `master_weights`.
 
     Args:
         penalty: its strengths may be schedules of the number of updates made so far.
@@ -42,7 +46,8 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
         An Optax transformation whose `update` needs `params`.
 
     Reference:
-        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2 (arXiv:1711.05101).
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2
+        (arXiv:1711.05101).
 
     Example:
         >>> from jax_lrreg.penalties import L2
@@ -54,14 +59,16 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
     return _adding("add_penalty", penalty, lambda update, gradient, _: update + gradient)
 
 
-def add_penalty_and_clip(penalty: Penalty, max_norm: Any) -> optax.GradientTransformation:
+def add_penalty_and_clip(penalty: Penalty, max_norm: chex.Numeric) -> optax.GradientTransformation:
     """Adds the gradient of a penalty to the updates and clips the sum by its norm, without storing the sum.
 
         total = update + gradient of penalty(params)
         update <- total min(1, max_norm / |total|)
 
-    The same as `add_penalty` before `optax.clip_by_global_norm`, up to rounding, but faster where memory is the
-    limit: on a CPU, XLA writes that sum and its quotient by the norm to memory, where this reads `params` again.
+    The same as `add_penalty` before `optax.clip_by_global_norm`, up to rounding, but faster where
+    memory is the
+    limit: on a CPU, XLA writes that sum and its quotient by the norm to memory, where this reads
+        `params` again.
 
     Args:
         penalty: as in `add_penalty`.
@@ -71,7 +78,8 @@ def add_penalty_and_clip(penalty: Penalty, max_norm: Any) -> optax.GradientTrans
         An Optax transformation whose `update` needs `params`.
 
     Reference:
-        Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, algorithm 1.
+        Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013,
+        algorithm 1.
 
     Example:
         >>> from jax_lrreg.penalties import L2
@@ -79,20 +87,22 @@ def add_penalty_and_clip(penalty: Penalty, max_norm: Any) -> optax.GradientTrans
         >>> print(tx.update(jnp.array([1.0, 1.0]), tx.init(params), params)[0])
         [0.6 0.8]
     """
-    allowed = "a positive number"
-    require_number("add_penalty_and_clip", "max_norm", max_norm, allowed, lambda x: x > 0)
-    adding = _adding("add_penalty_and_clip", penalty, lambda update, gradient, _: update + gradient)
+    allowed, name = "a positive number", "add_penalty_and_clip"
+    require_number(name, "max_norm", max_norm, allowed, lambda x: x > 0)
+    require_one(name, "max_norm", max_norm)
+    adding = _adding(name, penalty, lambda update, gradient, _: update + gradient)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         total, after = adding.update(updates, state, params)
-        # One sum for two uses would be stored, since the library that sums squares on a CPU takes stored arrays
-        # only; behind the barrier the norm has a sum of its own, of which one array at a time is alive.
+        # One sum for two uses would be stored, since the library that sums squares on a CPU takes
+        # stored arrays only; behind the barrier the norm has a sum of its own, of which one array
+        # at a time is alive.
         again, _ = adding.update(*jax.lax.optimization_barrier((updates, state, params)))
         norms = [norm(widened(value)) for value in jax.tree.leaves(again) if is_parameter(value)]
         size = norm(jnp.stack(norms)) if norms else jnp.zeros(())
         scale = jnp.where(size < max_norm, 1, max_norm / size)
 
-        def clip(value: Any) -> Any:
+        def clip(value: jax.Array) -> jax.Array:
             return (value * scale).astype(value.dtype) if is_parameter(value) else value
 
         return jax.tree.map(clip, total), after
@@ -105,8 +115,8 @@ def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
         update <- update + gradient    where update * gradient > 0, else update
 
-    For complex parameters, where the real part of `update * conj(gradient)` is positive. Its place is after
-    the preconditioner and before the learning rate, where updates still point uphill.
+    For complex parameters, where the real part of `update * conj(gradient)` is positive. Its place
+    is after the preconditioner and before the learning rate, where updates still point uphill.
 
     Args:
         penalty: as in `add_penalty`.
@@ -132,14 +142,14 @@ def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
 
 def add_corrected_penalty(
-    penalty: Penalty, learning_rate: Any, *, peak_value: Any
+    penalty: Penalty, learning_rate: optax.ScalarOrSchedule, *, peak_value: chex.Numeric
 ) -> optax.GradientTransformation:
     """Adds the gradient of a penalty in proportion to the learning rate, as AdamC does before normalization layers.
 
         update <- update + learning_rate(count) / peak_value * gradient
 
-    Its place is after the preconditioner and before the learning rate, so that the decay in one step is
-    learning_rate^2 / peak_value * strength.
+    Its place is after the preconditioner and before the learning rate, so that the decay in one
+    step is learning_rate^2 / peak_value * strength.
 
     Args:
         penalty: as in `add_penalty`; choose the layers that a normalization follows.
@@ -159,24 +169,26 @@ def add_corrected_penalty(
         >>> print(tx.update(jnp.array([1.0]), tx.init(params), params)[0])
         [1.1]
     """
-    schedule = as_schedule(learning_rate, "learning_rate")
-    require_number(
-        "add_corrected_penalty", "peak_value", peak_value, "a number > 0", lambda x: x > 0
-    )
+    name = "add_corrected_penalty"
+    schedule = schedule_of_one(name, "learning_rate", learning_rate)
+    require_number(name, "peak_value", peak_value, "a number > 0", lambda x: x > 0)
+    require_one(name, "peak_value", peak_value)
 
     def change(update: jax.Array, gradient: jax.Array, count: jax.Array) -> jax.Array:
         return update + schedule(count) / peak_value * gradient
 
-    return _adding("add_corrected_penalty", penalty, change)
+    return _adding(name, penalty, change)
 
 
-def add_independent_penalty(penalty: Penalty, schedule: Any = 1.0) -> optax.GradientTransformation:
+def add_independent_penalty(
+    penalty: Penalty, schedule: optax.ScalarOrSchedule = 1.0
+) -> optax.GradientTransformation:
     """Takes a step down the gradient of a penalty that does not depend on the learning rate.
 
         update <- update - schedule(count) * gradient
 
-    Its place is after the learning rate, where updates point downhill. `L2(decay)` shrinks the parameters by
-    the factor `1 - decay * schedule(count)`.
+    Its place is after the learning rate, where updates point downhill. `L2(decay)` shrinks the
+    parameters by the factor `1 - decay * schedule(count)`.
 
     Args:
         penalty: as in `add_penalty`.
@@ -186,7 +198,8 @@ def add_independent_penalty(penalty: Penalty, schedule: Any = 1.0) -> optax.Grad
         An Optax transformation whose `update` needs `params`.
 
     Reference:
-        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, eta_t of algorithm 2 (arXiv:1711.05101).
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, eta_t of algorithm 2
+        (arXiv:1711.05101).
 
     Example:
         >>> from jax_lrreg.penalties import L2
@@ -194,40 +207,52 @@ def add_independent_penalty(penalty: Penalty, schedule: Any = 1.0) -> optax.Grad
         >>> print(tx.update(jnp.array([0.0]), tx.init(params), params)[0])
         [-0.2]
     """
-    factor = as_schedule(schedule, "schedule")
-    return _adding(
-        "add_independent_penalty",
-        penalty,
-        lambda update, gradient, count: update - factor(count) * gradient,
-    )
+    name = "add_independent_penalty"
+    factor = schedule_of_one(name, "schedule", schedule)
+    return _adding(name, penalty, lambda update, uphill, count: update - factor(count) * uphill)
 
 
-def _adding(
-    name: str, penalty: Penalty, change: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-) -> optax.GradientTransformation:
+def require_finite(owner: str, penalty: Penalty) -> None:
+    """Refuses a penalty that is infinite somewhere, in any part of it: inside its set its gradient says nothing."""
+
+    def is_infinite(part: object) -> bool:
+        return isinstance(part, ArrayPenalty) and type(part)._cost is not ArrayPenalty._cost
+
+    allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
+    for part in jax.tree.leaves(penalty, is_leaf=is_infinite):
+        require(not is_infinite(part), owner, "penalty", part, allowed)
+
+
+def _adding(name: str, penalty: Penalty, change: Change) -> optax.GradientTransformation:
     """A transformation that changes each update given the penalty's gradient, which points uphill, and the count."""
     if not isinstance(penalty, Penalty):
         raise TypeError(f"{name}: `penalty` must be a Penalty, got {penalty!r}")
+    require_finite(name, penalty)
 
-    def init(params: Any) -> AddPenaltyState:
-        del params
-        return AddPenaltyState(jnp.zeros((), jnp.int32))
+    def init(params: Tree) -> Tree:
+        count = jnp.zeros((), jnp.int32)
+        # A pattern that matches nothing, or a strength that does not fit, is found now and not
+        # after an hour of data.
+        jax.eval_shape(penalty.gradient, params, count)
+        return AddPenaltyState(count)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AddPenaltyState]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         if params is None:
             raise ValueError(f"{name}: `params` must be given to `update`, got None")
+        if (
+            state.count is None
+        ):  # what the optimizer makes of a gradient alone is asked: see `metric`
+            return updates, state
         gradients = penalty.gradient(params, state.count)
 
         def one(update: jax.Array, gradient: jax.Array) -> jax.Array:
             if not is_parameter(update):
                 return update
-            return change(update, jnp.conj(gradient), state.count).astype(
-                update.dtype
-            )  # JAX's own is conjugated
+            uphill = jnp.conj(gradient)  # JAX's own is conjugated
+            return change(update, uphill, state.count).astype(update.dtype)
 
-        changed = jax.tree.map(
-            one, updates, gradients, is_leaf=lambda x: x is None
-        )  # Optax takes None for no gradient
+        # Optax takes None for no gradient.
+        changed = jax.tree.map(one, updates, gradients, is_leaf=lambda x: x is None)
         return changed, AddPenaltyState(jnp.asarray(optax.safe_increment(state.count)))
 
     return optax.GradientTransformation(init, update)

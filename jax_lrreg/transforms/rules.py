@@ -1,6 +1,6 @@
 """A factor for each parameter, by its path: the rates of layers, groups and heads in one table."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -61,7 +61,7 @@ def scale_by_rules(rules: RulesLike) -> optax.GradientTransformationExtraArgs:
 
     def update(
         updates: optax.Updates,
-        state: ScaleByRulesState,
+        state: Any,
         params: optax.Params | None = None,
         *,
         applied_rules: list[Factors | FactorFunction] | None = None,
@@ -93,7 +93,7 @@ def _factor(table: Factors | FactorFunction, item: Leaf, count: jax.Array) -> ch
     return jnp.reshape(factor, shape[:1] + (1,) * (len(shape) - 1))
 
 
-def _times(item: Leaf, factor: chex.Numeric) -> jax.Array:
+def _times(item: Leaf, factor: chex.Numeric) -> chex.Array:
     update = item.value
     if not is_parameter(update) or (known(factor) and np.all(np.asarray(factor) == 1)):
         return update

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -82,7 +82,7 @@ def scheduled(
 
     def update(
         updates: optax.Updates,
-        state: ScheduledState,
+        state: Any,
         params: optax.Params | None = None,
         **extra: object,
     ) -> tuple[optax.Updates, ScheduledState]:
