@@ -57,7 +57,7 @@ _NAMESPACES = (
 
 
 def __getattr__(name: str) -> "ModuleType":
-    """A namespace, loaded when it is first looked at, so that `import jax_lrreg` costs next to nothing."""
+    """A namespace, loaded when it is first looked at: `import jax_lrreg` costs next to nothing."""
     if name in _NAMESPACES:
         return importlib.import_module(f"jax_lrreg.{name}")
     raise AttributeError(f"module 'jax_lrreg' has no attribute {name!r}")

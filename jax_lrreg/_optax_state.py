@@ -119,7 +119,7 @@ def applied_rate(state: optax.OptState) -> jax.Array | None:
 
 
 def update_count(state: optax.OptState) -> jax.Array | None:
-    """The optimizer's own count of the updates it has made, which its schedules see; None if it counts nothing.
+    """The optimizer's own count of its updates, which its schedules see; None if it counts nothing.
 
     It differs from the number of steps where updates were skipped, or where several steps make one
     update. That of a schedule goes first, then that of `optax.MultiSteps`, since an Adam inside
@@ -152,7 +152,7 @@ def at_schedule_step(state: optax.OptState, step: int) -> optax.OptState:
 
 
 def schedules_gone_on(new: optax.OptState, old: optax.OptState) -> optax.OptState:
-    """The old state with the counters of the new one, but for those that say how many gradients a moment holds."""
+    """The old state with the new counters, but those that say how many gradients a moment holds."""
 
     def one(path: Path, after: Any, before: Any) -> Any:
         return after if not remembers(after) and is_counter(path, after) else before
@@ -161,7 +161,7 @@ def schedules_gone_on(new: optax.OptState, old: optax.OptState) -> optax.OptStat
 
 
 def no_new_nan(new: optax.OptState, old: optax.OptState) -> jax.Array:
-    """Whether no number that an optimizer estimates has become NaN, as D-Adaptation's step size: it never recovers."""
+    """Whether no number that an optimizer estimates has become NaN: it would never recover."""
     sound = jnp.array(True)
     for after, before in zip(own_numbers(new), own_numbers(old), strict=True):
         if after is not None and before is not None:
@@ -170,7 +170,7 @@ def no_new_nan(new: optax.OptState, old: optax.OptState) -> jax.Array:
 
 
 def own_numbers(state: optax.OptState) -> list[jax.Array | None]:
-    """The scalars that an optimizer estimates, such as D-Adaptation's step size; None in the place of all else.
+    """The scalars that an optimizer estimates, as D-Adaptation does; None in the place of all else.
 
     Controllers do not count, since their numbers are never NaN; nor does a rate that came from a
     schedule.
@@ -215,7 +215,7 @@ def hears_metrics(state: optax.OptState) -> bool:
 
 
 def listen(state: optax.OptState, external: bool) -> optax.OptState:
-    """The state whose controllers hear what `tell` gives them only, or the loss of each update again."""
+    """The state whose controllers hear what `tell` gives them only, or each update's loss again."""
     flags = jax.device_get([node.external for node in nodes(state) if is_driven(node)])
     if all(flag == external for flag in flags):
         return state
@@ -244,7 +244,7 @@ def is_driven(node: Any) -> bool:
 
 
 def _group(path: Path) -> str:
-    """The labels of the `optax.partition`s on the way, as the name of a metric; "" where there are none."""
+    """The labels of the `optax.partition`s on the way, as the name of a metric; "" without any."""
     labels = [
         str(below.key)
         for above, below in itertools.pairwise(path)
@@ -265,7 +265,7 @@ def _placed(state: optax.OptState) -> list[tuple[Path, Any]]:
 
 
 def _changed(state: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
-    """The state with `change(path, node)` in the place of each transformation's own, outermost first.
+    """The state with `change(path, node)` for each transformation's own, outermost first.
 
     A node that `change` leaves as it is is gone into; but not a memory, which holds the user's
     trees, nor a controller, whose counters are its own.

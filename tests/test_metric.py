@@ -245,7 +245,7 @@ def half(rate):
 KERNEL_L2 = penalties.L2(0.1).on("**/kernel")
 PLATEAU = transforms.scale_by_controller(schedules.ReduceOnPlateau(0.5, patience=9999))
 NAMES = {"encoder": {"kernel": True, "bias": False}, "head": True}
-# By name: an optimizer of a tree, and the two that do the same to kernels and to biases; functions of the rate.
+# By name, as functions of the rate: an optimizer of a tree, and what it is to kernels and biases.
 BY_PATH = {
     "labels by path": (lambda lr: groups(optax.adam(lr), momentum(lr)), optax.adam, momentum),
     "a rate for each group": (
@@ -336,9 +336,12 @@ def test_a_pull_toward_a_reference_leaves_the_step_sizes_as_they_are():
     penalty = penalties.L2SP(0.1, reference=jnp.ones(5))
     for inner in (
         decoupled(penalty, 0.01),
-        optax.chain(optax.scale_by_adam(), transforms.add_penalty(penalties.L2(jnp.ones(5))),
-                    transforms.scale_by_learning_rate(0.01)),
-    ):  # fmt: skip
+        optax.chain(
+            optax.scale_by_adam(),
+            transforms.add_penalty(penalties.L2(jnp.ones(5))),
+            transforms.scale_by_learning_rate(0.01),
+        ),
+    ):
         sizes = found(inner, 0.01, gradients)
         np.testing.assert_allclose(sizes, adam(noise(), [0.01]), rtol=3e-5)
 
@@ -364,13 +367,22 @@ def test_one_number_where_all_entries_move_alike_so_that_euclidean_proxes_go():
         ("must go downhill", optax.masked(optax.adam(0.01), matrices)),
         ("must not clip", optax.chain(optax.masked(optax.clip(1.0), matrices), optax.adam(0.01))),
         ("not in proportion", optax.chain(optax.centralize(), optax.adam(0.01))),
-        ("twice", groups(optax.chain(optax.trace(0.9), optax.sgd(0.01, momentum=0.9)), optax.sgd(0.01))),
+        (
+            "twice",
+            groups(optax.chain(optax.trace(0.9), optax.sgd(0.01, momentum=0.9)), optax.sgd(0.01)),
+        ),
         ("ScaleByLionState is not known", groups(optax.lion(0.01), optax.sgd(0.01))),
-        ("ScaleByAdamState with ScaleByRmsState", optax.chain(optax.scale_by_adam(), optax.rmsprop(0.01))),
+        (
+            "ScaleByAdamState with ScaleByRmsState",
+            optax.chain(optax.scale_by_adam(), optax.rmsprop(0.01)),
+        ),
         ("the optimizer uses 0.02", groups(optax.adam(0.02), optax.sgd(0.02))),
-        ("'oops'", optax.partition({"a": optax.sgd(0.01)}, lambda params: {"oops": params["oops"]})),
+        (
+            "'oops'",
+            optax.partition({"a": optax.sgd(0.01)}, lambda params: {"oops": params["oops"]}),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_known_is_refused_at_init(words, inner):
     with pytest.raises((ValueError, KeyError), match=words):
         transforms.proximal(inner, KERNELS, 0.01).init(PARAMS)
@@ -379,13 +391,21 @@ def test_what_cannot_be_known_is_refused_at_init(words, inner):
 @pytest.mark.parametrize(
     ("words", "penalty", "inner"),
     [
-        ("'\\*\\*/kernal' matches no parameter", penalties.L1(0.1).on("**/kernal"), optax.adam(0.1)),
+        (
+            "'\\*\\*/kernal' matches no parameter",
+            penalties.L1(0.1).on("**/kernal"),
+            optax.adam(0.1),
+        ),
         ("L1 and L2 both apply", penalties.L1(0.1) + penalties.L2(0.1), optax.adam(0.1)),
         ("no prox", penalties.Orthogonal(0.1).on("**/kernel"), optax.sgd(0.1)),
-        ("NuclearNorm: `step_size` must be one number", penalties.NuclearNorm(0.1).on("**/kernel"), optax.adam(0.1)),
+        (
+            "NuclearNorm: `step_size` must be one number",
+            penalties.NuclearNorm(0.1).on("**/kernel"),
+            optax.adam(0.1),
+        ),
         ("`strength`", penalties.L1(jnp.ones(3)), optax.sgd(0.1)),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("metric", [None, transforms.Metric(b2=0.999, eps=1e-8)])
 def test_a_penalty_that_cannot_be_applied_is_found_at_init(words, penalty, inner, metric):
     tx = transforms.proximal(inner, penalty, 0.1, metric=metric)
@@ -398,13 +418,16 @@ def test_a_penalty_that_cannot_be_applied_is_found_at_init(words, penalty, inner
 SEEN = {
     "adam": optax.adam,
     "clipped": lambda lr: optax.chain(optax.clip_by_global_norm(0.01), optax.adamw(lr)),
-    "penalized": lambda lr: optax.chain(optax.scale_by_adam(), transforms.add_penalty(penalties.L2(1.0).on("**/kernel")),
-                                        transforms.scale_by_learning_rate(lr)),
+    "penalized": lambda lr: optax.chain(
+        optax.scale_by_adam(),
+        transforms.add_penalty(penalties.L2(1.0).on("**/kernel")),
+        transforms.scale_by_learning_rate(lr),
+    ),
     "grouped": lambda lr: groups(optax.adam(lr), optax.sgd(7.0)),
     "injected": lambda lr: optax.inject_hyperparams(optax.adam)(lr),
     "scheduled": lambda lr: transforms.scheduled(optax.adam, learning_rate=lr),
     "controlled": lambda lr: optax.chain(optax.sgd(lr), PLATEAU),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SEEN)

@@ -192,19 +192,55 @@ def test_a_held_rate_is_no_number_that_the_optimizer_estimates():
     ("owner", "argument", "call"),
     [
         ("scale_by_learning_rate", "learning_rate", transforms.scale_by_learning_rate),
-        ("scale_by_learning_rate", "learning_rate", lambda x: transforms.scale_by_learning_rate(lambda _: x)),
-        ("scale_by_learning_rate", "learning_rate", lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5))),
-        ("add_corrected_penalty", "learning_rate", lambda x: transforms.add_corrected_penalty(L2, x, peak_value=1.0)),
-        ("add_corrected_penalty", "peak_value", lambda x: transforms.add_corrected_penalty(L2, 0.1, peak_value=x)),
-        ("add_independent_penalty", "schedule", lambda x: transforms.add_independent_penalty(L2, x)),
+        (
+            "scale_by_learning_rate",
+            "learning_rate",
+            lambda x: transforms.scale_by_learning_rate(lambda _: x),
+        ),
+        (
+            "scale_by_learning_rate",
+            "learning_rate",
+            lambda x: transforms.scale_by_learning_rate(schedules.Linear(x, steps=5)),
+        ),
+        (
+            "add_corrected_penalty",
+            "learning_rate",
+            lambda x: transforms.add_corrected_penalty(L2, x, peak_value=1.0),
+        ),
+        (
+            "add_corrected_penalty",
+            "peak_value",
+            lambda x: transforms.add_corrected_penalty(L2, 0.1, peak_value=x),
+        ),
+        (
+            "add_independent_penalty",
+            "schedule",
+            lambda x: transforms.add_independent_penalty(L2, x),
+        ),
         ("add_penalty_and_clip", "max_norm", lambda x: transforms.add_penalty_and_clip(L2, x)),
         ("proximal", "learning_rate", lambda x: transforms.proximal(optax.sgd(0.1), L2, x)),
-        ("proximal", "learning_rate", lambda x: transforms.proximal(optax.sgd(0.1), L2, schedules.Constant(x))),
-        ("proximal", "metric", lambda x: transforms.proximal(optax.sgd(0.1), L2, 0.1, metric=transforms.Metric(eps=x))),
-        ("scale_by_controller", "value", lambda x: updated_with(transforms.scale_by_controller(PLATEAU), x)),
-        ("mean_value", "value", lambda x: updated_with(transforms.mean_value(optax.MultiSteps(optax.sgd(0.1), 2)), x)),
+        (
+            "proximal",
+            "learning_rate",
+            lambda x: transforms.proximal(optax.sgd(0.1), L2, schedules.Constant(x)),
+        ),
+        (
+            "proximal",
+            "metric",
+            lambda x: transforms.proximal(optax.sgd(0.1), L2, 0.1, metric=transforms.Metric(eps=x)),
+        ),
+        (
+            "scale_by_controller",
+            "value",
+            lambda x: updated_with(transforms.scale_by_controller(PLATEAU), x),
+        ),
+        (
+            "mean_value",
+            "value",
+            lambda x: updated_with(transforms.mean_value(optax.MultiSteps(optax.sgd(0.1), 2)), x),
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("traced", [False, True])
 def test_an_array_where_one_number_is_meant_is_refused(owner, argument, call, traced):
     with pytest.raises(ValueError, match=rf"{owner}: `{argument}` must be (of )?one number"):

@@ -5,50 +5,8 @@ Shapes are classes, their algebra is methods and operators, recipes are function
     0.5 * Cosine(1e-3, steps=10_000).warmup(500)
     warmup_cosine(5e-4, warmup_steps=500, total_steps=10_500)
 
-Their name, and ours. Where a step is counted otherwise, `jax_lrreg.interop` converts the live
-object exactly.
-
-    Optax
-        constant_schedule, linear_schedule, polynomial_schedule       Constant, Linear, Polynomial
-        cosine_decay_schedule, exponential_decay(staircase=)          Cosine, Exponential, Step
-        piecewise_constant_schedule, piecewise_interpolate_schedule   MultiStep or PiecewiseConstant,
-                                                                      PiecewiseLinear,
-                                                                      PiecewiseCosine
-        warmup_constant_schedule, warmup_exponential_decay_schedule   Constant(v).warmup(n), Exponential(...).warmup(n)
-        warmup_cosine_decay_schedule, sgdr_schedule                   warmup_cosine, join of warmup_cosine
-        linear_onecycle_schedule, cosine_onecycle_schedule            one_cycle_three_phases(shape=)
-        join_schedules                                                join
-    torch.optim.lr_scheduler
-        ConstantLR, LinearLR, PolynomialLR, ExponentialLR             PiecewiseConstant, Linear, Polynomial, Exponential
-        StepLR, MultiStepLR, CyclicLR                                 Step, MultiStep, Cyclic
-        CosineAnnealingLR, CosineAnnealingWarmRestarts                Cosine, CosineRestarts
-        OneCycleLR(three_phase=)                                      one_cycle, one_cycle_three_phases
-        SequentialLR, LambdaLR, MultiplicativeLR                      join, Function, `*`
-    keras.optimizers.schedules
-        ExponentialDecay, InverseTimeDecay, with staircase=True       Exponential, InverseTime, Step, InverseTimeStep
-        PolynomialDecay, with cycle=True                              Polynomial, PolynomialCycle
-        CosineDecay(warmup_steps=), CosineDecayRestarts               Cosine(...).warmup(n), CosineRestarts
-        PiecewiseConstantDecay                                        PiecewiseConstant
-    transformers.get_scheduler
-        constant, constant_with_warmup, linear, cosine                Constant, .warmup(n), warmup_linear, warmup_cosine
-        cosine_with_restarts, polynomial                              CosineRestarts, Polynomial, each with .warmup(n)
-        inverse_sqrt, warmup_stable_decay                             InverseSqrt.shifted, warmup_stable_decay
-        cosine_with_min_lr                                            warmup_cosine(end_value=)
-    timm
-        cosine, tanh, poly (k_decay=, cycle_mul=)                     Cosine or CosineRestarts, Tanh, Polynomial
-        step, multistep, wsd                                          Step, MultiStep, warmup_stable_decay
-        warmup_prefix=True, False                                     .warmup(n), join with .shift(-n)
-    fairseq
-        cosine, polynomial_decay, triangular, step, manual            CosineRestarts, Polynomial, Cyclic, Step,
-                                                                      PiecewiseConstant
-        inverse_sqrt, tri_stage                                       InverseSqrt.fairseq, tri_stage
-    Elsewhere
-        Transformer (noam), T5 and big_vision rsqrt, 1/sqrt           noam, InverseSqrt.t5, .shifted
-        WSD, trapezoid, WSD-S                                         warmup_stable_decay(_periods), .cooldown
-        big_vision warmup and cooldown factors                        .overlay_warmup(n), * Constant(1).cooldown(n, at=)
-        HTD, REX, k-decay, SGDR, CLR, ULMFiT                          Tanh, Rex, k_decay=, CosineRestarts, Cyclic,
-                                                                      slanted_triangular
-        fit_flat_cos (fastai), CosWithWarmupAndLinearDecay (OLMo)     flat_cosine, cosine_then_linear
+README.md has a table of the names that schedules have in other libraries, and of ours;
+`jax_lrreg.interop` converts the live objects exactly.
 """
 
 from jax_lrreg.controllers.base import Averaged as Averaged

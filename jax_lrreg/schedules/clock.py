@@ -1,4 +1,4 @@
-"""Exact time: where a schedule stands is counted in integers and becomes a fraction only at the end.
+"""Exact time: a schedule's place is counted in integers and becomes a fraction only at the end.
 
 A float32 holds integers up to 2^24 only, and `1 - step / steps` loses all its digits near the end.
 So a `Clock` keeps whole steps as an integer and what is left over as a rest below one, and computes
@@ -70,7 +70,7 @@ class Clock(NamedTuple):
         return split(exact(duration) / self.unit)
 
     def left(self, duration: chex.Numeric | Steps) -> jax.Array:
-        """The fraction of `duration` that remains: 1 up to the beginning, exactly 0 from the end on."""
+        """The fraction of `duration` that remains: 1 at first, exactly 0 from the end on."""
         whole, part = self.steps_of(duration)
         total = self.number(whole + part)
         remaining = self.number(whole - jnp.clip(self.step, 0, _next(whole)))
@@ -81,7 +81,7 @@ class Clock(NamedTuple):
         return jnp.where(self.begun, fraction, 1)
 
     def done(self, duration: chex.Numeric | Steps) -> jax.Array:
-        """The fraction of `duration` that has passed: 0 up to the beginning, exactly 1 from the end on."""
+        """The fraction of `duration` that has passed: 0 at first, exactly 1 from the end on."""
         whole, part = self.steps_of(duration)
         total = self.number(whole + part)
         elapsed = self._elapsed(jnp.clip(self.step, 0, _next(whole)))
@@ -106,7 +106,7 @@ class Clock(NamedTuple):
         return self.step > whole - 1 - carry
 
     def after(self, duration: chex.Numeric | Steps) -> "Clock":
-        """The clock of a piece that begins when `duration` has passed, or began before, if negative."""
+        """The clock of a piece that begins when `duration` has passed; before, if negative."""
         whole, part = self.steps_of(duration)
         carry, rest = self._carried(self._ahead(part, started=False))
         step = jnp.minimum(self.step, LAST_STEP - _library(carry).maximum(carry, 0)) + carry
@@ -283,7 +283,7 @@ def stack(values: Sequence[Any]) -> Any:
 
 
 def pick(table: Any, index: jax.Array) -> Any:
-    """The entries of `table`, whose first axis `index` counts; its other axes go with the last of `index`."""
+    """The entries of `table`, whose first axis `index` counts; others go with its last."""
     if _is_known(table) and np.all(table == table[0]):
         return table[0]
     if np.ndim(table) == 1:
@@ -295,7 +295,7 @@ def pick(table: Any, index: jax.Array) -> Any:
 
 
 def _is_known(value: Any) -> bool:
-    """Whether NumPy computes with it: a Python or NumPy number, never one that the step has touched."""
+    """Whether NumPy computes with it: a Python or NumPy number that the step has not touched."""
     return not isinstance(value, jax.Array)
 
 

@@ -1,4 +1,4 @@
-"""Ways from one value to another: a curve rises from 0 to 1 while its mirror image falls from 1 to 0.
+"""Ways from one value to another: a curve rises from 0 to 1, its mirror image falls from 1 to 0.
 
 Every curve is computed together with its mirror image, and from the time that is left together
 with the time that is done, because a small number must not be computed as one minus a large one:
@@ -19,7 +19,7 @@ Curve: TypeAlias = tuple[jax.Array, jax.Array]  # how high it is, and how far it
 
 
 def between(begin: chex.Numeric, end: chex.Numeric, fall: Number, rise: Number) -> jax.Array:
-    """From `begin` to `end`, given a curve as it falls from 1 to 0 and its mirror image as it rises.
+    """From `begin` to `end`, given a curve that falls from 1 to 0 and its mirror image that rises.
 
     The ends are hit exactly, and rounding cannot carry the value past either of them.
     """
@@ -103,7 +103,7 @@ def _grown(exponent: Double) -> jax.Array:
 
 
 def geometric(begin: chex.Numeric, end: chex.Numeric, left: Double, done: Double) -> jax.Array:
-    """The geometric way, begin (end / begin)^done, counted from the nearer end; both are positive."""
+    """The geometric way, begin (end / begin)^done, from the nearer end; both are positive."""
     begin, end = jnp.asarray(begin), jnp.asarray(end)
     safe = (begin > 0) & (end > 0)
     ratio = log2(Double.of(jnp.where(safe, end, 1))) - log2(Double.of(jnp.where(safe, begin, 1)))

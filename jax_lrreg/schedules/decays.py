@@ -146,7 +146,7 @@ class Cosine(Schedule):
 class Rex(Schedule):
     """Reflected exponential: slow at first, then ever faster.
 
-        value(step) = end_value + (init_value - end_value) (1 - x) / (1 - x / 2)     with x = step / steps
+        value(step) = end_value + (init_value - end_value) (1 - x) / (1 - x / 2),  x = step / steps
 
     for 0 <= step <= steps.
 

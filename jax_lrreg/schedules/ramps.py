@@ -28,7 +28,7 @@ _COOLDOWNS = ("linear", "cosine", "power", "1-sqrt", "square", "exponential")
 
 @pytree
 class Warmup(Schedule):
-    """A ramp before a schedule, written `schedule.warmup(steps)`. The schedule moves back by `steps`.
+    """A ramp before a schedule, written `schedule.warmup(steps)`; the rest moves back by `steps`.
 
         value(step) = init_value + (first - init_value) f(step / steps)     for step < steps
                     = schedule(step - steps)                                from then on
@@ -173,7 +173,7 @@ def _fractions(clock: Clock, steps: chex.Numeric, shape: str) -> tuple[Any, Any]
 
 
 def branch(schedule: Schedule, at: chex.Numeric) -> Schedule:
-    """What a run that leaves `schedule` at `at` has followed until then, without a later cooldown."""
+    """What a run that leaves `schedule` at `at` has followed until then; no later cooldown."""
     require_durations("branch_cooldown", at=at)
     if isinstance(schedule, Cooldown) and known(at, schedule.at):
         return schedule.schedule if np.all(np.less_equal(at, schedule.at)) else schedule

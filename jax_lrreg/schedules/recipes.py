@@ -125,7 +125,7 @@ def one_cycle(
     end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
 ) -> Schedule:
-    """Up to the peak and down to far below the first value, once. For the momentum that goes with it, exchange them.
+    """Up to the peak and down to far below the first value, once; exchange them for the momentum.
 
     Args:
         peak_value: value at `warmup_steps`; not negative.
@@ -176,7 +176,9 @@ def one_cycle_three_phases(
         Smith and Topin, Super-convergence, 2018 (arXiv:1708.07120).
 
     Example:
-        >>> one_cycle_three_phases(0.1, warmup_steps=300, down_steps=300, total_steps=1000, init_value=0.004)
+        >>> one_cycle_three_phases(
+        ...     0.1, warmup_steps=300, down_steps=300, total_steps=1000, init_value=0.004
+        ... )
         PiecewiseCosine(0.004, boundaries=(300, 600, 1000), values=(0.1, 0.004, 0.0))
     """
     owner = "one_cycle_three_phases"
@@ -200,7 +202,7 @@ def warmup_stable_decay(
     power: chex.Numeric = 2.0,
     rate: chex.Numeric = 0.1,
 ) -> Schedule:
-    """A straight line up, a plateau, and a cooldown: WSD, or trapezoid; see `Cooldown` for the shapes.
+    """A straight line up, a plateau, and a cooldown: WSD, or trapezoid; shapes as in `Cooldown`.
 
     Args:
         peak_value: value of the plateau; not negative.
@@ -217,7 +219,8 @@ def warmup_stable_decay(
         Hu et al., MiniCPM, 2024, sec. 4 (arXiv:2404.06395).
 
     Example:
-        >>> warmup_stable_decay(1e-3, warmup_steps=100, decay_steps=200, total_steps=1000, shape="1-sqrt")
+        >>> ends = {"warmup_steps": 100, "decay_steps": 200, "total_steps": 1000}
+        >>> warmup_stable_decay(1e-3, **ends, shape="1-sqrt")
         Constant(0.001).warmup(100).cooldown(200, at=800, shape='1-sqrt')
     """
     owner = "warmup_stable_decay"
@@ -258,7 +261,8 @@ def warmup_stable_decay_periods(
         Wen et al., Understanding warmup-stable-decay learning rates, 2024 (arXiv:2410.05192).
 
     Example:
-        >>> lr = warmup_stable_decay_periods(0.1, warmup_steps=10, decay_steps=20, period_steps=(100, 200))
+        >>> periods = {"decay_steps": 20, "period_steps": (100, 200)}
+        >>> lr = warmup_stable_decay_periods(0.1, warmup_steps=10, **periods)
         >>> print(lr(5), lr(90), lr(100), lr(290), lr(300))
         0.05 0.05 0.1 0.05 0.0
     """

@@ -161,7 +161,7 @@ class PiecewiseConstant(Schedule):
 
 @pytree
 class PiecewiseLinear(Schedule):
-    """Straight lines through the points (0, init_value), (boundaries[0], values[0]), (boundaries[1], values[1]), ...
+    """Straight lines through (0, init_value), (boundaries[0], values[0]), (boundaries[1], ...), ...
 
     It holds the last value after the last boundary.
 
@@ -233,7 +233,7 @@ class PiecewiseCosine(Schedule):
 
 
 def _segment(schedule: PiecewiseLinear | PiecewiseCosine, clock: Clock) -> tuple[jax.Array, ...]:
-    """The values at both ends of the current segment, and the fractions of it that are left and done."""
+    """The values at both ends of the current segment, and what of it is left and what is done."""
     index, own, duration = clock.interval(schedule.boundaries)
     values = stack([clock.number(x) for x in (schedule.init_value, *schedule.values)])
     begin, end = pick(values[:-1], index), pick(values[1:], index)

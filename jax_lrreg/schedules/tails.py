@@ -145,8 +145,8 @@ class InverseSqrt(Schedule):
     ) -> Schedule:
         """A straight line up, then the inverse square root of the step counted from 0.
 
-            value(step) = init_value + (peak_value - init_value) step / warmup_steps     for step < warmup_steps
-                        = peak_value sqrt(warmup_steps / step)                           from then on
+            value(step) = init_value + (peak_value - init_value) step / warmup_steps   at first
+                        = peak_value sqrt(warmup_steps / step)       from step = warmup_steps on
 
         Example:
             >>> InverseSqrt.fairseq(0.1, warmup_steps=10)
@@ -187,7 +187,7 @@ class InverseSqrt(Schedule):
     ) -> Schedule:
         """A straight line up, then an inverse square root with a time scale of its own.
 
-            value(step) = peak_value / sqrt(1 + (step - warmup_steps + shift) / timescale)     from warmup_steps on
+            value(step) = peak_value / sqrt(1 + (step - warmup_steps + shift) / timescale)
 
         and a straight line from `init_value` to that before.
 

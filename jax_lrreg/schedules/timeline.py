@@ -1,4 +1,4 @@
-"""Schedules made of others by moving them in time: joined, shifted, stretched, repeated, extended."""
+"""Schedules made of others by moving them in time: joined, shifted, stretched, repeated, ..."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY

@@ -19,7 +19,7 @@ Layer: TypeAlias = "str | tuple[str, ...]"
 def layer_decay(params: optax.Params, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
     """Smaller learning rates for lower layers: rules for `transforms.scale_by_rules`.
 
-        factor = decay^(layers - 1 - layer),    layer = 0 for the first in `order`, layers - 1 for the last
+        factor = decay^(layers - 1 - layer),    layer = 0, ..., layers - 1 as in `order`
 
     Args:
         params: a tree with the parameters' paths, as arrays or shapes.
@@ -36,7 +36,8 @@ def layer_decay(params: optax.Params, decay: chex.Numeric, *, order: Sequence[La
         `param_groups_layer_decay`.
 
     Example:
-        >>> params = {"embed": {"w": 1.0}, "block_2": {"w": 1.0}, "block_10": {"w": 1.0}, "head": {"w": 1.0}}
+        >>> names = ("embed", "block_2", "block_10", "head")
+        >>> params = {name: {"w": 1.0} for name in names}
         >>> layer_decay(params, 0.5, order=["embed/**", "block_*/**", "head/**"])
         [('embed/**', 0.125), ('block_2/**', 0.25), ('block_10/**', 0.5), ('head/**', 1.0)]
     """
@@ -49,7 +50,7 @@ def layer_decay(params: optax.Params, decay: chex.Numeric, *, order: Sequence[La
 def spread(
     params: optax.Params, low: chex.Numeric, high: chex.Numeric, *, order: Sequence[Layer]
 ) -> Factors:
-    """Factors from `low` at the first layer to `high` at the last, in equal ratios: discriminative rates.
+    """Factors from `low` at the first layer to `high` at the last, in equal ratios.
 
         factor = low (high / low)^(layer / (layers - 1))
 
@@ -118,7 +119,7 @@ def _starred(pattern: str) -> list[int]:
 
 
 def _expanded(pattern: str, paths: Sequence[str]) -> list[str]:
-    """A pattern for each layer that `pattern` stands for: its names up to the last with a `*` are written out."""
+    """A pattern for each layer that `pattern` stands for, its names to the last `*` written out."""
     names, last = pattern.split("/"), _starred(pattern)[-1] + 1
     head, found = "/".join(names[:last]), set()
     for path in filter(matcher(pattern), paths):

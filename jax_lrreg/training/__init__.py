@@ -1,4 +1,4 @@
-"""Training: a state of arrays, a jitted step for Linen, NNX or plain functions, data, and the loop."""
+"""Training: a state of arrays, a jitted step for Linen, NNX or functions, data, and the loop."""
 
 from jax_lrreg.training.data import ArrayData as ArrayData
 from jax_lrreg.training.data import Stream as Stream

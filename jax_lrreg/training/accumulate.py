@@ -29,7 +29,7 @@ def accumulated(
     key: chex.PRNGKey,
     accumulate: int,
 ) -> Any:
-    """The loss with its metrics and the model state, and the gradient, of a batch in `accumulate` pieces.
+    """The loss with metrics and model state, and the gradient, of a batch in `accumulate` pieces.
 
         gradient = sum over micro-batches of weight * gradient / sum of weights
 

@@ -28,7 +28,7 @@ def require_batches(
 
 
 def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
-    """How many examples a batch has along axis 0; None where it holds scalars and keys only, which all share.
+    """How many examples a batch has along axis 0; None where it holds scalars and keys only.
 
     Refuses, by its name, what is no array of numbers, and arrays that differ in the number of
     examples.
@@ -51,7 +51,7 @@ def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
 
 
 def check_mask(batch: Batch, owner: str, argument: str, wait: bool = False) -> None:
-    """Refuses a `mask` that does not weigh the examples; one on a device is trusted, unless it may `wait` for it."""
+    """Refuses a `mask` that weighs no examples; one on a device is trusted, unless to `wait`."""
     if not isinstance(batch, dict) or "mask" not in batch:
         return
     mask = as_array(batch["mask"])

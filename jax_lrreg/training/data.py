@@ -1,4 +1,4 @@
-"""Batches: from arrays in memory, by a pure function of the key and the step, or from any iterable."""
+"""Batches: from arrays in memory, as a pure function of key and step, or from any iterable."""
 
 import itertools
 import math
@@ -100,11 +100,11 @@ class ArrayData:
         return self.gather(self.host_arrays, self.indices(require_whole(self, "step", step, 0)))
 
     def indices(self, step: int) -> np.ndarray:
-        """The numbers of the examples in the batch of `step`; those past the end of an epoch are `size` and more."""
+        """The numbers of the examples of `step`; past the end of an epoch they are >= `size`."""
         return self.rows(step)[0]
 
     def rows(self, step: int) -> np.ndarray:
-        """The numbers of the examples in the batch of `step` and in those after it until the epoch ends."""
+        """The numbers of the examples of `step` and of those after it until the epoch ends."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self._epoch(epoch))
@@ -146,7 +146,7 @@ def gather(arrays: Batch, indices: Any) -> Batch:
 
 
 def gather_padded(arrays: Batch, indices: Any) -> Batch:
-    """The examples with these numbers, where a number past the end is padding, and a mask that says so."""
+    """The examples with these numbers, and a mask; a number past the end is padding."""
     size = next(len(x) for x in jax.tree.leaves(arrays) if np.ndim(x))
     return {**gather(arrays, indices % size), "mask": (indices < size).astype(np.float32)}
 
@@ -194,7 +194,7 @@ class Stream:
                 yield batch
 
     def _count(self, batch: Batch, name: str) -> int:
-        """The examples of a batch that is to be given, padded or left out; the first one is full."""
+        """The examples of a batch to be given, padded or left out; the first one is full."""
         count = count_examples(batch, "Stream", name)
         require(bool(count), self, name, outline(batch), "a batch with examples along axis 0")
         self._size = size = self._size or count or 0
@@ -209,7 +209,7 @@ class Stream:
 
 
 class Draw(NamedTuple):
-    """The batches of one call of the device, and the error that came instead of the next one, if one did."""
+    """The batches of one call of the device, and the error that came instead of the next."""
 
     steps: int
     payload: Any = None
@@ -222,7 +222,7 @@ def source_of(
     steps: int = 0,
     place: Callable = lambda arrays: arrays,
 ) -> "ArraySource | StreamSource":
-    """What the batches of a run are drawn from; messages begin with the `owner`, the user's function.
+    """What a run's batches are drawn from; messages begin with `owner`, the user's function.
 
     A list of fewer batches than `steps` is refused at once. `place` sends arrays to the device.
     """
@@ -266,7 +266,7 @@ class ArraySource:
         return rows
 
     def draw(self, now: int, count: int, size: int | None) -> Draw:
-        """What a call of `count` steps needs; `size` rows, or one batch without rows where it is None."""
+        """What a call of `count` steps needs: `size` rows, or one batch where it is None."""
         # Numbers are so few that they travel with the call: to place them first would only cost
         # time.
         rows = self.payload(now, count, size or 1)

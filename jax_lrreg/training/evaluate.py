@@ -47,10 +47,12 @@ def make_eval(
 
     Example:
         >>> data = ArrayData(np.arange(5.0), batch_size=2, shuffle=False)
-        >>> evaluate = make_eval(lambda params, x: params * x, lambda model, x: {"val_mean": model(x).mean()}, data)
+        >>> mean = lambda model, x: {"val_mean": model(x).mean()}
+        >>> evaluate = make_eval(lambda params, x: params * x, mean, data)
         >>> import optax, jax.numpy as jnp
         >>> from jax_lrreg import training
-        >>> evaluate(training.init(lambda p, x: x, optax.sgd(1.0), key=jax.random.key(0), params=jnp.float32(2)))
+        >>> start = {"key": jax.random.key(0), "params": jnp.float32(2)}
+        >>> evaluate(training.init(lambda p, x: x, optax.sgd(1.0), **start))
         {'val_mean': 4.0}
     """
     adapter = adapter_of(module)

@@ -22,7 +22,7 @@ class Proposal(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it: the state, the size of the way where it is asked for, and whether it was made."""
+    """What became of it: the state, the size of the way if asked for, and whether it was made."""
 
     state: State
     update_norm: jax.Array | None

@@ -22,7 +22,7 @@ def names_of(metrics: Iterable[str]) -> list[str]:
 
 
 def zero_sums(names: Sequence[str]) -> np.ndarray:
-    """The sums of no step: of each metric, of the skipped steps, and of those before the first skipped one."""
+    """The sums of no step: of metrics, of skipped steps, and of those before the first of them."""
     return np.zeros(len(names) + 2, np.float32)
 
 
@@ -65,7 +65,7 @@ class Interval:
         self._entry: Entry = {}
 
     def read(self) -> Entry:
-        """The entry of these steps; the first call waits for the device, and fetches everything at once."""
+        """The entry of these steps; the first call waits for the device and fetches all at once."""
         if not self._entry:
             # Everything in one request: each of them would wait for the device once more.
             with jax.profiler.TraceAnnotation("read metrics"):
@@ -85,7 +85,7 @@ class Interval:
     def _refuse(self, first: int, others: int) -> None:
         more = f" and {others} of the {self.end - first - 1} after it are" if others else " is"
         raise FloatingPointError(
-            f"the update at step {first}{more} not finite; what is not finite is left out, and the steps after "
+            f"the update at step {first}{more} not finite; it is left out, and the steps after "
             "it have been made. A single call of the step, with that batch, tells loss and gradient"
         )
 
@@ -108,7 +108,7 @@ class History:
         self._waiting: Interval | None = None
 
     def write(self, latest: Interval | None = None) -> tuple[int, Entry]:
-        """Writes the interval that waits, if one does, and returns it; then `latest` waits in its place.
+        """Writes and returns the interval that waits, if one does; then `latest` waits instead.
 
         So the metrics are read one interval late, when the device has finished it and works on the
         next.
@@ -121,7 +121,7 @@ class History:
     def add_evaluation(
         self, now: int, values: Mapping[str, chex.Numeric], metrics: Iterable[str]
     ) -> Entry:
-        """Takes what `eval_fn` returned after step `now`, by other names than those of the `metrics`."""
+        """Takes what `eval_fn` returned after step `now`; no name of the `metrics` among it."""
         numbers = isinstance(values, dict) and all(map(_is_number, values.values()))
         allowed = "a function that returns {name: number}"
         require(numbers, "fit", "eval_fn", values, allowed, error=TypeError)

@@ -1,4 +1,4 @@
-"""Ready loggers for `fit`: functions `(step, {name: number})` that write CSV, JSON lines or TensorBoard's format.
+"""Ready loggers for `fit`: functions `(step, {name: number})` for CSV, JSON lines, TensorBoard.
 
 A file that is there already is continued and never cut, so a run that goes on writes where it
 stopped. An entry is in the file when the call returns: a crash loses nothing that was logged. Where
@@ -103,7 +103,7 @@ def _row(values: list[Any]) -> bytes:
 
 
 def log_jsonl(path: Location) -> Callable[[int, dict[str, float]], None]:
-    """Writes an object `{"step": ..., name: number, ...}` a line, one for each entry, evaluations apart.
+    """Writes an object `{"step": ..., name: number, ...}` a line, evaluations apart.
 
     JSON has no number that is not finite: those become null.
 
@@ -148,7 +148,8 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
 
     Example:
         >>> log = log_tensorboard("runs/first")  # doctest: +SKIP
-        >>> state, history = training.fit(step, state, data, steps=1000, loggers=[log])  # doctest: +SKIP
+        >>> options = {"steps": 1000, "loggers": [log]}
+        >>> state, history = training.fit(step, state, data, **options)  # doctest: +SKIP
     """
     try:
         from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-not-found]
@@ -201,7 +202,7 @@ def _end_line(path: Path) -> None:
 
 
 def _write_tail(path: Path, begin: int, line: bytes) -> None:
-    """Puts a line in the place of what stands from `begin` on; that comes back where the line cannot be written."""
+    """Puts a line where something stands from `begin` on, which comes back if that fails."""
     # Without a buffer: what a full disk did not take would be written again when the file is
     # closed.
     with path.open("rb+", buffering=0) as file:

@@ -91,7 +91,8 @@ def fit(
         >>> from jax_lrreg import training
         >>> apply, tx = lambda params, x: x @ params, optax.sgd(0.1)
         >>> state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(2))
-        >>> step = training.make_step(apply, lambda model, batch: jnp.mean((model(batch) - 1) ** 2), tx)
+        >>> loss_fn = lambda model, batch: jnp.mean((model(batch) - 1) ** 2)
+        >>> step = training.make_step(apply, loss_fn, tx)
         >>> data = ArrayData(np.eye(2, dtype=np.float32), batch_size=2, key=jax.random.key(1))
         >>> state, history = fit(step, state, data, steps=100, log_every=50)
         >>> history["step"], bool(history["loss"][-1] < 1e-3)
@@ -151,8 +152,10 @@ def steps(
         >>> import optax
         >>> from jax_lrreg import training
         >>> apply, tx = lambda params, x: x @ params, lambda hyper: optax.sgd(hyper["rate"])
-        >>> state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(2), hyper={"rate": 0.1})
-        >>> step = training.make_step(apply, lambda model, batch: jnp.mean((model(batch) - 1) ** 2), tx)
+        >>> options = {"params": jnp.zeros(2), "hyper": {"rate": 0.1}}
+        >>> state = training.init(apply, tx, key=jax.random.key(0), **options)
+        >>> loss_fn = lambda model, batch: jnp.mean((model(batch) - 1) ** 2)
+        >>> step = training.make_step(apply, loss_fn, tx)
         >>> data = ArrayData(np.eye(2, dtype=np.float32), batch_size=2, key=jax.random.key(1))
         >>> for now in training.steps(step, state, data, steps=200, log_every=100):
         ...     if now.metrics["loss"] > 1e-3:
@@ -236,7 +239,7 @@ class _Run:
         self.now = Chunk(self.start, state, Interval(self.start, self.start, [], True, False))
 
     def control(self, control_on: str | None, eval_fn: Evaluation | None) -> None:
-        """Lets the controllers hear a metric of `eval_fn`, or the loss of each update where it is None."""
+        """Lets the controllers hear a metric of `eval_fn`, or each update's loss where None."""
         state = self.now.state
         if control_on is not None:
             allowed = "a name that `eval_fn` returns, or None"
@@ -256,7 +259,7 @@ class _Run:
         return step == self.end or (every is not None and (step - self.start) % every == 0)
 
     def chunks(self) -> Generator["Chunk", None, None]:
-        """One call of the device after the other; while one works, the batches of the next are drawn."""
+        """One call of the device after the other; meanwhile the next batches are drawn."""
         example = self.source.example(self.start)
         trace = self.step.body.trace(self.now.state, example)
         _, metrics = trace.out_info
@@ -308,7 +311,7 @@ class _Run:
         return min(size, self.end - self.start)
 
     def _draws(self, size: int | None) -> Iterator[Draw]:
-        """What each call needs; at last nothing, and the error that came in place of a batch, if one did."""
+        """What each call needs; at last nothing, and the error in place of a batch, if any."""
         now, error = self.start, None
         while now < self.end and error is None:
             every = (self.log_every, self.eval_every or self.log_every)
@@ -333,12 +336,12 @@ class _Run:
             if begun and not now.state.step.is_deleted():
                 error.state = now.state  # type: ignore[attr-defined]
                 error.add_note(
-                    f"{self.owner}: the state after step {now.step} is the attribute `state` of this error"
+                    f"{self.owner}: the attribute `state` of this error is that after {now.step}"
                 )
 
 
 def _read_late(run: _Run) -> Generator[Chunk, None, None]:
-    """The chunks of a run; an update that is not finite raises though nobody looks, one interval late."""
+    """The chunks of a run; an update that is not finite raises, one interval late."""
     late: Chunk | None = None
     try:
         for now in run.chunks():
@@ -386,7 +389,7 @@ def _placement(state: State) -> Callable:
 
 
 def _settled(state: State) -> State:
-    """The state as arrays of definite dtypes, none of them twice: fit to be donated, and compiling nothing anew."""
+    """The state as arrays of definite dtypes, none twice: fit to be donated, compiling once."""
     seen: set[int] = set()
 
     def settle(leaf: chex.Numeric) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a step reports: its own names, what a `loss_fn` returns, the applied rate, and monitors by their cost."""
+"""What a step reports: its names, what `loss_fn` returns, the applied rate, and monitors."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ def check_monitors(monitors: Sequence[str]) -> None:
 
 
 def loss_and_metrics(output: Any) -> tuple[jax.Array, Metrics]:
-    """The loss, in float32 at least, and the metrics, of what a `loss_fn` returned; refuses what is neither."""
+    """The loss, in float32 at least, and the metrics, of what a `loss_fn` returned."""
     loss, named = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     allowed = "a function that returns a real scalar"
     try:
@@ -73,7 +73,7 @@ def _metric(name: Any, value: Any) -> jax.Array:
 
 
 def check_rate(rate: Rate | None) -> None:
-    """Refuses what is no rate: an array, which would be broadcast against updates, or another object of ours."""
+    """Refuses what is no rate: an array, which would be broadcast, or another object of ours."""
     allowed = "a number >= 0, a schedule or a function hyper -> either"
     if isinstance(rate, Schedule):
         require_one("make_step", "learning_rate", rate(0))
@@ -145,7 +145,8 @@ def given_rate(rate: Rate | None, hyper: Hyper | None, count: jax.Array) -> jax.
             rate = rate(hyper)
         except Exception as error:
             error.add_note(
-                "make_step: `learning_rate` was called with the hyperparameters of the state; wrap a function of the "
+                "make_step: `learning_rate` was called with the state's hyperparameters; wrap a "
+                "function of the "
                 "step, such as Optax's schedules, in schedules.Function"
             )
             raise
@@ -177,7 +178,7 @@ def at_end(state: State, monitors: Sequence[str]) -> Metrics:
 
 
 def norm(tree: optax.Params) -> jax.Array:
-    """The root of the sum of squares, added in float32 at least: in float16 it would overflow at 256."""
+    """The root of the sum of squares, in float32 at least: float16 would overflow at 256."""
     wide = [widened(x) for x in jax.tree.leaves(tree) if is_parameter(x)]
     return jnp.asarray(optax.tree.norm(wide))
 
@@ -187,7 +188,7 @@ def _norm_of(found: list[Leaf]) -> jax.Array:
 
 
 def _sparsity(found: list[Leaf]) -> jax.Array:
-    """The share of exact zeros, counted in integers within an array: float32 counts by ones up to 2^24 only."""
+    """The share of exact zeros, counted in integers: float32 counts by ones up to 2^24 only."""
     zeros = (jnp.sum(leaf.value == 0).astype(jnp.float32) for leaf in found)
     return sum(zeros, start=jnp.zeros(())) / max(1, sum(jnp.size(leaf.value) for leaf in found))
 
@@ -199,8 +200,10 @@ def nonfinite_message(step: int, metrics: Mapping[str, chex.Numeric]) -> str:
     text = f"the update at step {step} is not finite ({texts}); the state before it was kept"
     if "grad_norm" in values and all(map(math.isfinite, values.values())):
         text += (
-            "; loss and gradient are finite, so it is the optimizer: D-Adaptation and Prodigy divide 0 by 0 while the "
-            "learning rate is 0 or after a first gradient of 0, others have a rate or a decay that is NaN or too "
+            "; loss and gradient are finite, so it is the optimizer: D-Adaptation and Prodigy "
+            "divide 0 by 0 while the "
+            "learning rate is 0 or after a first gradient of 0, others have a rate or a decay that "
+            "is NaN or too "
             "large. Or it is the model's own state, such as a variance that overflows"
         )
     return text

@@ -70,7 +70,7 @@ def adapter_of(module: Any) -> Adapter:
 
 
 class Linen(NamedTuple):
-    """A Linen module: its collections are mutable and carried, but for `params` and what is sown."""
+    """A Linen module: its collections are carried, but for `params` and what is sown."""
 
     module: Any
 
@@ -152,7 +152,7 @@ class Linen(NamedTuple):
 
 
 class Nnx(NamedTuple):
-    """An NNX module, split once: its values travel as plain dicts, so that `jax.jit` is all that is needed.
+    """An NNX module, split once: its values travel as plain dicts; `jax.jit` is all it needs.
 
     `nnx.jit` would walk through the module at each call: 14 times the time of a small step.
     """
@@ -231,8 +231,10 @@ class Function(NamedTuple):
             raise TypeError("init: `params` must be given for a plain function, got None")
         # Equinox's modules, and others that are trees of their parameters.
         raise TypeError(
-            "init: `module` must be a function of parameters, got a tree that holds them itself, as Equinox's "
-            "modules are: write init(lambda params, x: params(x), ..., params=module). What is no array in it "
+            "init: `module` must be a function of parameters, got a tree that holds them itself, "
+            "as Equinox's "
+            "modules are: write init(lambda params, x: params(x), ..., params=module). What is no "
+            "array in it "
             "must be taken out of `params`: equinox.partition, equinox.combine"
         )
 

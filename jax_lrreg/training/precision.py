@@ -1,4 +1,4 @@
-"""Mixed precision: a module that computes in fewer bits than its parameters have, and the loss times a scale."""
+"""Mixed precision: a module that computes in few bits, and the loss times a scale."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -24,7 +24,7 @@ class MixedPrecision(NamedTuple):
     def init(
         self, key: chex.PRNGKey, example: Example | None, params: optax.Params | None
     ) -> tuple[optax.Params, ModelState]:
-        """The module's parameters, in `param_dtype` where one is asked for, and its state as it is."""
+        """The module's parameters, in `param_dtype` where asked for, and its state as it is."""
         params, model_state = self.adapter.init(key, example, params)
         return (params if self.param_dtype is None else cast(params, self.param_dtype)), model_state
 
@@ -55,14 +55,15 @@ class MixedPrecision(NamedTuple):
         del args, kwargs
         raise TypeError(
             "mixed_precision(...) holds no parameters: predict by "
-            "module.apply(training.merge(module, state), x), and in a `loss_fn` by the model that it is given"
+            "module.apply(training.merge(module, state), x), and in a `loss_fn` by the model that "
+            "it is given"
         )
 
 
 def mixed_precision(
     module: Any, compute_dtype: DTypeLike, *, param_dtype: DTypeLike | None = None
 ) -> MixedPrecision:
-    """A module whose parameters and inputs are cast to `compute_dtype` where it is called, its outputs to float32.
+    """A module with parameters and inputs cast to `compute_dtype`, and its outputs to float32.
 
     It goes wherever a module goes: `init`, `make_step`, `make_eval`, `merge`. The state keeps the
     parameters as they are, in float32 unless told otherwise, so that they are their own master
@@ -85,8 +86,10 @@ def mixed_precision(
         >>> import optax
         >>> from jax_lrreg import training
         >>> module = mixed_precision(lambda params, x: x @ params, jnp.bfloat16)
-        >>> state = training.init(module, optax.sgd(0.1), key=jax.random.key(0), params=jnp.zeros(2))
-        >>> step = training.make_step(module, lambda model, x: jnp.mean((model(x) - 1) ** 2), optax.sgd(0.1))
+        >>> start = {"key": jax.random.key(0), "params": jnp.zeros(2)}
+        >>> state = training.init(module, optax.sgd(0.1), **start)
+        >>> loss_fn = lambda model, x: jnp.mean((model(x) - 1) ** 2)
+        >>> step = training.make_step(module, loss_fn, optax.sgd(0.1))
         >>> state, metrics = step(state, jnp.eye(2))
         >>> print(state.params, state.params.dtype, metrics["loss"].dtype)
         [0.1 0.1] float32 float32
@@ -99,7 +102,7 @@ def mixed_precision(
 
 
 def cast(tree: optax.Params, dtype: DTypeLike) -> Any:
-    """The tree with its real arrays in `dtype`; integers, complex numbers, keys and Python numbers as they are."""
+    """The tree with its real arrays in `dtype`; all else as it is."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if _is_real(x) else x, tree)
 
 
@@ -126,7 +129,7 @@ def scaled_gradient(objective: Callable, loss_scale: Any) -> Callable:
 
 
 def rescaled(loss_scale: Any, finite: jax.Array) -> Any:
-    """The scale after an update: its own rule, asked with a gradient of one number that is finite or not.
+    """The scale after an update: its own rule, asked with one number that is finite or not.
 
     Its rule is inside its `value_and_grad`, which would read every gradient once more to see what
     is known here.
@@ -140,7 +143,7 @@ def check_loss_scale(loss_scale: Any, on_nonfinite: str) -> None:
     fits = hasattr(loss_scale, "scale") and callable(getattr(loss_scale, "value_and_grad", None))
     allowed = "a flax.training.dynamic_scale.DynamicScale or None"
     require(fits, "make_step", "loss_scale", loss_scale, allowed, TypeError)
-    allowed = "'skip' where `loss_scale` is given: it is found by skipping the updates for which it is too large"
+    allowed = "'skip' where `loss_scale` is given: the scale is found by skipping updates"
     require(on_nonfinite == "skip", "make_step", "on_nonfinite", on_nonfinite, allowed)
 
 

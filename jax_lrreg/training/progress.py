@@ -8,7 +8,7 @@ LINES = 20  # of a run whose output goes to a file
 
 
 class Progress:
-    """Shows how far a loop is, how fast, how long it will take, and its latest metrics. Nothing unless `show`."""
+    """Shows how far a loop is, how fast, how long yet, and metrics; nothing unless `show`."""
 
     def __init__(self, show: bool, start: int, end: int):
         self.show, self.start, self.end = show, start, end

@@ -60,7 +60,8 @@ class State:
         of a run compiles nothing anew.
 
         Example:
-            >>> state = init(lambda p, x: p * x, optax.sgd, key=jax.random.key(0), params=1.0, hyper=0.1)
+            >>> start = {"key": jax.random.key(0), "params": 1.0, "hyper": 0.1}
+            >>> state = init(lambda p, x: p * x, optax.sgd, **start)
             >>> state.replace(hyper=1).hyper
             Array(1., dtype=float32)
         """
@@ -115,7 +116,8 @@ def init(
         ValueError: `key` is not one typed key, or a parameter is not finite.
 
     Example:
-        >>> state = init(lambda params, x: x @ params, optax.sgd(0.1), key=jax.random.key(0), params=jnp.ones(3))
+        >>> start = {"key": jax.random.key(0), "params": jnp.ones(3)}
+        >>> state = init(lambda params, x: x @ params, optax.sgd(0.1), **start)
         >>> state.params.shape, int(state.step)
         ((3,), 0)
     """
@@ -156,7 +158,7 @@ def init(
 
 
 def merge(module: Any, state: State) -> Any:
-    """The trained model: Linen's variables, the NNX module with its trained values, a function's parameters.
+    """The trained model: Linen's variables, the NNX module, or a function's parameters.
 
     So one predicts by `module.apply(merge(module, state), x)` in Linen, as with
     `mixed_precision(module)` of any kind, by `merge(module, state)(x)` in NNX, and by
@@ -165,7 +167,8 @@ def merge(module: Any, state: State) -> Any:
 
     Example:
         >>> apply = lambda params, x: x @ params
-        >>> print(merge(apply, init(apply, optax.sgd(0.1), key=jax.random.key(0), params=jnp.ones(3))))
+        >>> state = init(apply, optax.sgd(0.1), key=jax.random.key(0), params=jnp.ones(3))
+        >>> print(merge(apply, state))
         [1. 1. 1.]
     """
     copy = jax.tree.map(jnp.copy, (state.params, state.model_state))
@@ -175,7 +178,7 @@ def merge(module: Any, state: State) -> Any:
 def optimizer_of(
     tx: Optimizer, hyper: Hyper | None, argument: str = "tx"
 ) -> optax.GradientTransformationExtraArgs:
-    """An Optax transformation as it is; a function `hyper -> tx` called with the hyperparameters."""
+    """An Optax transformation as it is; a function `hyper -> tx` called with them."""
     require_optimizer(tx, argument)
     if isinstance(tx, optax.GradientTransformation):
         return optax.with_extra_args_support(tx)
@@ -191,7 +194,8 @@ def require_optimizer(tx: Any, argument: str = "tx") -> None:
     allowed = "an Optax transformation or a function hyper -> tx"
     if isinstance(tx, optax.MultiSteps):
         raise TypeError(
-            f"`{argument}` must be an Optax transformation, got an optax.MultiSteps: use transforms.mean_value, "
+            f"`{argument}` must be an Optax transformation, got an optax.MultiSteps: use "
+            "transforms.mean_value, "
             "or its own gradient_transformation(), which keeps the loss from the optimizer inside"
         )
     if not is_function(tx):
@@ -213,14 +217,14 @@ def check_opt_state(optimizer: optax.GradientTransformation, state: State) -> No
 
 
 def is_function(value: Any) -> bool:
-    """Whether `value` may be a function of hyperparameters: it can be called, and is no class and no object of ours."""
+    """Whether `value` may be a function of hyperparameters: no class and no object of ours."""
     return callable(value) and not isinstance(value, type) and not is_pytree(type(value))
 
 
 def made_of(
     function: Callable[[Hyper], Any], hyper: Hyper | None, kind: type, argument: str, allowed: str
 ) -> Any:
-    """What the function of an argument makes of the hyperparameters, which must be there, and it of this kind."""
+    """What an argument's function makes of the hyperparameters, which must be of this kind."""
     needed = f"given, because `{argument}` is a function of it"
     require(hyper is not None, "init", "hyper", hyper, needed)
     made = function(hyper)
@@ -230,7 +234,7 @@ def made_of(
 
 
 def in_dtypes_of(new: optax.Params, old: optax.Params) -> optax.Params:
-    """The new values in the dtypes of the old, so that a state has the same types after every step."""
+    """The new values in the dtypes of the old, so that a state keeps its types."""
     kinds = (jnp.floating, jnp.complexfloating, jnp.integer)
 
     def one(after: jax.Array, before: jax.Array) -> jax.Array:
@@ -254,7 +258,7 @@ def _check_parameters(params: optax.Params) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of an array or number, of a definite dtype: a weak one would change type at the first update.
+    """A copy of an array or number, of a definite dtype: a weak one would change at an update.
 
     What is traced, and what is no number (a shape, a sharding), stays as it is.
     """
@@ -271,7 +275,7 @@ def _with_copies(value: Any, old: Any) -> Any:
 
 
 def _hyper_like(value: Any, old: Any) -> Any:
-    """Hyperparameters of the same structure in the dtypes of the old ones; of another one as they are."""
+    """Hyperparameters of the same structure in the dtypes of the old; others as they are."""
     if jax.tree.structure(value) == jax.tree.structure(old):
         return jax.tree.map(_in_place_of, value, old)
     return jax.tree.map(lambda x: _copied(x) if isinstance(x, jax.Array) else x, value)
@@ -308,7 +312,7 @@ def _to_dict(state: State) -> dict[str, Any]:
 
 
 def _from_dict(state: State, found: dict[str, Any]) -> State:
-    """For Flax: a state like this one, of the arrays in `found`; an average that it has not yet is added."""
+    """For Flax: a state like this one, of the arrays in `found`; an average is added if new."""
     if state.ema is None and any(path.startswith(".ema") for path in found):
         state = state.replace(ema=state.params)
     pairs, structure = jax.tree_util.tree_flatten_with_path(state)

@@ -1,4 +1,4 @@
-"""One jitted update: loss, penalty, gradient, optimizer, guard, and the metrics of exactly this update."""
+"""One jitted update: loss, penalty, gradient, optimizer, and the metrics of this very update."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -198,14 +198,15 @@ class Step:
         return state, metrics
 
     def complete(self, state: State) -> State:
-        """The state with the fields that this step keeps from its first call on: its average, its loss scale."""
+        """The state with the fields that this step keeps: its average, its loss scale."""
         if not isinstance(state, State):
             name = type(state).__name__
             raise TypeError(f"step: `state` must be a State, from `init`, got {name}")
         held = [x for x in (state.step, state.key) if isinstance(x, jax.Array) and known(x)]
         if any(x.is_deleted() for x in held):
             raise ValueError(
-                "step: `state` must be the latest one, got one whose memory an earlier call was given: go on with the "
+                "step: `state` must be the latest one, got one whose memory an earlier call was "
+                "given: go on with the "
                 "state that was returned, or keep a state.copy()"
             )
         return self._update.complete(state)
@@ -220,7 +221,7 @@ def _assembled(changing: tuple, key: chex.PRNGKey, hyper: Hyper) -> State:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Update:
-    """The pure function `(state, batch) -> (state, metrics)` that a step compiles; the fields are `make_step`'s."""
+    """The pure function `(state, batch) -> (state, metrics)` of a step; fields as `make_step`'s."""
 
     module: Adapter
     loss_fn: LossFn

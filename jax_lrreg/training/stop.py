@@ -12,7 +12,7 @@ _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  
 
 
 def handled_signals() -> list[int]:
-    """The signals that call a Python function, which only the main thread hears; Ctrl-C is one of them."""
+    """The signals that call a Python function in the main thread; Ctrl-C is one of them."""
     if threading.current_thread() is not threading.main_thread():
         return []
     return [number for number in _SIGNALS if callable(signal.getsignal(number))]

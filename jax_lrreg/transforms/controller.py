@@ -102,7 +102,7 @@ class MeanValueState(NamedTuple):
 
 
 def mean_value(tx: optax.MultiSteps) -> optax.GradientTransformationExtraArgs:
-    """`optax.MultiSteps` whose optimizer is told the mean loss of the window, as it is given its mean gradient.
+    """`optax.MultiSteps` whose optimizer hears the mean loss of the window, not its last.
 
     `optax.MultiSteps` hands `value=` on as it comes, so that an optimizer inside sees the loss of
     the last micro-batch of each window only; and its `gradient_transformation()` drops it
@@ -153,7 +153,7 @@ def mean_value(tx: optax.MultiSteps) -> optax.GradientTransformationExtraArgs:
 
 
 class HypergradientDescentControl(NamedTuple):
-    """The controller's state in `hypergradient_descent`, and what the latest update was multiplied by."""
+    """The controller's state in `hypergradient_descent`, and the latest update's factor."""
 
     controller: Any
     scale: jax.Array
@@ -235,7 +235,7 @@ def _scale(controller: Controller, state: Tree) -> jax.Array:
 
 
 def _scaled(updates: Tree, scale: jax.Array) -> Tree:
-    """The updates times `scale`, reckoned in float32 at least: a bfloat16 update does not round the scale."""
+    """The updates times `scale`, in float32 at least: bfloat16 does not round the scale."""
 
     def times(update: jax.Array) -> jax.Array:
         if not is_parameter(update):

@@ -56,7 +56,7 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
 
 
 def schedule_of_one(owner: str, argument: str, value: Any) -> Schedule:
-    """`value` as a schedule; refuses arrays, which updates would be broadcast against in silence."""
+    """`value` as a schedule; refuses arrays, which would be broadcast against updates."""
     allowed = "a number >= 0, a schedule or a function of the step"
     if not callable(value):
         require_number(owner, argument, value, allowed, lambda x: x >= 0)

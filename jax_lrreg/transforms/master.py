@@ -8,7 +8,7 @@ import optax
 
 
 class MasterWeightsState(NamedTuple):
-    """The float32 copy of each parameter of fewer bits, None beside the others, and the inner optimizer's state."""
+    """The float32 copy of each narrower parameter, None beside the others, and `inner`'s state."""
 
     master: Any
     inner_state: Any
@@ -70,7 +70,7 @@ def master_weights(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def _copy(params: Any, master: Any) -> Any:
-    """The parameters as the inner optimizer sees them: the copy, where it is still that of the parameter."""
+    """The parameters as the inner optimizer sees them: the copy, where it is the parameter's."""
 
     def one(p: Any, m: Any) -> Any:
         return jnp.where(m.astype(p.dtype) == p, m, _wide(p)) if _is_narrow(p) else p

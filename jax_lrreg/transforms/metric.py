@@ -1,4 +1,4 @@
-"""How far an optimizer moves each parameter for a unit of gradient: the diagonal metric of its prox.
+"""How far an optimizer moves each parameter for a unit of gradient: its prox's metric.
 
 The optimizers that are known divide a sum of past gradients by the root of a second moment. So at a
 fixed second moment their update is linear in the gradients, and what a small gradient that never
@@ -80,7 +80,7 @@ class Metric:
                 require_number(self, name, value, allowed, lambda x: (x >= 0) & (x < 1))
 
     def __call__(self, state: optax.OptState, learning_rate: chex.Numeric) -> Tree:
-        """The step sizes, a scalar or a tree like the parameters, from the optimizer's state after its update."""
+        """The step sizes, a scalar or a tree like the parameters, from a state after its update."""
         rate = learning_rate / (1 - self.momentum)
         held = [node for node in nodes(state) if type(node).__name__ in SECOND_MOMENTS]
         if not held:
@@ -91,7 +91,7 @@ class Metric:
 
 
 class Decay(NamedTuple):
-    """How a memory goes on without a gradient: to `decay * memory + floor`, and a mean to `mean * itself`."""
+    """How a memory goes on without a gradient: `decay * memory + floor`, a mean `mean * itself`."""
 
     decay: chex.Numeric
     floor: chex.Numeric
@@ -99,7 +99,7 @@ class Decay(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A gradient, the means of past ones, and for each memory the sums of past updates; multiples of a unit."""
+    """A gradient, the means of past ones, and each memory's sums of updates, in a unit."""
 
     gradient: chex.Numeric
     mean: chex.Numeric
@@ -107,7 +107,7 @@ class Held(NamedTuple):
 
 
 def decays(inner: Optimizer, params: Tree, extra: Mapping[str, Any]) -> list[Decay]:
-    """How each memory of `inner` decays, found by updates without a gradient of any few `params`."""
+    """How each memory of `inner` decays, found by updates of a few `params` without a gradient."""
     before = inner.init(params)
     least = 2.0**-40  # so small that AdaBelief's floor of 1e-16 is seen beside it
 
@@ -187,7 +187,7 @@ def response(
     extra: Mapping[str, Any],
     unit: chex.Numeric,
 ) -> tuple[Tree, list[Any]]:
-    """The update that `inner` makes of `unit` times what is `held`, and the memories that it leaves.
+    """The update that `inner` makes of `unit` times what is `held`, and its memories after.
 
     It is made at the second moments after an update, at parameters of 0, with no penalty added, and
     with all else as it was before.
@@ -223,7 +223,7 @@ def placed(node: Any, *, mean: Any, second: Any, trace: Any, count: int = LATE) 
 
 
 def filled(tree: Tree, value: Any) -> Any:
-    """A tree of the same shapes that holds one number, in float32 at least; a `value` that is a tree, as it is."""
+    """A tree of the same shapes that holds one number, or a `value` that is a tree, as it is."""
     if not jax.tree_util.all_leaves([value]):
         return value
 
@@ -241,7 +241,7 @@ def scaled(tree: Tree, factor: chex.Numeric) -> Any:
 
 
 def _second_moments(node: Any, b2: chex.Numeric | None) -> Any:
-    """What the optimizer divides by the root of, before eps: corrected for its start from 0, and centered."""
+    """What the optimizer divides by the root of: corrected for its start from 0, and centered."""
     correction = 1.0 if b2 is None else 1 - b2 ** jnp.asarray(node.count, jnp.float32)
 
     def one(v: jax.Array, mean: jax.Array | None = None) -> jax.Array:

@@ -24,7 +24,7 @@ Change: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class AddPenaltyState(NamedTuple("AddPenaltyState", [("count", jax.Array | None)])):
-    """How many updates have been made, so that a strength may become a schedule later; None adds nothing."""
+    """How many updates have been made, so that a strength may become a schedule later."""
 
 
 def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
@@ -60,7 +60,7 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformation:
 
 
 def add_penalty_and_clip(penalty: Penalty, max_norm: chex.Numeric) -> optax.GradientTransformation:
-    """Adds the gradient of a penalty to the updates and clips the sum by its norm, without storing the sum.
+    """Adds the gradient of a penalty and clips the sum by its norm, without storing the sum.
 
         total = update + gradient of penalty(params)
         update <- total min(1, max_norm / |total|)
@@ -144,7 +144,7 @@ def add_cautious_penalty(penalty: Penalty) -> optax.GradientTransformation:
 def add_corrected_penalty(
     penalty: Penalty, learning_rate: optax.ScalarOrSchedule, *, peak_value: chex.Numeric
 ) -> optax.GradientTransformation:
-    """Adds the gradient of a penalty in proportion to the learning rate, as AdamC does before normalization layers.
+    """Adds a penalty's gradient in proportion to the rate, as AdamC does before normalization.
 
         update <- update + learning_rate(count) / peak_value * gradient
 
@@ -165,7 +165,8 @@ def add_corrected_penalty(
     Example:
         >>> from jax_lrreg.penalties import L2
         >>> from jax_lrreg.schedules import Constant
-        >>> params, tx = jnp.array([2.0]), add_corrected_penalty(L2(0.1), Constant(0.5), peak_value=1.0)
+        >>> tx = add_corrected_penalty(L2(0.1), Constant(0.5), peak_value=1.0)
+        >>> params = jnp.array([2.0])
         >>> print(tx.update(jnp.array([1.0]), tx.init(params), params)[0])
         [1.1]
     """
@@ -213,7 +214,7 @@ def add_independent_penalty(
 
 
 def require_finite(owner: str, penalty: Penalty) -> None:
-    """Refuses a penalty that is infinite somewhere, in any part of it: inside its set its gradient says nothing."""
+    """Refuses a penalty with an infinite part: inside its set the gradient says nothing."""
 
     def is_infinite(part: object) -> bool:
         return isinstance(part, ArrayPenalty) and type(part)._cost is not ArrayPenalty._cost
@@ -224,7 +225,7 @@ def require_finite(owner: str, penalty: Penalty) -> None:
 
 
 def _adding(name: str, penalty: Penalty, change: Change) -> optax.GradientTransformation:
-    """A transformation that changes each update given the penalty's gradient, which points uphill, and the count."""
+    """A transformation that changes updates given the penalty's gradient and the count."""
     if not isinstance(penalty, Penalty):
         raise TypeError(f"{name}: `penalty` must be a Penalty, got {penalty!r}")
     require_finite(name, penalty)

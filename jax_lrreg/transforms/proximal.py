@@ -41,7 +41,7 @@ def proximal(
     learning_rate: optax.ScalarOrSchedule,
     metric: Metric | MetricFunction | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Follows each update of `inner` by the prox of a penalty, in the metric that the update was made in.
+    """Follows each update of `inner` by the prox of a penalty, in the metric of that update.
 
         z      = params + update of inner
         params <- argmin over w of sum (w - z)^2 / (2 step_size) + penalty(w)
@@ -158,7 +158,7 @@ class _Measure(NamedTuple):
 
 
 def _own(inner: optax.GradientTransformationExtraArgs, rate_at: Schedule) -> _Measure:
-    """The step sizes that `inner` itself takes; refuses at once what can be refused without parameters."""
+    """The step sizes that `inner` itself takes; refuses what needs no parameters to see."""
     alone = stand_in(inner)
     known_at_once = None if alone is None else recognise(inner, rate_at, alone)
 

@@ -60,7 +60,7 @@ EXTRA = {"value": 0.0}  # what a controller asks for
 
 
 class Trial(NamedTuple):
-    """What an update is made from: a number for all gradients, one for all memories of them, and so on."""
+    """What an update is made from: a number for all gradients, one for all memories, ..."""
 
     gradient: chex.Numeric
     memory: chex.Numeric
@@ -75,7 +75,7 @@ LARGER = (Trial(HUGE, 0.0, 1e30), Trial(HUGE, 0.0, 0.0), Trial(0.0, HUGE, 1.0))
 
 
 class Evidence(NamedTuple):
-    """What a stand-in did. Each tree is like the parameters, with an axis in front for the trials or steps.
+    """What a stand-in did. Trees are like the parameters, with an axis of trials or steps.
 
     Attributes:
         decays: of the memories.
@@ -147,7 +147,7 @@ def _shapes(params: held.Tree) -> Iterator[held.Tree]:
 
 
 class Recognised(NamedTuple):
-    """Which memories of an optimizer sum what is divided or scaled already; their decays, where not traced."""
+    """Which memories sum what is divided or scaled already; their decays, where not traced."""
 
     lags: list[bool]
     decays: list[Decay] | None
@@ -278,7 +278,7 @@ def _evidence(inner: Optimizer, shapes: held.Tree) -> Evidence:
 
 
 def _evaluated(function: Callable[[], T]) -> tuple[T, bool]:
-    """What `function` returns, in numbers, and whether they are its own: others stand in for traced ones.
+    """What `function` returns, in numbers, and whether they are its own, not stand-ins.
 
     What is claimed holds at any learning rate, decay or eps, so it may be tried at any.
     """
@@ -292,7 +292,7 @@ def _evaluated(function: Callable[[], T]) -> tuple[T, bool]:
 
 
 def _number_for(value: jax.Array, unit: float) -> Any:
-    """A number for what is traced: from 0 to 1, where rates, decays and eps may be; many, of steps."""
+    """A number for what is traced: from 0 to 1, as rates, decays and eps are; many, of steps."""
     if known(value):
         return value
     number = 1000 if jnp.issubdtype(value.dtype, jnp.integer) else unit
@@ -305,7 +305,8 @@ def _require_claimed(found: Evidence, names: list[str]) -> None:
         raise ValueError(_unknown("its updates are not in proportion to the gradient"))
     if np.any(wrong):
         raise ValueError(
-            "proximal: `inner` must not clip, since the optimum moves if it does so there, where the gradient "
+            "proximal: `inner` must not clip, since the optimum moves if it does so there, where "
+            "the gradient "
             "of the loss is not 0; leave it out, or where it never acts late in training give "
             f"`metric={_constants(found.decays, names)}`"
         )
@@ -315,7 +316,7 @@ def _require_claimed(found: Evidence, names: list[str]) -> None:
 
 
 def _wrong(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """Which trials are not as claimed, and of which nothing is: a norm that clips has no derivative at 0."""
+    """Which trials are not as claimed; none where a norm that clips has no derivative."""
     wrong, unclear = np.zeros((2, len(SMALL) + len(LARGER)), bool)
     for update, claimed, offset in zip(*map(jax.tree.leaves, found.trials), strict=True):
         near = np.abs(update - claimed) <= 1e-3 * (np.abs(offset) + np.abs(claimed))
@@ -353,18 +354,21 @@ def _require_rate(owner: str, own: np.ndarray, learning_rate: Rate) -> None:
         return
     if max(given) <= 0:
         raise ValueError(
-            f"{owner}: `learning_rate` must be positive at some step up to {STEPS[-1]}, got 0 at each tried"
+            f"{owner}: `learning_rate` must be positive at some step up to {STEPS[-1]}, got 0 at "
+            "each tried"
         )
     if np.any(own < 0):
         raise ValueError(
-            f"{owner}: `inner` must go downhill, but moves some parameters up the gradient; what optax.masked "
+            f"{owner}: `inner` must go downhill, but moves some parameters up the gradient; what "
+            "optax.masked "
             "leaves out it passes on as it is: use optax.partition"
         )
     for step, rate, rates in zip(STEPS, given, own, strict=True):
         if not np.any(np.abs(rates - rate) <= 2e-3 * abs(rate)):
             uses = " and ".join(f"{x:g}" for x in np.unique(rates))
             raise ValueError(
-                f"{owner}: `learning_rate` must be that of the inner optimizer, got {rate:g} at step {step} "
+                f"{owner}: `learning_rate` must be that of the inner optimizer, got {rate:g} at "
+                f"step {step} "
                 f"where the optimizer uses {uses}"
             )
 

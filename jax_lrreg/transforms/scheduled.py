@@ -1,4 +1,4 @@
-"""Any number of an Optax transformation as a schedule: momentum against the rate, b2 raised in the cooldown."""
+"""Any number of an Optax transformation as a schedule: momentum against the rate, say."""
 
 import inspect
 from collections.abc import Callable
@@ -52,7 +52,8 @@ def scheduled(
 
     Example:
         >>> from jax_lrreg.schedules import Linear
-        >>> tx = scheduled(optax.sgd, learning_rate=0.1, momentum=Linear(0.9, steps=2, end_value=0.5))
+        >>> momentum = Linear(0.9, steps=2, end_value=0.5)
+        >>> tx = scheduled(optax.sgd, learning_rate=0.1, momentum=momentum)
         >>> state = tx.init(jnp.zeros(1))
         >>> for _ in range(2):
         ...     update, state = tx.update(jnp.ones(1), state)
@@ -65,7 +66,8 @@ def scheduled(
             near = [*nearest(name, known), *known][0]
             which = getattr(factory, "__name__", repr(factory))
             raise ValueError(
-                f"scheduled: `{name}` must be an argument of {which}, which has {', '.join(known)}; "
+                f"scheduled: `{name}` must be an argument of {which}, which has "
+                f"{', '.join(known)}; "
                 f"did you mean {near!r}?"
             )
     numbers = {name: value for name, value in arguments.items() if _varies(value, known[name])}
