@@ -322,8 +322,7 @@ def test_padding_of_weight_0_leaves_the_statistics_alone():
         chex.assert_trees_all_close(state.model_state, alone.model_state, rtol=1e-6)
 
 
-def test_keep_looks_at_nothing_and_skip_costs_one_scalar_on_a_mesh():
-    code = """
+MESH = r"""
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import re, jax, jax.numpy as jnp, numpy as np, optax
@@ -332,30 +331,35 @@ from jax_lrreg import training
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 def model(params, x):
     return jnp.tanh(x @ params["a"]) @ params["b"]
-loss = lambda m, b: jnp.mean((m(b["x"]) - b["y"]) ** 2)
+def loss(m, b):
+    return jnp.mean((m(b["x"]) - b["y"]) ** 2)
 x = np.ones((16, 8), np.float32)
 batch = jax.device_put({"x": x, "y": x[:, 0]}, NamedSharding(mesh, P("data")))
 params = {"a": jnp.ones((8, 16)), "b": jnp.ones(16)}
 for cut in (P(), P("data")):
-    own = lambda v: NamedSharding(mesh, cut if v.ndim and v.shape[0] % 8 == 0 else P())
-    start = {"params": params, "sharding": lambda state: jax.tree.map(own, state)}
-    state = training.init(model, optax.adam(0.1), key=jax.random.key(0), **start)
-    found = []
+    def place(v):
+        return NamedSharding(mesh, cut if v.ndim and v.shape[0] % 8 == 0 else P())
+    state = training.init(model, optax.adam(0.1), key=jax.random.key(0), params=params,
+                          sharding=lambda state: jax.tree.map(place, state))
     for choice in ("keep", "skip"):
         step = training.make_step(model, loss, optax.adam(0.1), on_nonfinite=choice)
         text = step.body.lower(state, batch).compile().as_text()
-        shapes = re.findall(r"= (\\S+) all-reduce", text)
-        found.append((len(shapes), "is-finite" in text))
-    print(found[0][1], found[1][0] - found[0][0])
+        reduced = " ".join(re.findall(r"= (.*?) all-(?:reduce|gather)\(", text))
+        arrays = re.findall(r"f32\[[0-9,]+\]", reduced)
+        print("is-finite" in text, len(arrays), len(re.findall(r"\[\]", reduced)))
 """
-    code = code.replace("\\\\", "\\")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    lines = done.stdout.split("\n")
-    assert len(lines) == 3, done.stderr[-2000:]
-    for line in lines[:2]:
-        looks, more = line.split()
-        assert looks == "False"
-        assert int(more) <= 1, line
+
+
+def test_keep_looks_at_nothing_and_skip_sends_no_array_over_a_mesh():
+    command = [sys.executable, "-c", MESH]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) == 4, done.stderr[-2000:]
+    (looks, arrays, numbers), skip, (_, more, _), cut = rows
+    assert looks == "False"
+    assert int(arrays) == 2  # the gradients are counted
+    assert skip == ["True", arrays, numbers]  # where each device holds all parameters, nothing
+    assert cut[1] == more  # where it holds its share, no array; numbers are, one for each of them
 
 
 def linear(params, x):
