@@ -1,5 +1,7 @@
 """What no schedule accepts: the message names the argument, and nothing has been computed."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -249,3 +251,58 @@ def test_arguments_after_the_first_are_keywords():
 def test_a_penalty_is_not_taken_for_a_function_of_the_step(multiply):
     with pytest.raises(TypeError, match="must be a number"):
         multiply(s.Constant(0.1), penalties.L1(0.1))
+
+
+GOOD = {
+    s.warmup_cosine: {"peak_value": 0.1, "warmup_steps": 10, "total_steps": 100},
+    s.warmup_linear: {"peak_value": 0.1, "warmup_steps": 10, "total_steps": 100},
+    s.slanted_triangular: {"peak_value": 0.1, "warmup_steps": 10, "total_steps": 100},
+    s.one_cycle: {"peak_value": 0.1, "warmup_steps": 10, "total_steps": 100},
+    s.one_cycle_three_phases: {
+        "peak_value": 0.1,
+        "warmup_steps": 10,
+        "down_steps": 10,
+        "total_steps": 100,
+    },
+    s.warmup_stable_decay: {
+        "peak_value": 0.1,
+        "warmup_steps": 10,
+        "decay_steps": 10,
+        "total_steps": 100,
+    },
+    s.warmup_stable_decay_periods: {
+        "peak_value": 0.1,
+        "warmup_steps": 10,
+        "decay_steps": 10,
+        "period_steps": (50, 50),
+    },
+    s.tri_stage: {
+        "peak_value": 0.1,
+        "warmup_steps": 10,
+        "hold_steps": 10,
+        "total_steps": 100,
+        "end_value": 0.01,
+    },
+    s.flat_cosine: {"peak_value": 0.1, "decay_steps": 10, "total_steps": 100},
+    s.cosine_then_linear: {
+        "peak_value": 0.1,
+        "warmup_steps": 10,
+        "decay_steps": 10,
+        "total_steps": 100,
+    },
+    s.noam: {"model_dim": 64, "warmup_steps": 10},
+    s.InverseSqrt.fairseq: {"peak_value": 0.1, "warmup_steps": 10},
+    s.InverseSqrt.t5: {"warmup_steps": 10},
+    s.InverseSqrt.shifted: {"peak_value": 0.1, "warmup_steps": 10, "timescale": 10},
+}
+
+
+@pytest.mark.parametrize("recipe", GOOD, ids=lambda recipe: recipe.__qualname__)
+def test_a_recipe_names_itself_and_its_own_argument(recipe):
+    good = GOOD[recipe]
+    recipe(**good)
+    for argument in inspect.signature(recipe).parameters:
+        for wrong in (-1, NAN, "x", None, 1e39 if "value" in argument else -0.5):
+            with pytest.raises((ValueError, TypeError)) as error:
+                recipe(**{**good, argument: wrong})
+            assert str(error.value).startswith(f"{recipe.__qualname__}: `{argument}` must be")

@@ -31,6 +31,7 @@ from jax_lrreg.schedules import (
     join,
     noam,
 )
+from tests.laws import SCHEDULES
 
 LAST = 2**31 - 1
 HORIZONS = (7, 1000, 10**6, 2**24 + 1, 10**9, LAST)
@@ -388,3 +389,78 @@ def test_a_duration_that_is_no_whole_number_is_right_to_a_millionth_of_a_step(ho
         wrong, np.abs(wrong - period)
     )  # the end of one period is the beginning of the next
     assert np.max(wrong - 16 * np.spacing(np.float32(period))) <= 1e-6
+
+
+# Traced fields -----------------------------------------------------------------------------------
+
+
+def hard(total):
+    """Schedules whose fields magnify an error, over about `total` steps."""
+    constant, decayed = Constant(0.1), Exponential(1.0, steps=total / 30, decay_rate=0.7)
+    pieces = [
+        (Linear(0.1, steps=total / 9), total / 9),
+        (Cosine(0.2, steps=total / 3), total / 3.3),
+        (Exponential(0.1, steps=total / 9, decay_rate=0.4), None),
+    ]
+    third, half, knots = total // 3, total // 2, (total / 9, total / 3.1, total / 2.2)
+    up, down = total // 50 + 1, total // 40 + 1
+    slow = {"cycle_decay": 0.83, "step_decay": 1 - 20 / total}
+    return [
+        Step(1.0, steps=max(total // 300, 1), decay_rate=0.9),
+        Exponential(1.0, steps=total // 700 + 1, decay_rate=0.93),
+        Exponential(0.1, steps=total, decay_rate=1e-30),
+        Exponential(0.1, steps=3, decay_rate=1 - 50 / total),
+        HalfLife(0.1, steps=total / 90),
+        MultiStep(0.1, boundaries=(total // 9, third, half), decay_rate=0.37),
+        Cyclic(0.01, peak_value=0.1, up_steps=up, down_steps=down, **slow),
+        CosineRestarts(0.1, steps=total // 20, multiplier=1.3, decay=0.8),
+        CosineRestarts(0.1, steps=total // 20, multiplier=2, decay=1.2, end_value=0.001),
+        CosineRestarts(0.1, steps=total / 23.7, multiplier=1.1, limit=5),
+        Polynomial(0.1, steps=total, power=7.3),
+        Polynomial(0.1, steps=total, power=2.0, k_decay=2.5),
+        Cosine(0.1, steps=total, exponent=4.0),
+        Cosine(0.1, steps=total, exponent=2.0, k_decay=0.6),
+        PowerLaw(0.1, timescale=total / 70, exponent=6.2),
+        InverseSqrt(0.1, timescale=total / 70),
+        InverseTimeStep(0.1, steps=total // 70, decay_rate=0.7),
+        Tanh(0.1, steps=total, lower=-20.3, upper=15.7),
+        PolynomialCycle(0.1, steps=total // 7, power=3.3),
+        constant.cooldown(third, at=half, shape="exponential", rate=1e-9),
+        constant.cooldown(third, at=half, shape="power", power=6.1),
+        constant.warmup(third, init_value=1e-12, shape="exponential"),
+        constant.warmup(half, shape="power", power=5.5),
+        Linear(0.1, steps=total * 0.3).in_units(0.3),
+        Cosine(0.1, steps=90).in_units(90 / total),
+        Cosine(0.1, steps=total / 3).stretch(2.7),
+        Cosine(0.1, steps=total).warmup(total / 7.3).extend(at=third, total_steps=2.2 * total),
+        Linear(0.1, steps=total / 7.7).repeat(total / 7.7),
+        Cosine(0.1, steps=total).shift(-total / 3.3),
+        join(pieces),
+        PiecewiseLinear(0.1, boundaries=knots, values=(0.2, 0.01, 0.3)),
+        PiecewiseConstant(0.1, boundaries=knots, values=(0.2, 0.01, 0.3)),
+        (Cosine(0.1, steps=total) * decayed + 0.003).clip(min=0.005, max=0.09),
+    ]
+
+
+def test_every_field_is_right_to_16_units_in_the_last_place_though_it_is_traced():
+    wrong = {}
+    for total, schedules in ((130, SCHEDULES), (10**6, hard(10**6))):
+        steps = np.clip(steps_of(total), 0, LAST)[::3]
+        for schedule in schedules:
+            schedule = jax.tree.map(lambda x: float(np.float32(x)) if x % 1 else x, schedule)
+            got = np.asarray(jax.jit(call)(schedule, jnp.asarray(steps, jnp.int32)), np.float64)
+            with jax.enable_x64(
+                True
+            ):  # a duration that is no whole number: to a millionth of a step
+                late = [np.maximum(steps + shift, 0.0) for shift in (-1e-6, 0, 1e-6)]
+                expected = np.stack([np.asarray(jax.jit(call)(schedule, at)) for at in late])
+            assert np.all(np.isfinite(got))
+            off = np.maximum(expected.min(0) - got, got - expected.max(0)).clip(0)
+            ulp = np.spacing(np.float32(expected[1].clip(1.2e-38)))
+            if (worst := np.max(off.clip(1.3e-38) / ulp * (off > 1.3e-38))) > 16:
+                wrong[total, repr(schedule)] = worst
+    assert not wrong
+
+
+def call(schedule, step):
+    return schedule(step)

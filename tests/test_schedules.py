@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_lrreg import schedules
+from jax_lrreg import schedules, text
 from jax_lrreg.schedules import (
     Constant,
     Cosine,
@@ -92,6 +92,138 @@ def test_every_kind_of_step_gives_the_same_value(schedule):
         assert (
             ulps(value, expected[int(step)]) <= 2
         )  # a scalar is not computed by vector instructions
+
+
+@every_schedule
+def test_fractions_arrays_of_any_rank_and_huge_steps_are_steps_too(schedule):
+    few = [0, 3, 3.5, 17.25, 41, 1e30]
+    scalars = np.array([float(schedule(step)) for step in few])
+    assert np.all(np.isfinite(scalars))
+    for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
+        steps = np.asarray(few, np.float64).clip(0, 200).astype(dtype)
+        for array in (steps, jnp.asarray(steps), steps.reshape(2, 3)):
+            value = schedule(array)
+            assert value.shape == array.shape
+            assert value.dtype == jnp.float32
+            exact = [schedule(float(step)) for step in steps]
+            assert ulps(np.ravel(value), exact) <= 4
+    assert schedule(10**400) == schedule(float("inf")) == schedule(2**31 - 1)
+    assert schedule(-(10**400)) == schedule(-2.5) == schedule(0)
+
+
+HUGE = {
+    "constant": (lambda: Constant(2**31), 0, 2**31),
+    "linear": (lambda: Linear(2**31, steps=5), 3, 2**31 * 0.4),
+    "clip": (lambda: Constant(0.1).clip(min=2**31), 0, 2**31),
+    "sum": (lambda: Constant(0.1) + 2**31, 0, 2**31),
+    "stairs": (lambda: PiecewiseConstant(2**31, boundaries=(5,), values=(2**32,)), 5, 2**32),
+    "lines": (lambda: PiecewiseLinear(0, boundaries=(2**32,), values=(2**31,)), 2**30, 2**29),
+    "steps": (lambda: Cosine(1000.0, steps=10**10), 10**9, 975.52826),
+    "units": (lambda: Cosine(1000.0, steps=10).in_units(1e-9), 10**9, 975.52826),
+    "stretch": (lambda: Cosine(1000.0, steps=10).stretch(1e9), 10**9, 975.52826),
+    "warmup": (lambda: Constant(0.1).warmup(2**32), 2**31 - 1, 0.05),
+    "cooldown": (lambda: Constant(0.1).cooldown(5, at=2**31), 2**31 - 1, 0.1),
+    "long cooldown": (lambda: Constant(0.1).cooldown(2**32, at=0), 2**31 - 1, 0.05),
+    "later": (lambda: Linear(0.1, steps=5).shift(2**31), 2**31 - 1, 0.1),
+    "earlier": (lambda: Linear(0.1, steps=2**33).shift(-(2**32)), 2**31 - 1, 0.025),
+    "repeat": (lambda: Linear(0.1, steps=2**32).repeat(2**31 + 5), 2**31 - 1, 0.05),
+    "join": (lambda: join([(Constant(0.1), 2**31), (Constant(0.2), None)]), 2**31 - 1, 0.1),
+    "extend": (lambda: Linear(0.1, steps=1000).extend(at=500, total_steps=2**31 - 1), 2**30, 0.025),
+    "restarts": (lambda: CosineRestarts(2**31, steps=2**31), 2**30, 2**30),
+    "timescale": (lambda: InverseSqrt(2**31, timescale=1e300), 2**31 - 1, 2**31),
+    "endless": (lambda: Linear(0.1, steps=1e300), 2**31 - 1, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_constants_and_durations_beyond_an_int32_are_right(name):
+    make, step, expected = HUGE[name]
+    np.testing.assert_allclose(make()(step), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(make())(jnp.int32(min(step, 2**31 - 1))), expected, rtol=1e-6
+    )
+
+
+SHAPES_OF_WARMUPS = (
+    "linear",
+    "cosine",
+    "power",
+    "constant",
+    "exponential",
+    "1-sqrt",
+    "square",
+    "log",
+)
+SHAPES_OF_COOLDOWNS = ("linear", "cosine", "power", "exponential", "1-sqrt", "square")
+
+
+@pytest.mark.parametrize("shape", SHAPES_OF_WARMUPS)
+def test_a_warmup_of_no_steps_is_none(shape):
+    schedule = Linear(0.1, steps=10).warmup(0, init_value=0.5, shape=shape)
+    assert np.array_equal(schedule(STEPS), Linear(0.1, steps=10)(STEPS))
+    assert schedule.horizon == 10
+    assert text.parse(repr(schedule)) == schedule
+
+
+@pytest.mark.parametrize("shape", SHAPES_OF_COOLDOWNS)
+def test_a_cooldown_of_no_steps_is_a_jump(shape):
+    schedule = Constant(0.1).cooldown(0, at=5, end_value=0.01, shape=shape)
+    steps = np.array([-1, 0, 4, 5, 6])
+    np.testing.assert_array_equal(schedule(steps), np.float32([0.1, 0.1, 0.1, 0.01, 0.01]))
+    assert text.parse(repr(schedule)) == schedule
+
+
+def test_a_piece_of_no_steps_is_never_seen():
+    never = Linear(7.0, steps=3)
+    seen = join([(Constant(9.0), 0), (Linear(0.1, steps=5), 5), (never, 0), (Constant(0.3), None)])
+    plain = join([(Linear(0.1, steps=5), 5), (Constant(0.3), None)])
+    assert np.array_equal(seen(STEPS), plain(STEPS))
+    slope = jax.grad(lambda schedule: jnp.sum(schedule(jnp.asarray(STEPS, jnp.int32))))(real(seen))
+    assert all(np.isfinite(x) for x in jax.tree.leaves(slope))
+    lengths = join([(Constant(9.0), 0), (Constant(0.3), None)])
+    assert text.parse(repr(lengths)) == lengths
+
+
+def test_restarts_may_rise_from_cycle_to_cycle():
+    rising = CosineRestarts(0.1, steps=10, decay=1.2)
+    np.testing.assert_allclose(
+        rising(np.array([0, 10, 20, 25])), [0.1, 0.12, 0.144, 0.072], rtol=1e-6
+    )
+    assert np.all(np.isfinite(rising(STEPS)))
+
+
+@pytest.mark.parametrize("array", [np.array, jnp.array, tuple, list], ids=repr)
+def test_boundaries_may_be_an_array(array):
+    got = PiecewiseConstant(0.1, boundaries=array([30, 60]), values=array([0.5, 0.25]))
+    assert got == PiecewiseConstant(0.1, boundaries=(30, 60), values=(0.5, 0.25))
+    assert text.parse(repr(got)) == got
+
+
+@pytest.mark.parametrize(
+    "number", [np.sqrt(4), np.float32(2), np.int64(2), np.array(2.0)], ids=repr
+)
+def test_a_number_of_numpy_reads_back(number):
+    lr = Cosine(0.1, steps=10)
+    for schedule in (
+        number * lr,
+        lr * number,
+        lr + number,
+        number + lr,
+        lr / number,
+        lr.shift(number),
+    ):
+        assert text.parse(repr(schedule)) == schedule
+
+
+def test_a_chain_of_methods_is_rendered_in_linear_time(monkeypatch):
+    calls = []
+    text_of = Constant.__repr__
+    monkeypatch.setattr(Constant, "__repr__", lambda self: calls.append(1) or text_of(self))
+    schedule = Constant(1)
+    for _ in range(30):
+        schedule = schedule.shift(1).warmup(2).clip(max=1.0)
+    assert repr(schedule).count("shift") == 30
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("schedule", SHAPES[::4], ids=repr)

@@ -108,9 +108,11 @@ class Clip(Schedule):
     def value_at(self, clock):
         value = self.schedule.value_at(clock)
         if self.min is not None:
-            value = jnp.where(value < self.min, self.min, value)
+            low = clock.number(self.min)
+            value = jnp.where(value < low, low, value)
         if self.max is not None:
-            value = jnp.where(value > self.max, self.max, value)
+            high = clock.number(self.max)
+            value = jnp.where(value > high, high, value)
         return value
 
     def __repr__(self):

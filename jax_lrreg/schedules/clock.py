@@ -96,8 +96,9 @@ class Clock(NamedTuple):
         total = choose(total.high > 0, total, one)
         remaining = Double.of(whole - jnp.clip(self.step, 0, _next(whole)), self.dtype)
         left = choose(self.begun, (remaining - self._ahead(part)) / total, one)
-        left = choose(self.reached(steps), Double.of(0.0, self.dtype), left)
-        return left, self.upto(steps).time / total
+        ended = self.reached(steps)
+        done = choose(ended, one, self.upto(steps).time / total)
+        return choose(ended, Double.of(0.0, self.dtype), left), done
 
     def reached(self, duration: chex.Numeric | Steps) -> jax.Array:
         """Whether `duration` has passed."""

@@ -62,28 +62,38 @@ def is_one(exponent: chex.Numeric) -> bool:
     return isinstance(exponent, int | float) and exponent == 1
 
 
-def power(x: Double, rest: Double, exponent: chex.Numeric) -> tuple[Double, Double]:
+def power(x: Double, rest: Double, exponent: chex.Numeric) -> Curve:
     """`x^exponent` and one minus it, given `rest = 1 - x`.
 
-    An error of x is multiplied by the exponent: hence all the digits, which an exponent that
-    happens to be 1 leaves as they are.
+    An error of x is multiplied by the exponent: hence all its digits.
     """
     if is_one(exponent):
+        return x.high, rest.high
+    inside, logarithm = _raised(x, rest, exponent)
+    fall = -jnp.expm1(logarithm.high / LOG2_E)
+    return jnp.where(inside, exp2(logarithm), x.high), jnp.where(inside, fall, rest.high)
+
+
+def exact_power(x: Double, rest: Double, exponent: chex.Numeric) -> tuple[Double, Double]:
+    """The same with all its digits, for what is then raised to another power."""
+    if is_one(exponent):
         return x, rest
-    inside = (x.high > 0) & (rest.high > 0)  # the ends have no finite logarithm
+    inside, logarithm = _raised(x, rest, exponent)
+    rise, fall = Double.of(exp2(logarithm)), Double.of(-jnp.expm1(logarithm.high / LOG2_E))
+    early = fall.high < 0.5
+    rise, fall = choose(early, 1 - fall, rise), choose(early, fall, 1 - rise)
+    # One step of Newton's: by how much the logarithm of the result is not the one it should have.
+    missed = (logarithm - log2(rise, fall)).high / LOG2_E
+    more = jax.lax.stop_gradient(rise.high * missed)
+    return choose(inside, rise + more, x), choose(inside, fall - more, rest)
+
+
+def _raised(x: Double, rest: Double, exponent: chex.Numeric) -> tuple[jax.Array, Double]:
+    """Whether x has a logarithm, which at the ends is not finite or 0, and that of the power."""
+    inside = (x.high > 0) & (rest.high > 0)
     half = Double.of(0.5, x.high.dtype)
-    logarithm = log2(choose(inside, x, half), choose(inside, rest, half)) * exact(exponent)
-    rise, fall = exp2(logarithm), -jnp.expm1(logarithm.high / LOG2_E)
-    pairs = [(_kept(y, raised, exponent), y) for y, raised in ((x, rise), (rest, fall))]
-    above, below = (choose(inside, *pair) for pair in pairs)
-    return above, below
-
-
-def _kept(x: Double, raised: Number, exponent: chex.Numeric) -> Double:
-    """`raised`, or `x` with all its digits and the slope of `raised`, if the exponent is 1."""
-    slope = raised - jax.lax.stop_gradient(raised)
-    same = Double(jax.lax.stop_gradient(x.high) + slope, jax.lax.stop_gradient(x.low))
-    return choose(jnp.equal(exponent, 1), same, Double.of(raised))
+    base = choose(inside, x, half), choose(inside, rest, half)
+    return inside, log2(*base) * exact(exponent)
 
 
 def bend(x: Double, rest: Double, rate: chex.Numeric) -> Curve:

@@ -10,7 +10,14 @@ from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree
 from jax_lrreg.schedules.base import Schedule, require_positive, require_values
-from jax_lrreg.schedules.curves import between, exact_half_wave, half_wave, is_one, power
+from jax_lrreg.schedules.curves import (
+    between,
+    exact_half_wave,
+    exact_power,
+    half_wave,
+    is_one,
+    power,
+)
 from jax_lrreg.schedules.digits import LOG2_E, exact, exp2
 
 
@@ -88,7 +95,7 @@ class Polynomial(Schedule):
 
     def value_at(self, clock):
         left, done = clock.share(self.steps)
-        done, left = power(done, left, self.k_decay)
+        done, left = exact_power(done, left, self.k_decay)
         return between(self.init_value, self.end_value, *power(left, done, self.power))
 
 
@@ -137,7 +144,7 @@ class Cosine(Schedule):
             curve = half_wave(clock.left(self.steps), clock.done(self.steps))
         else:
             left, done = clock.share(self.steps)
-            done, left = power(done, left, self.k_decay)
+            done, left = exact_power(done, left, self.k_decay)
             curve = power(*exact_half_wave(left, done), self.exponent)
         return between(self.init_value, self.end_value, *curve)
 

@@ -49,10 +49,11 @@ def warmup_cosine(
         >>> warmup_cosine(1e-3, warmup_steps=500, total_steps=10_000)
         Cosine(0.001, steps=9500).warmup(500)
     """
-    owner, steps = "warmup_cosine", total_steps - warmup_steps
+    owner = "warmup_cosine"
     require_parts(owner, total_steps, warmup_steps=warmup_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_positive(owner, exponent=exponent)
+    steps = total_steps - warmup_steps
     decay = Cosine(peak_value, steps=steps, end_value=end_value, exponent=exponent)
     return after_warmup(decay, warmup_steps, init_value)
 
@@ -309,10 +310,11 @@ def tri_stage(
         >>> print(f"{lr(100):.0e} {lr(500):.0e} {lr(750):.0e} {lr(1000):.0e}")
         1e-03 1e-03 1e-04 1e-05
     """
-    owner, begin = "tri_stage", warmup_steps + hold_steps
+    owner = "tri_stage"
     require_parts(owner, total_steps, warmup_steps=warmup_steps, hold_steps=hold_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_positive(owner, peak_value=peak_value, end_value=end_value)
+    begin = warmup_steps + hold_steps
     stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
     options = {"shape": "exponential", "rate": end_value / peak_value}
     return stable.cooldown(total_steps - begin, begin, end_value=end_value, **options)
@@ -337,10 +339,11 @@ def flat_cosine(
         >>> flat_cosine(1e-3, decay_steps=250, total_steps=1000)
         Constant(0.001).cooldown(250, at=750, shape='cosine')
     """
-    owner, at = "flat_cosine", total_steps - decay_steps
+    owner = "flat_cosine"
     require_positive(owner, decay_steps=decay_steps)
     require_parts(owner, total_steps, decay_steps=decay_steps)
     require_values(owner, peak_value=peak_value, end_value=end_value)
+    at = total_steps - decay_steps
     return Constant(peak_value).cooldown(decay_steps, at, end_value=end_value, shape="cosine")
 
 
