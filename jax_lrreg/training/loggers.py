@@ -148,7 +148,7 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
 
     Example:
         >>> log = log_tensorboard("runs/first")  # doctest: +SKIP
-        >>> options = {"steps": 1000, "loggers": [log]}
+        >>> options = {"steps": 1000, "loggers": [log]}  # doctest: +SKIP
         >>> state, history = training.fit(step, state, data, **options)  # doctest: +SKIP
     """
     try:
