@@ -192,7 +192,9 @@ def test_restarts_may_rise_from_cycle_to_cycle():
     assert np.all(np.isfinite(rising(STEPS)))
 
 
-@pytest.mark.parametrize("array", [np.array, jnp.array, tuple, list], ids=repr)
+@pytest.mark.parametrize(
+    "array", [np.array, jnp.array, tuple, list], ids=["NumPy", "JAX", "tuple", "list"]
+)
 def test_boundaries_may_be_an_array(array):
     got = PiecewiseConstant(0.1, boundaries=array([30, 60]), values=array([0.5, 0.25]))
     assert got == PiecewiseConstant(0.1, boundaries=(30, 60), values=(0.5, 0.25))
