@@ -378,7 +378,7 @@ class TestControlOn:
         [
             (
                 {"control_on": "val_los"},
-                r"`control_on` must be one of the names .* \['val_loss', 'val_other'\], got 'val_",
+                r"`control_on` must be one of val_loss, val_other, got 'val_",
             ),
             ({"control_on": "loss"}, "`control_on`"),
             ({"control_on": 3}, "`control_on`"),

@@ -169,6 +169,8 @@ class Greedy(Controller):
         require_number(cls.__name__, "threshold", threshold, allowed, lambda x: x >= 0)
         require(isinstance(smooth, bool), cls.__name__, "smooth", smooth, "a bool", TypeError)
         require_whole(cls.__name__, "window_size", window_size)
+        allowed = "a positive number"
+        require_number(cls.__name__, "learning_rate", learning_rate, allowed, lambda x: x > 0)
         if known(max_lr, learning_rate):
             base = np.asarray(learning_rate, float)
             allowed = f"at least learning_rate={learning_rate}"
