@@ -8,6 +8,7 @@ import shutil
 import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.pop("COLUMNS", None)  # the width of the terminal that the tests run in decides nothing
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("JAX_LRREG_PLATFORM", ""))
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests make the same small programs, and compiling them is most of the time: a folder for

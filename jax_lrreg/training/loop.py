@@ -335,9 +335,8 @@ class _Run:
             begun = interrupted or now.step > self.start
             if begun and not now.state.step.is_deleted():
                 error.state = now.state  # type: ignore[attr-defined]
-                error.add_note(
-                    f"{self.owner}: the attribute `state` of this error is that after {now.step}"
-                )
+                where = f"the attribute `state` of this error is that after step {now.step}"
+                error.add_note(f"{self.owner}: {where}")
 
 
 def _read_late(run: _Run) -> Generator[Chunk, None, None]:
