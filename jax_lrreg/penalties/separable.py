@@ -79,6 +79,32 @@ class L2(ArrayPenalty):
     def __post_init__(self):
         require_strength(self, "strength")
 
+    @classmethod
+    def from_timescale(cls, *, steps: chex.Numeric, learning_rate: chex.Numeric) -> "L2":
+        """The decay that forgets within `steps` updates, for AdamW and other decoupled optimizers.
+
+            strength = 1 / (steps learning_rate)
+
+        A weight that is only decayed falls by a factor of e in that time: the parameters are an
+        average of the last `steps` updates. It is that time, not the strength, which carries over
+        to another rate or length of the run.
+
+        Args:
+            steps: number of updates; positive.
+            learning_rate: its peak, where it is scheduled; positive.
+
+        Source:
+            Wang and Aitchison, How to set AdamW's weight decay as you scale model and dataset size,
+            2024.
+
+        Example:
+            >>> L2.from_timescale(steps=10_000, learning_rate=1e-3)
+            L2(0.1)
+        """
+        for name, value in (("steps", steps), ("learning_rate", learning_rate)):
+            require_number("from_timescale", name, value, "a positive number", lambda x: x > 0)
+        return cls(1 / (steps * learning_rate))
+
     def value(self, w):
         return jnp.sum(self.strength * half_square(w))
 

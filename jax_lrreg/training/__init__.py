@@ -13,5 +13,6 @@ from jax_lrreg.training.precision import mixed_precision as mixed_precision
 from jax_lrreg.training.state import State as State
 from jax_lrreg.training.state import init as init
 from jax_lrreg.training.state import merge as merge
+from jax_lrreg.training.state import thaw as thaw
 from jax_lrreg.training.step import Step as Step
 from jax_lrreg.training.step import make_step as make_step

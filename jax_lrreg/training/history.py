@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_lrreg._check import require
 from jax_lrreg._optax_state import GROUP
-from jax_lrreg.training.metrics import LAST, is_reserved
+from jax_lrreg.training.metrics import GROUPS, LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]
 Entry = dict[str, float]
@@ -92,7 +92,7 @@ class Interval:
 
 def _of_last(name: str) -> bool:
     """Whether the last step's value counts, not the mean."""
-    return name in LAST or name.startswith(GROUP)
+    return name in LAST or name.startswith((GROUP, GROUPS))
 
 
 class History:

@@ -23,12 +23,13 @@ EACH_STEP = ("grad_norm", "update_norm")
 AT_END = ("param_norm", "param_norm/*", "sparsity", "sparsity/*")
 LOSSES = ("loss", "data_loss", "penalty")
 LAST = ("learning_rate", "loss_scale")  # of several steps the last one counts, not the mean
+GROUPS = "learning_rate/"  # begins the names of the rates of rules
 RESERVED = (*LOSSES, *LAST, "skipped", "step", "eval_step", *EACH_STEP, *AT_END)
 
 
 def is_reserved(name: str) -> bool:
     """Whether a metric of this name is the step's own."""
-    return name in RESERVED or name.startswith((GROUP, "param_norm/", "sparsity/"))
+    return name in RESERVED or name.startswith((GROUP, GROUPS, "param_norm/", "sparsity/"))
 
 
 def check_monitors(monitors: Sequence[str]) -> None:
@@ -162,6 +163,25 @@ def rates(opt_state: optax.OptState, given: jax.Array | None) -> Metrics:
     found = {name: scale for name, scale in scales.items() if name}
     rate = given if held is None else held
     return found if rate is None else {"learning_rate": rate * scales.get("", 1.0), **found}
+
+
+def rates_of_rules(tables: Sequence[Any], metrics: Metrics, count: jax.Array) -> Metrics:
+    """The applied rate of each rule of `transforms.scale_by_rules`: `learning_rate/<pattern>`.
+
+    Of a factor for each of several stacked layers it is the mean.
+    """
+    if "learning_rate" not in metrics:
+        return {}
+    found: Metrics = {}
+    for table in tables:
+        pairs = (
+            zip(table.patterns, table.factors, strict=True) if hasattr(table, "patterns") else ()
+        )
+        for pattern, factor in pairs:
+            factor = jnp.mean(jnp.asarray(factor(count) if callable(factor) else factor))
+            name = f"{GROUPS}{pattern}"
+            found[name] = found.get(name, metrics["learning_rate"]) * factor
+    return found
 
 
 def at_end(state: State, monitors: Sequence[str]) -> Metrics:

@@ -12,6 +12,8 @@ import chex
 import jax
 import optax
 
+from jax_lrreg._arrays import leaves
+
 Model = Callable[..., Any]  # what a `loss_fn` calls: it returns whatever the module does
 ModelState = Any  # everything but the parameters that a module carries
 Example = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword inputs of a module
@@ -266,6 +268,15 @@ def _split(module: Any) -> Nnx:
         nnx.pop(module, nnx.Intermediate)
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     return Nnx(graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest))
+
+
+def paths_of_type(adapter: Adapter | None, kind: type) -> set[str] | None:
+    """The paths of an NNX module's parameters of a type of variable; None for other modules."""
+    if not isinstance(adapter, Nnx):
+        return None
+    nnx = sys.modules["flax.nnx"]
+    module = adapter.merge(adapter.params, adapter.model_state)
+    return {leaf.path for leaf in leaves(nnx.to_pure_dict(nnx.state(module, kind)))}
 
 
 def _arguments(module: Any) -> dict[str, inspect.Parameter]:

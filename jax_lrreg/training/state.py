@@ -11,11 +11,12 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of
+from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of, widened
 from jax_lrreg._check import nearest, require, require_choice
-from jax_lrreg._optax_state import nodes
+from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.training.modules import ModelState, adapter_of, register_with_flax
+from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 
 Hyper = Any  # schedules, penalties and numbers, in any tree
 Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
@@ -39,6 +40,10 @@ class State:
         ema: moving average of the parameters, or None.
         hyper: hyperparameters as data (schedules, penalties, numbers), or None.
         loss_scale: of float16, for a step made with `loss_scale=`, or None.
+        begun: where some parameters were thawed, how many updates the optimizer had made before the
+            first of each trained one; else None.
+        trainable: which parameters are trained, as structure; None for all. The others have no
+            place in `opt_state`, `ema` and `begun`.
     """
 
     _: dataclasses.KW_ONLY
@@ -50,6 +55,17 @@ class State:
     ema: optax.Params | None = None
     hyper: Hyper | None = None
     loss_scale: Any = None
+    begun: optax.Params | None = None
+    trainable: Trainable | None = None
+
+    @property
+    def trained(self) -> optax.Params:
+        """The parameters that are trained: all, or those of `trainable` with the others masked."""
+        return self.params if self.trainable is None else self.trainable.part(self.params)
+
+    def whole(self, trained: optax.Params) -> optax.Params:
+        """All parameters, with other values for those that are trained."""
+        return trained if self.trainable is None else self.trainable.whole(trained, self.params)
 
     def replace(self, **changes: Any) -> "State":
         """A state with other values in the named fields; the other fields are shared with this one.
@@ -94,6 +110,7 @@ def init(
     params: optax.Params | None = None,
     hyper: Hyper | None = None,
     sharding: Placement | None = None,
+    trainable: Any = None,
 ) -> State:
     """The state at step 0 of training `module` with `tx`.
 
@@ -106,6 +123,9 @@ def init(
         params: for a function, its parameters; for a module, parameters to start from.
         hyper: hyperparameters that are kept as arrays in the state and given to `tx`.
         sharding: a sharding for all of the state, or a function `state -> tree of shardings`.
+        trainable: a pattern, rules or a predicate, as in `Penalty.on`, or for an NNX module a type
+            of its variables. The parameters outside are held as they are: no gradient, no moments,
+            no average, no decay, and no place in `grad_norm`. See `thaw`.
 
     Returns:
         A `State` whose arrays are copies, so that nothing it shares with others is ever donated.
@@ -141,7 +161,8 @@ def init(
     _check_parameters(made)
     own = jax.tree.map(_copied, made)
     # What the optimizer starts from may be the parameters themselves: everything is copied.
-    opt_state = optimizer_of(tx, hyper).init(own)
+    flags = chosen("init", trainable, own, adapter)
+    opt_state = optimizer_of(tx, hyper).init(own if flags is None else flags.part(own))
     opt_state, model_state, key = jax.tree.map(_copied, (opt_state, model_state, key))
     state = State(
         step=jnp.zeros((), jnp.int32),
@@ -150,11 +171,53 @@ def init(
         model_state=model_state,
         key=key,
         hyper=hyper,
+        trainable=flags,
     )
     register_with_flax(State, _to_dict, _from_dict)
     if sharding is None:
         return state
     return jax.device_put(state, sharding(state) if callable(sharding) else sharding)
+
+
+def thaw(state: State, tx: Optimizer, *, trainable: Any) -> State:
+    """The state from which on other parameters are trained, more of them as a rule.
+
+    What was trained keeps its moments and its place in the average; what is new begins, with
+    updates as at the beginning of a run, whatever the optimizer's count: for Adam of the size of
+    the rate. What is trained no more loses its moments. The next step is compiled anew.
+
+    Args:
+        state: of a run with `init(..., trainable=)`.
+        tx: its optimizer, or the function `hyper -> tx`.
+        trainable: a pattern, rules or a predicate, as in `init`; "**" for all.
+
+    Returns:
+        A state that shares its arrays with the one given, which is not to be used any more.
+
+    Example:
+        >>> params = {"body": jnp.ones(2), "head": jnp.ones(2)}
+        >>> tx, apply = optax.adam(0.1), lambda p, x: x @ p["body"] * p["head"]
+        >>> state = init(apply, tx, key=jax.random.key(0), params=params, trainable="head")
+        >>> [len(jax.tree.leaves(s.opt_state)) for s in (state, thaw(state, tx, trainable="**"))]
+        [3, 5]
+    """
+    flags = chosen("thaw", trainable, state.params)
+    optimizer = optimizer_of(tx, state.hyper)
+    new = dataclasses.replace(state, trainable=flags)
+    opt_state = carried_over(optimizer.init(new.trained), state.opt_state)
+    count = update_count(state.opt_state)
+    count = state.step if count is None else count
+    # All that is trained begins now, but for what was trained already.
+    begun = jax.tree.map(lambda _: jnp.asarray(count, jnp.int32), new.trained)
+    since = state.begun
+    if since is None:
+        since = jax.tree.map(lambda _: jnp.zeros((), jnp.int32), state.trained)
+    average = state.ema
+    if average is not None:
+        average = carried_over(jax.tree.map(widened, new.trained), average)
+    changed = (opt_state, carried_over(begun, since), average)
+    opt_state, begun, average = jax.tree.map(_copied, changed)
+    return dataclasses.replace(new, opt_state=opt_state, begun=begun, ema=average)
 
 
 def merge(module: Any, state: State) -> Any:
@@ -206,7 +269,7 @@ def require_optimizer(tx: Any, argument: str = "tx") -> None:
 
 def check_opt_state(optimizer: optax.GradientTransformation, state: State) -> None:
     """Refuses, while a step is traced, the state of another optimizer or of other parameters."""
-    expected = jax.eval_shape(optimizer.init, state.params)
+    expected = jax.eval_shape(optimizer.init, state.trained)
     forms = [
         (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
         for tree in (expected, state.opt_state)
@@ -314,7 +377,7 @@ def _to_dict(state: State) -> dict[str, Any]:
 def _from_dict(state: State, found: dict[str, Any]) -> State:
     """For Flax: a state like this one, of the arrays in `found`; an average is added if new."""
     if state.ema is None and any(path.startswith(".ema") for path in found):
-        state = state.replace(ema=state.params)
+        state = state.replace(ema=state.trained)
     pairs, structure = jax.tree_util.tree_flatten_with_path(state)
     own = {jax.tree_util.keystr(path): x for path, x in pairs}
     odd = sorted(own.keys() ^ found.keys())

@@ -32,6 +32,7 @@ from jax_lrreg.training.metrics import (
     nonfinite_message,
     norm,
     rates,
+    rates_of_rules,
     refuse_other_rate,
 )
 from jax_lrreg.training.modules import Adapter, Model, ModelState, adapter_of
@@ -47,6 +48,7 @@ from jax_lrreg.training.state import (
     optimizer_of,
     require_optimizer,
 )
+from jax_lrreg.training.trainable import eased
 from jax_lrreg.transforms.learning_rate import require_one
 
 LossFn = Callable[[Model, Any], Any]  # (model, batch) -> loss, or (loss, {name: scalar})
@@ -55,7 +57,8 @@ PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small
 # call.
 CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
-changing_of = attrgetter(*CHANGING)
+KEPT = ("key", "hyper", "begun", "trainable")
+changing_of, kept_of = attrgetter(*CHANGING), attrgetter(*KEPT)
 
 
 def make_step(
@@ -169,8 +172,8 @@ class Step:
         self.on_nonfinite, self.donate, self._name = update.on_nonfinite, donate, name
         self._update = update
 
-        def call(changing: tuple, key: chex.PRNGKey, hyper: Hyper, batch: Batch) -> Any:
-            state, metrics = self.body(_assembled(changing, key, hyper), batch)
+        def call(changing: tuple, kept: tuple, batch: Batch) -> Any:
+            state, metrics = self.body(_assembled(changing, kept), batch)
             metrics |= at_end(state, monitors)
             if not donate:  # what the step left alone would be the same array in both states
                 state = jax.tree.map(jnp.copy, state)
@@ -186,10 +189,9 @@ class Step:
         """One update. The given state is donated: go on with the one returned."""
         state = self.complete(state)
         check_mask(batch, "step", "batch")
-        key, hyper = state.key, state.hyper
-        changing, metrics = self._call(changing_of(state), key, hyper, batch)
-        kept: Any = (key, hyper) if self.donate else jax.tree.map(jnp.copy, (key, hyper))
-        state = _assembled(changing, *kept)
+        kept: Any = kept_of(state)
+        changing, metrics = self._call(changing_of(state), kept, batch)
+        state = _assembled(changing, kept if self.donate else jax.tree.map(jnp.copy, kept))
         if self.on_nonfinite == "raise" and metrics["skipped"]:
             error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics))
             error.state = state  # type: ignore[attr-defined]  the one that was given is given away
@@ -212,10 +214,10 @@ class Step:
         return self._update.complete(state)
 
 
-def _assembled(changing: tuple, key: chex.PRNGKey, hyper: Hyper) -> State:
+def _assembled(changing: tuple, kept: tuple) -> State:
     # Without its constructor, which would take a tenth of a small step's time on the host.
     state = object.__new__(State)
-    vars(state).update(zip(CHANGING, changing, strict=True), key=key, hyper=hyper)
+    vars(state).update(zip(CHANGING, changing, strict=True), **dict(zip(KEPT, kept, strict=True)))
     return state
 
 
@@ -256,13 +258,16 @@ class Update:
         state, optimizer = self.complete(state), optimizer_of(self.tx, state.hyper)
         check_opt_state(optimizer, state)
         count_examples(batch, "step", "batch")
-        params, key = state.params, jax.random.fold_in(state.key, state.step)
+        params, key = state.trained, jax.random.fold_in(state.key, state.step)
         count = update_count(state.opt_state)
         count = state.step if count is None else count
 
         # The loss of the data and its gradient, averaged over the micro-batches.
+        def data_loss_of(params: optax.Params, *rest: Any) -> Any:
+            return self._data_loss(state.whole(params), *rest)
+
         scale = None if self.loss_scale is None else state.loss_scale
-        gradient = scaled_gradient(self._data_loss, scale)
+        gradient = scaled_gradient(data_loss_of, scale)
         (data_loss, (named, model_state)), grads = accumulated(
             gradient, params, state.model_state, batch, key, self.accumulate
         )
@@ -278,20 +283,26 @@ class Update:
         rate = given_rate(self.learning_rate, state.hyper, count)
 
         def value_fn(params: optax.Params) -> jax.Array:
-            value = self._data_loss(params, state.model_state, batch, key)[0]
+            value = data_loss_of(params, state.model_state, batch, key)[0]
             return value if penalty is None else value + penalty(params, count)
 
+        extra = {"value": loss, "grad": grads, "value_fn": value_fn}
+        tables: list[Any] = []
+
         def propose() -> Proposal:
+            tables.clear()
             updates, opt_state = optimizer.update(
-                grads, state.opt_state, params, value=loss, grad=grads, value_fn=value_fn
+                grads, state.opt_state, params, **extra, applied_rules=tables
             )
+            if state.begun is not None:
+                updates = eased(updates, state.begun, optimizer, count, params, extra)
             opt_state = in_dtypes_of(opt_state, state.opt_state)
             return Proposal(optax.apply_updates(params, updates), opt_state, updates)
 
         def make(proposal: Proposal) -> Outcome:
-            new, opt_state, updates = proposal
-            ema = self._averaged(state.ema, new)
-            new = state.replace(params=new, opt_state=opt_state, model_state=model_state, ema=ema)
+            trained, opt_state, updates = proposal
+            new = {"params": state.whole(trained), "ema": self._averaged(state.ema, trained)}
+            new = state.replace(**new, opt_state=opt_state, model_state=model_state)
             size = norm(updates) if "update_norm" in self.monitors else None
             return Outcome(new, size, jnp.array(True))
 
@@ -315,13 +326,14 @@ class Update:
         norms = zip(EACH_STEP, (grad_norm, outcome.update_norm), strict=True)
         metrics |= {name: value for name, value in norms if name in self.monitors}
         metrics |= rates(new.opt_state, rate) | named
+        metrics |= rates_of_rules(tables, metrics, count)
         return new.replace(step=optax.safe_increment(state.step)), metrics
 
     def complete(self, state: State) -> State:
         """The state with what it keeps from the first update on."""
         if self.ema is not None and state.ema is None:
             # In bfloat16 an average would stand still from a decay of 0.996 on.
-            state = state.replace(ema=jax.tree.map(widened, state.params))
+            state = state.replace(ema=jax.tree.map(widened, state.trained))
         if self.loss_scale is not None and state.loss_scale is None:
             state = state.replace(loss_scale=self.loss_scale)
         return state
