@@ -332,3 +332,23 @@ def test_a_pattern_may_mean_what_is_masked_in_the_tree():
     assert reg(params) == 3.0
     with pytest.raises(ValueError, match="pattern 'tail' matches no parameter"):
         penalties.L1(1.0).on("tail")(masked)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.contrib.muon(1e-2),
+        optax.chain(optax.contrib.scale_by_muon(), optax.scale(-1e-2)),
+        optax.partition(
+            {"muon": optax.contrib.muon(1e-2), "adam": optax.adam(1e-2)},
+            {"w": "muon", "b": "adam"},
+        ),
+    ],
+    ids=["whole", "its transform", "in a partition"],
+)
+def test_a_prox_beside_muon_is_refused_by_its_name(tx):
+    reg = penalties.L1(0.1).on("w")
+    with pytest.raises(ValueError, match=r"proximal: .*Muon"):
+        transforms.proximal(tx, reg, learning_rate=1e-2).init(
+            {"w": jnp.ones((3, 3)), "b": jnp.ones(3)}
+        )
