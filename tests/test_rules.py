@@ -73,8 +73,14 @@ def x64():
 
 
 @pytest.mark.usefixtures("x64")
-def test_four_groups_train_as_parameter_groups_of_torch():
+@pytest.mark.parametrize("source", ["recorded", "live"])
+def test_four_groups_train_as_parameter_groups_of_torch(source):
     record = RECORD["trained"]
+    if source == "live":
+        pytest.importorskip("torch")
+        from parity.record_groups import trained
+
+        record = trained()
     x, y = np.asarray(record["x"]), np.asarray(record["y"])
     rules = [("embed/*", 0.1), ("body/*", 1.0), ("head/*", 10.0), ("frozen/*", 0.0)]
 

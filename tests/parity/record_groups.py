@@ -9,9 +9,7 @@ and the factor that timm's `param_groups_layer_decay` gives each parameter of th
 import json
 from pathlib import Path
 
-import timm
 import torch
-from timm.optim import param_groups_layer_decay
 
 STEPS, RATE, DECAY = 50, 0.001, 0.1
 FACTORS = {"embed": 0.1, "body": 1.0, "head": 10.0, "frozen": 0.0}
@@ -56,6 +54,9 @@ def trained():
 
 
 def factors(name):
+    import timm
+    from timm.optim import param_groups_layer_decay
+
     model = timm.create_model(name)
     groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.75)
     names = {id(value): name for name, value in model.named_parameters()}
@@ -63,6 +64,8 @@ def factors(name):
 
 
 if __name__ == "__main__":
+    import timm
+
     record = {
         "versions": {"torch": torch.__version__, "timm": timm.__version__},
         "trained": trained(),
