@@ -141,16 +141,6 @@ def is_counter(path: Path, value: Any) -> bool:
     return getattr(path[-1], "name", None) in COUNTERS and jnp.ndim(value) == 0
 
 
-def at_schedule_step(state: optax.OptState, step: int) -> optax.OptState:
-    """The state whose schedules are at this step."""
-
-    def change(_: Path, node: Any) -> Any:
-        scheduled = type(node).__name__ == "ScaleByScheduleState"
-        return node._replace(count=jnp.full_like(node.count, step)) if scheduled else node
-
-    return _changed(state, change)
-
-
 def schedules_gone_on(new: optax.OptState, old: optax.OptState) -> optax.OptState:
     """The old state with the new counters, but those that say how many gradients a moment holds."""
 

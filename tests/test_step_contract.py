@@ -14,6 +14,7 @@ from jax_lrreg import penalties, schedules, training, transforms
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)
+PLATEAU = schedules.ReduceOnPlateau(patience=3)
 
 
 def make(tx=SGD, loss=loss_fn, **options):
@@ -32,8 +33,8 @@ class TestRate:
         (optax.sign_sgd(0.1), 0.1),
         (optax.lion(0.1), 0.1),
         (optax.lamb(0.1), 0.1),
-        (optax.chain(optax.adam(0.1), optax.scale(0.5)), 0.1),
-        (optax.chain(optax.scale_by_adam(), optax.scale(0.5), optax.scale(-0.1)), 0.1),
+        (optax.chain(optax.adam(0.1), optax.scale(0.5)), 0.05),
+        (optax.chain(optax.scale_by_adam(), optax.scale(0.5), optax.scale(-0.1)), 0.05),
         (optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(), 0.1),
         (transforms.proximal(optax.sgd(0.1), penalties.L1(0.1), learning_rate=0.1), 0.1),
     )
@@ -46,6 +47,20 @@ class TestRate:
         (optax.adam(COSINE), 0.1),
         (optax.sgd(COSINE), schedules.Linear(0.1, steps=10)),
         (optax.chain(optax.clip(1.0), optax.adam(1e-3)), 1e-2),
+        (optax.chain(optax.adam(0.1), optax.scale(0.5)), 0.1),
+        (optax.rmsprop(0.1), 0.05),
+        (optax.adagrad(0.1), 0.05),
+        (optax.amsgrad(0.1), 0.05),
+        (optax.inject_hyperparams(optax.adamw)(learning_rate=0.1), 0.05),
+        (optax.chain(optax.scale_by_adam(), transforms.scale_by_learning_rate(COSINE)), 0.05),
+        (optax.chain(optax.adam(0.1), transforms.scale_by_controller(PLATEAU)), 0.05),
+    )
+    # These treat parameters by their paths, so it takes the parameters to see their rate.
+    BY_PATH = (
+        optax.masked(SGD, True),
+        optax.partition({"all": SGD}, "all"),
+        optax.chain(transforms.add_penalty(penalties.L2(0.1)), SGD),
+        optax.chain(SGD, transforms.scale_by_rules([("**", 1.0)])),
     )
 
     @pytest.mark.parametrize(("tx", "rate"), RIGHT)
@@ -56,6 +71,12 @@ class TestRate:
     def test_another_one_is_refused(self, tx, rate):
         with pytest.raises(ValueError, match="`learning_rate` must be that of `tx`"):
             make(tx, learning_rate=rate)
+
+    @pytest.mark.parametrize("tx", BY_PATH)
+    def test_another_one_is_refused_at_the_first_call(self, tx):
+        make(tx, learning_rate=0.1)(start(tx), problem())
+        with pytest.raises(ValueError, match="`learning_rate` must be that of `tx`"):
+            make(tx, learning_rate=0.05)(start(tx), problem())
 
     @pytest.mark.parametrize("given", [None, 0.1])
     def test_the_one_in_the_state_counts(self, given):

@@ -11,10 +11,11 @@ import optax
 
 from jax_lrreg._arrays import Leaf, is_parameter, known, leaves, widened
 from jax_lrreg._check import require, require_choice, require_number
-from jax_lrreg._optax_state import GROUP, applied_rate, applied_scales, at_schedule_step
+from jax_lrreg._optax_state import GROUP, applied_rate, applied_scales
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.state import Hyper, State, is_function
 from jax_lrreg.transforms.learning_rate import require_one
+from jax_lrreg.transforms.recognition import require_own_rate, runs_alone
 
 Metrics = dict[str, jax.Array]  # scalars by name, on the device
 Rate = chex.Numeric | Callable[[Any], Any]  # a number, a schedule, or a function of hyper to either
@@ -83,58 +84,18 @@ def check_rate(rate: Rate | None) -> None:
         require_one("make_step", "learning_rate", rate)
 
 
-def refuse_other_rate(tx: Any, rate: Rate | None) -> None:
+def refuse_other_rate(tx: Any, rate: Rate | None, params: optax.Params | None = None) -> None:
     """Refuses a rate that is not the optimizer's, where that can be seen; all else is trusted.
 
-    It can be seen in SGD, and in Adam at the end of a chain: their first update of a gradient is
-    the gradient, or its sign, times the rate.
+    Without `params` it can be seen in an optimizer that treats all parameters alike; with them, in
+    the others.
     """
-    seen = rate is not None and (not callable(rate) or isinstance(rate, Schedule))
-    if not seen or not isinstance(tx, optax.GradientTransformation):
+    plain = not callable(rate) or isinstance(rate, Schedule)
+    if rate is None or not plain or not isinstance(tx, optax.GradientTransformation):
         return
-    for step in (0, 1, 10, 100, 1000):
-        with jax.ensure_compile_time_eval():
-            given: Any = given_rate(rate, None, jnp.int32(step))
-            most, used = _rates_used(tx, step) if known(given) else (1.0, [])
-        if not used or any(0.998 * given <= each <= 1.002 * most * given for each in used):
-            continue
-        allowed = "that of `tx`, or None"
-        got = f"{float(given):g} at step {step}, where the optimizer uses {used[0]:g}"
-        raise ValueError(f"make_step: `learning_rate` must be {allowed}, got {got}")
-
-
-def _rates_used(tx: optax.GradientTransformation, step: int) -> tuple[float, list[float]]:
-    """The first updates of one number by SGD or Adam, in gradients, and how many rates they may be.
-
-    Nesterov's momentum makes the first one up to twice as long, in Adam half as much more. There is
-    nothing for other optimizers.
-    """
-    param = jnp.zeros(1)
-    try:
-        state: Any = tx.init(param)
-        before, last = [], state
-        while type(last) is tuple and last and type(last[-1]) is tuple:
-            *before, last = last
-        names = [type(node).__name__ for node in last]
-        adam = names[0] == "ScaleByAdamState"
-        alone = len(names) == 2 and names[0] in ("EmptyState", "TraceState") and not before
-        rest = {*names[1:], *(type(node).__name__ for node in before)}
-        if not (adam or alone) or not rest <= {"EmptyState", "ScaleByScheduleState"}:
-            return 1.0, []
-        state = at_schedule_step(state, step)
-
-        def size(gradient: float, at: float) -> float:
-            return abs(
-                float(jnp.ravel(jnp.asarray(tx.update(param + gradient, state, param + at)[0]))[0])
-            )
-
-        if len(names) > 2 and size(1.0, 1.0) == size(1.0, 0.0):
-            return 1.0, []  # what stands before the rate is no decay, so it may be another factor
-        # A small gradient too, which nothing clips.
-        used = [size(1.0, 0.0)] + ([] if adam else [size(1e-4, 0.0) / 1e-4])
-        return {"ScaleByAdamState": 1.5, "TraceState": 2.0}.get(names[0], 1.0), used
-    except Exception:  # it may hold traced numbers, or want more than a number
-        return 1.0, []
+    used = rate if callable(rate) else lambda _: rate
+    if known(*jax.tree.leaves(rate)) and (params is None or not runs_alone(tx)):
+        require_own_rate("make_step", tx, used, params)
 
 
 def given_rate(rate: Rate | None, hyper: Hyper | None, count: jax.Array) -> jax.Array | None:

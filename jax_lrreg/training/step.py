@@ -257,6 +257,7 @@ class Update:
         """One update: from top to bottom, this is the algorithm."""
         state, optimizer = self.complete(state), optimizer_of(self.tx, state.hyper)
         check_opt_state(optimizer, state)
+        refuse_other_rate(self.tx, self.learning_rate, state.params)
         count_examples(batch, "step", "batch")
         params, key = state.trained, jax.random.fold_in(state.key, state.step)
         count = update_count(state.opt_state)

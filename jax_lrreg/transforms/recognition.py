@@ -168,7 +168,7 @@ def recognise(inner: Optimizer, learning_rate: Rate, shapes: held.Tree) -> Recog
             raise ValueError(_unknown(f"its {name} does not decay as a mean does"))
     _require_claimed(found, names)
     if exact:
-        _require_rate("proximal", _own_rates(found, state), learning_rate)
+        _require_rate(_own_rates(found, state), learning_rate)
     lags = [any(np.any(x != 1) for x in jax.tree.leaves(sent)) for sent in found.sent]
     return Recognised(lags, found.decays if exact else None)
 
@@ -179,24 +179,34 @@ def decays_of(inner: Optimizer, shapes: held.Tree) -> list[Decay]:
     return found if exact else decays(inner, _zeros(shapes), EXTRA)
 
 
+def runs_alone(tx: optax.GradientTransformation) -> bool:
+    """Whether `tx` treats all parameters alike, so that no parameters are needed to try it."""
+    try:
+        return stand_in(optax.with_extra_args_support(tx)) is not None
+    except ValueError:
+        return False
+
+
 def require_own_rate(
-    owner: str, tx: optax.GradientTransformation, learning_rate: Rate, params: held.Tree
+    owner: str, tx: optax.GradientTransformation, learning_rate: Rate, params: held.Tree = None
 ) -> None:
     """Refuses a learning rate that `tx` does not use, where it can be seen; else says nothing.
 
     It is seen where the optimizer is one that `proximal` knows, behind clipping of any kind too,
-    and neither it nor the rate holds traced numbers.
+    and neither it nor the rate holds traced numbers. Without `params`, it must run alone.
     """
     inner = optax.with_extra_args_support(tx)
     try:
         shapes = stand_in(inner, params)
     except ValueError:
         return
+    if shapes is None:
+        return
     found, exact = _evaluated(lambda: _evidence(inner, shapes))
     wrong, _ = _wrong(found)
     if exact and not np.any(wrong[: len(SMALL)]):
         state = jax.eval_shape(inner.init, shapes)
-        _require_rate(owner, _own_rates(found, state), learning_rate)
+        _refuse_other(owner, _own_rates(found, state), learning_rate, "that of `tx`, or None")
 
 
 def _require_known(state: held.Tree) -> None:
@@ -347,29 +357,41 @@ def _own_rates(found: Evidence, state: held.Tree) -> np.ndarray:
     return np.concatenate(own or [np.zeros((len(STEPS), 0))], 1) / found.scale.get("", 1.0)
 
 
-def _require_rate(owner: str, own: np.ndarray, learning_rate: Rate) -> None:
-    """Refuses a learning rate that is that of no parameter."""
-    given, exact = _evaluated(lambda: [jnp.asarray(learning_rate(step)) for step in STEPS])
+def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
+    """Refuses a learning rate of `proximal` that is that of no parameter, or of no use."""
+    given, exact = _rates_given(learning_rate)
     if not exact or not own.size:
         return
     if max(given) <= 0:
         raise ValueError(
-            f"{owner}: `learning_rate` must be positive at some step up to {STEPS[-1]}, got 0 at "
+            f"proximal: `learning_rate` must be positive at some step up to {STEPS[-1]}, got 0 at "
             "each tried"
         )
     if np.any(own < 0):
         raise ValueError(
-            f"{owner}: `inner` must go downhill, but moves some parameters up the gradient; what "
+            "proximal: `inner` must go downhill, but moves some parameters up the gradient; what "
             "optax.masked "
             "leaves out it passes on as it is: use optax.partition"
         )
+    _refuse_other("proximal", own, learning_rate, "that of the inner optimizer")
+
+
+def _rates_given(learning_rate: Rate) -> tuple[list[np.ndarray], bool]:
+    return _evaluated(lambda: [jnp.asarray(learning_rate(step)) for step in STEPS])
+
+
+def _refuse_other(owner: str, own: np.ndarray, learning_rate: Rate, allowed: str) -> None:
+    """Refuses a learning rate that is that of no parameter, at the first step where it is not."""
+    given, exact = _rates_given(learning_rate)
+    # The same schedule by another library may round 1 - cos, which leaves 6e-8 of its peak at the
+    # end.
+    least = 1e-6 * max(map(abs, given))
     for step, rate, rates in zip(STEPS, given, own, strict=True):
-        if not np.any(np.abs(rates - rate) <= 2e-3 * abs(rate)):
+        if exact and rates.size and not np.any(np.abs(rates - rate) <= 2e-3 * abs(rate) + least):
             uses = " and ".join(f"{x:g}" for x in np.unique(rates))
             raise ValueError(
-                f"{owner}: `learning_rate` must be that of the inner optimizer, got {rate:g} at "
-                f"step {step} "
-                f"where the optimizer uses {uses}"
+                f"{owner}: `learning_rate` must be {allowed}, got {rate:g} at step {step} where "
+                f"the optimizer uses {uses}"
             )
 
 
