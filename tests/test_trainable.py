@@ -219,3 +219,14 @@ def test_wrong_selections_are_refused_by_name(trainable, error, message):
         start(optax.sgd(0.1), trainable=trainable)
     with pytest.raises(ValueError, match=r"thaw: `trainable`: pattern 'tail' matches no parameter"):
         training.thaw(start(optax.sgd(0.1)), optax.sgd(0.1), trainable="tail")
+
+
+def test_rules_stand_beside_a_line_search():
+    tx = optax.chain(optax.lbfgs(), transforms.scale_by_rules([("head/**", 1.0), ("**", 0.5)]))
+    state = start(tx)
+    step = training.make_step(Net(), loss_fn, tx)
+    first = None
+    for _ in range(5):
+        state, metrics = step(state, data())
+        first = metrics["loss"] if first is None else first
+    assert metrics["loss"] < first

@@ -12,7 +12,7 @@ import optax
 
 from jax_lrreg._arrays import known, widened
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg._optax_state import no_new_nan, update_count
+from jax_lrreg._optax_state import no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
@@ -50,6 +50,7 @@ from jax_lrreg.training.state import (
 )
 from jax_lrreg.training.trainable import eased
 from jax_lrreg.transforms.learning_rate import require_one
+from jax_lrreg.transforms.rules import ScaleByRulesState
 
 LossFn = Callable[[Model, Any], Any]  # (model, batch) -> loss, or (loss, {name: scalar})
 PenaltyLike = Penalty | Callable[[Any], Penalty]
@@ -283,18 +284,21 @@ class Update:
         grads = jax.tree.map(jnp.conj, grads)
         rate = given_rate(self.learning_rate, state.hyper, count)
 
-        def value_fn(params: optax.Params) -> jax.Array:
+        # A line search hands all that is left over to its function, and refuses what that does not
+        # take.
+        def value_fn(params: optax.Params, applied_rules: object = None) -> jax.Array:
+            del applied_rules
             value = data_loss_of(params, state.model_state, batch, key)[0]
             return value if penalty is None else value + penalty(params, count)
 
         extra = {"value": loss, "grad": grads, "value_fn": value_fn}
         tables: list[Any] = []
+        ruled = any(isinstance(node, ScaleByRulesState) for node in nodes(state.opt_state))
+        asked = {"applied_rules": tables} if ruled else {}
 
         def propose() -> Proposal:
             tables.clear()
-            updates, opt_state = optimizer.update(
-                grads, state.opt_state, params, **extra, applied_rules=tables
-            )
+            updates, opt_state = optimizer.update(grads, state.opt_state, params, **extra, **asked)
             if state.begun is not None:
                 updates = eased(updates, state.begun, optimizer, count, params, extra)
             opt_state = in_dtypes_of(opt_state, state.opt_state)
