@@ -175,6 +175,25 @@ def own_numbers(state: optax.OptState) -> list[jax.Array | None]:
     return [x if jnp.ndim(x) == 0 and is_parameter(x) else None for x in numbers]
 
 
+def may_overflow(state: optax.OptState) -> list[jax.Array]:
+    """The arrays of an optimizer's state that may overflow where all else is finite.
+
+    An average of squares in float32 is below the square of the gradient's norm, which is looked at
+    already. A sum of squares, as Adagrad's, grows; and the squares of float16 are infinite from 256
+    on, where an update divided by them is 0 for ever.
+    """
+
+    def change(_: Path, node: Any) -> Any:
+        if is_control(node):
+            return None
+        if not remembers(node) or type(node).__name__ == "ScaleByRssState":
+            return node
+        return [x for x in jax.tree.leaves(node) if x.dtype == jnp.float16]
+
+    found = jax.tree.leaves(_changed(state, change))
+    return [x for x in found if jnp.ndim(x) or jnp.result_type(x) == jnp.float16]
+
+
 # Controllers: the state of one stands beside the scale that came of it. Those that a metric drives
 # hold three fields more, by which an evaluation metric reaches them: see
 # `transforms.ScaleByControllerState`.

@@ -251,6 +251,30 @@ class TestWhatAnUpdateWouldLeaveBehind:
         assert metrics["skipped"] == 0
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values(state)))
 
+    @pytest.mark.parametrize(
+        ("tx", "dtype", "slope"),
+        [
+            (optax.adam(1e-3), jnp.float16, 1e4),
+            (optax.rmsprop(1e-3), jnp.float16, 1e4),
+            (optax.amsgrad(1e-3), jnp.float16, 1e4),
+            (optax.adagrad(1e-3), jnp.float32, 1.7e19),
+            (optax.partition({"all": optax.adagrad(1e-3)}, "all"), jnp.float16, 1e4),
+        ],
+    )
+    def test_squares_that_overflow_in_the_optimizer_are_skipped_too(self, tx, dtype, slope):
+        # Such an update is 0, and so would be all that follow.
+        line = lambda params, x: params * x  # noqa: E731
+        state = training.init(line, tx, key=jax.random.key(0), params=jnp.ones((1, 1), dtype))
+        step = training.make_step(line, lambda model, x: jnp.sum(model(x)), tx, ema=0.9)
+        steps, skipped = [slope] * 3 + [1e-2], []
+        for each in steps:
+            state, metrics = step(state, np.full((1, 1), each, dtype))
+            skipped.append(int(metrics["skipped"]))
+            assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+            assert all(np.isfinite(x).all() for x in jax.tree.leaves(values(state)))
+        assert sum(skipped) > 0
+        assert skipped[-1] == 0
+
     @pytest.mark.parametrize("tx", [optax.sgd(nan_at_3), optax.adam(nan_at_3)], ids=["sgd", "adam"])
     @pytest.mark.parametrize("told", [True, False])
     def test_a_schedule_that_is_nan_once_costs_one_update(self, tx, told):

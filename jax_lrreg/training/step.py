@@ -12,7 +12,7 @@ import optax
 
 from jax_lrreg._arrays import known, widened
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg._optax_state import no_new_nan, nodes, update_count
+from jax_lrreg._optax_state import may_overflow, no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
@@ -314,6 +314,7 @@ class Update:
         def is_sound(proposal: Proposal) -> jax.Array:
             sound = stays_finite(proposal.params, params)
             sound &= no_new_nan(proposal.opt_state, state.opt_state)
+            sound &= stays_finite(*map(may_overflow, (proposal.opt_state, state.opt_state)))
             return sound if rate is None else sound & jnp.isfinite(rate)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
