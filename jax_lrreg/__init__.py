@@ -31,6 +31,7 @@ from jax_lrreg._struct import static as static
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from jax_lrreg import averages as averages
     from jax_lrreg import controllers as controllers
     from jax_lrreg import finder as finder
     from jax_lrreg import interop as interop
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from jax_lrreg import transforms as transforms
 
 _NAMESPACES = (
+    "averages",
     "controllers",
     "finder",
     "interop",

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from jax_lrreg import controllers, penalties, schedules, select, transforms
+from jax_lrreg import averages, controllers, penalties, schedules, select, transforms
 from jax_lrreg._struct import is_pytree
 from jax_lrreg.text import vocabulary
 
-SPACES = (schedules, penalties, controllers, transforms, select)
+SPACES = (schedules, penalties, averages, controllers, transforms, select)
 CLASSES = {
     name: thing
     for space in SPACES
@@ -69,6 +69,10 @@ WHOLE = [
     select.factors(lambda path, value: 1.0),
     controllers.Averaged(controllers.ReduceOnPlateau(), window=3),
     controllers.Smoothed(controllers.Greedy(0.9, patience=2), window=3),
+    averages.EMA(averages.RisingDecay(0.99)),
+    averages.Uniform(),
+    averages.Latest(3),
+    averages.Cooldown(10),
     controllers.LossDecay(),
     controllers.HypergradientDescent(),
     transforms.Metric(0.999),

@@ -1,4 +1,4 @@
-"""Schedules and penalties as text and as plain dictionaries, there and back.
+"""Schedules, penalties and averages as text and as plain dictionaries, there and back.
 
 `parse(repr(x)) == x` for every object that prints in full: one without functions, traced values,
 arrays of more than 8 numbers or trees of more than 8 leaves. `from_dict(to_dict(x)) == x` for long

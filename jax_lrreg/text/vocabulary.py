@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jax_lrreg import penalties, schedules, select
+from jax_lrreg import averages, penalties, schedules, select
 from jax_lrreg._check import nearest
 from jax_lrreg._struct import is_pytree
 
@@ -19,7 +19,7 @@ HOLD_FUNCTIONS = ("Function", "Predicate", "FactorFunction")
 MAX_DEPTH = 150  # of calls and brackets within each other: Python's own stack ends near 1000
 MAX_DIGITS = 40  # of a whole number, whose arithmetic takes longer the more it has
 
-_NAMESPACES = (schedules, penalties, select)
+_NAMESPACES = (schedules, penalties, averages, select)
 _registered: dict[str, type] = {}
 
 
