@@ -82,9 +82,8 @@ def require_whole(
     allowed = allowed or f"a whole number >= {least}{upper}"
     whole = least - 1
     if isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | Tracer):
-        with contextlib.suppress(
-            TypeError
-        ):  # an array has the method, but may hold no whole number
+        # An array has the method, but may hold no whole number.
+        with contextlib.suppress(TypeError):
             whole = operator.index(value)
     fits = least <= whole and (most is None or whole <= most)
     require(fits, owner, argument, value, allowed)
@@ -98,7 +97,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     ['Cosine']
     """
     lower = {key.lower(): key for key in known}
-    # difflib takes time in proportion to the product of two lengths: of a whole page, its
+    # difflib takes time in proportion to the product of two lengths: a page is cut at its
     # beginning.
     found = difflib.get_close_matches(name[:60].lower(), lower, n=count, cutoff=0.6)
     return [lower[key] for key in found]

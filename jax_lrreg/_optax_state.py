@@ -44,10 +44,8 @@ CORRECTED = (
     "ScaleByRmsWithCountState",
     "ScaleByRStdDevWithCountState",
 )
-CENTERED = (
-    "ScaleByRStdDevState",
-    "ScaleByRStdDevWithCountState",
-)  # the square of the mean goes off
+# From these the square of the mean is subtracted.
+CENTERED = ("ScaleByRStdDevState", "ScaleByRStdDevWithCountState")
 AVERAGED = (*CORRECTED, "ScaleByRmsState", "ScaleByRStdDevState")  # they decay as a mean does
 
 
@@ -71,17 +69,17 @@ def memories(state: optax.OptState) -> list[Any]:
     return [node for node in nodes(state) if remembers(node)]
 
 
-def remembers(node: Any) -> bool:
+def remembers(node: object) -> bool:
     """Whether `node` remembers past gradients, in fields that are trees of parameters."""
     return type(node).__name__ in SECOND_MOMENTS or sums(node)
 
 
-def sums(node: Any) -> bool:
+def sums(node: object) -> bool:
     """Whether `node` is a sum of past gradients or updates: momentum."""
     return type(node).__name__ == "TraceState"
 
 
-def remembered(node: Any) -> Any:
+def remembered(node: object) -> Any:
     """The second moments of a memory, or its sums; a tree of parameters."""
     return getattr(node, SECOND_MOMENTS.get(type(node).__name__, "trace"))
 
@@ -136,7 +134,7 @@ def update_count(state: optax.OptState) -> jax.Array | None:
     return next((found[kind] for kind in kinds if kind in found), None)
 
 
-def is_counter(path: Path, value: Any) -> bool:
+def is_counter(path: Path, value: chex.Array) -> bool:
     """Whether the leaf at JAX's key path `path` counts updates."""
     return getattr(path[-1], "name", None) in COUNTERS and jnp.ndim(value) == 0
 
@@ -199,9 +197,9 @@ def may_overflow(state: optax.OptState) -> list[jax.Array]:
 # `transforms.ScaleByControllerState`.
 
 
-def is_control(node: Any) -> bool:
+def is_control(node: object) -> bool:
     """Whether `node` is the state of a controller and the scale that came of it."""
-    return hasattr(node, "_fields") and {"controller", "scale"} <= set(node._fields)
+    return {"controller", "scale"} <= set(getattr(node, "_fields", ()))
 
 
 def applied_scales(state: optax.OptState) -> dict[str, jax.Array]:
@@ -247,9 +245,9 @@ def _told(state: optax.OptState, **values: chex.Numeric) -> optax.OptState:
     return _changed(state, change)
 
 
-def is_driven(node: Any) -> bool:
+def is_driven(node: object) -> bool:
     """Whether `node` is that of a controller which a metric drives."""
-    return is_control(node) and "waiting" in node._fields
+    return is_control(node) and "waiting" in getattr(node, "_fields", ())
 
 
 def _group(path: Path) -> str:

@@ -145,7 +145,7 @@ def number_text(value: object) -> str:
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))  # an address says nothing to a reader
 
 
-def _tree_text(value: dict | list | tuple, leaves: list[Any]) -> str:
+def _tree_text(value: dict | list | tuple, leaves: list[object]) -> str:
     named = isinstance(value, dict)
     tree = named or any(isinstance(leaf, Array) for leaf in leaves)
     if len(leaves) > (LONGEST_ARRAY if tree else LONGEST_TUPLE):
@@ -156,7 +156,7 @@ def _tree_text(value: dict | list | tuple, leaves: list[Any]) -> str:
     return f"({', '.join(map(number_text, value))}{',' if len(value) == 1 else ''})"
 
 
-def _array_text(value: Any) -> str:
+def _array_text(value: Array) -> str:
     readable = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.number, jnp.bool_, np.str_))
     if not readable or value.size > LONGEST_ARRAY or not _at_hand(value):
         return f"<{value.dtype}{list(value.shape)}>"
@@ -164,14 +164,14 @@ def _array_text(value: Any) -> str:
     return repr(np.asarray(value, None if native else np.float32).tolist())
 
 
-def _at_hand(value: Any) -> bool:
+def _at_hand(value: object) -> bool:
     """Whether this process can read the numbers, which may be donated, or on other hosts."""
     if not isinstance(value, jax.Array):
         return True
     return not value.is_deleted() and (value.is_fully_addressable or value.is_fully_replicated)
 
 
-def _shape_text(value: object, leaves: list[Any]) -> str:
+def _shape_text(value: object, leaves: list[object]) -> str:
     numbers = sum(x.size for x in leaves if isinstance(x, Array))
     size = f", {numbers:,} numbers" if numbers else ""
     return f"<{type(value).__name__} of {len(leaves)} leaves{size}>"
@@ -198,7 +198,7 @@ def _hash(obj: object) -> int:
     return hash((type(obj), _key(vars(obj))))
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> Any:
     """What `value` is compared and hashed by: an array by its shape and numbers."""
     if isinstance(value, Array) and not isinstance(value, Tracer):
         is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)

@@ -240,7 +240,8 @@ def test_cost_is_one_copy_whatever_the_number_of_bins():
     for average in (Cooldown(100, bins=16), Latest(16, every=3), EMA(0.9)):
 
         def loop(state, params, average=average):
-            one = lambda i, s: average.update(s, params, i, where=params["w"][0, 0] > i)  # noqa: E731
+            where = lambda i: params["w"][0, 0] > i  # noqa: E731
+            one = lambda i, s: average.update(s, params, i, where=where(i))  # noqa: E731
             return jax.lax.fori_loop(0, 100, one, state)
 
         compiled = jax.jit(loop, donate_argnums=0).lower(average.init(params), params).compile()

@@ -316,7 +316,8 @@ def test_the_first_update_that_is_not_finite_is_named(bad, log_every, chunk):
 
     def stream():
         for index in range(300):
-            yield jax.tree.map(lambda x: x * np.nan if index in bad else x, DATA(index))  # noqa: B023
+            batch = DATA(index)
+            yield jax.tree.map(lambda x: x * np.nan, batch) if index in bad else batch
 
     for run in (training.fit, lambda *args, **options: list(training.steps(*args, **options))):
         options = {"steps": 300, "log_every": log_every, "chunk": chunk}

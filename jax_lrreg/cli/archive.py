@@ -19,10 +19,7 @@ MOST = 2**27
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 # `np.load` is not used: it allocates what the header claims, and unpickles objects, which is
 # running the file's code.
-HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 Order = Literal["C", "F"]
 KINDS = {
     "O": "Python objects",

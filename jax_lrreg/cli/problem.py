@@ -12,6 +12,7 @@ from jax_lrreg import penalties, schedules, training
 from jax_lrreg._check import require
 from jax_lrreg.cli.data import Dataset, load
 from jax_lrreg.cli.options import PROGRAM, one_of, parsed
+from jax_lrreg.training.batch import Batch
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -155,11 +156,11 @@ def _network(widths: tuple[int, ...], classes: int) -> linen.Module:
     return Network()
 
 
-def _squared_error(model: Callable, batch: Any) -> Measured:
+def _squared_error(model: Callable, batch: Batch) -> Measured:
     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
 
 
-def _cross_entropy(model: Callable, batch: Any) -> Measured:
+def _cross_entropy(model: Callable, batch: Batch) -> Measured:
     output = model(batch["x"])
     loss = optax.softmax_cross_entropy_with_integer_labels(output, batch["y"]).mean()
     return loss, {"accuracy": (output.argmax(-1) == batch["y"]).mean()}

@@ -16,6 +16,7 @@ from jax_lrreg._arrays import leaves
 from jax_lrreg.cli.options import PROGRAM, needing, parsed
 from jax_lrreg.cli.output import folder, print_pairs, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, problem
+from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.loggers import write_whole
 
 FILES = ("metrics.csv", "config.json", "history.png")
@@ -107,7 +108,11 @@ def _complain(message: str, code: int) -> int:
 
 
 def _write_config(
-    place: Path, task: Problem, schedule: schedules.Schedule, epochs: int, options: dict[str, Any]
+    place: Path,
+    task: Problem,
+    schedule: schedules.Schedule,
+    epochs: int,
+    options: dict[str, object],
 ) -> None:
     """What the run is made with, before it begins: one that is killed can still be told apart."""
     mean, deviation = task.dataset.target
@@ -150,7 +155,7 @@ def _evaluation(task: Problem, name: str) -> Callable[[training.State], dict[str
     """Loss and metrics over one of the two sets, by names that begin with its own."""
     x, y = getattr(task.dataset, name)
 
-    def metrics(model: Callable, batch: Any) -> dict[str, jax.Array]:
+    def metrics(model: Callable, batch: Batch) -> dict[str, jax.Array]:
         loss, others = task.measure(model, batch)
         return {f"{name}_{metric}": value for metric, value in {"loss": loss, **others}.items()}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import LAST_STEP, known
-from jax_lrreg._check import require, require_number
+from jax_lrreg._check import require, require_choice, require_number
 from jax_lrreg._struct import pytree, static
 
 State: TypeAlias = Any  # a NamedTuple of scalars, another one for each controller
@@ -66,6 +66,8 @@ def best_of(controller: Any, best: jax.Array, metric: jax.Array) -> Best:
     |best|, so that the margin is one for a negative best too. The first finite metric is always
     better than none, which is written as an infinite `best`.
     """
+    # One rule for both modes, on what is reported: a metric that is negated beforehand would be
+    # kept, and printed, with the wrong sign.
     sign = 1 if controller.mode == "min" else -1
     nothing = ~jnp.isfinite(best)
     reference = jnp.where(nothing, 0.0, best)
@@ -141,6 +143,14 @@ def require_controller(owner: object, value: object) -> None:
     require(isinstance(value, Controller), owner, "controller", value, allowed, error=TypeError)
 
 
+def margins(owner: str, threshold: chex.Numeric, threshold_mode: str) -> dict[str, chex.Numeric]:
+    """PyTorch's one threshold, relative or absolute, as the two that add up here."""
+    require_choice(owner, "threshold_mode", threshold_mode, ("rel", "abs"))
+    require_number(owner, "threshold", threshold, "a number >= 0", lambda x: x >= 0)
+    used, unused = ("threshold", "min_delta")[:: 1 if threshold_mode == "rel" else -1]
+    return {used: threshold, unused: 0.0}
+
+
 def fraction(
     rate: chex.Numeric, base: chex.Numeric, owner: str, argument: str, most: bool = False
 ) -> chex.Numeric:
@@ -197,6 +207,7 @@ class Averaged(Controller):
         return AveragedState(self.controller.init(), jnp.zeros((), jnp.float32), zero())
 
     def update(self, state, metric):
+        # Asked at each update and kept once per window: a `cond` would be run both ways under vmap.
         total, seen = state.total + as_metric(self, metric), count(state.seen, True)
         full = seen >= self.window
         new = self.controller.update(state.inner, total / seen)
@@ -239,13 +250,8 @@ class Smoothed(Controller):
 
     def __post_init__(self):
         require_controller(self, self.controller)
-        require(
-            isinstance(self.window, int) and known(self.window),
-            self,
-            "window",
-            self.window,
-            "a whole number >= 1",
-        )
+        whole = isinstance(self.window, int)  # as structure it is never traced
+        require(whole, self, "window", self.window, "a whole number >= 1")
         require_counts(self, 1, "window")
 
     def init(self):
@@ -260,9 +266,8 @@ class Smoothed(Controller):
         seen = state.seen + good
         seen = jnp.where(seen >= 2 * self.window, seen - self.window, seen).astype(jnp.int32)
         mean = jnp.sum(ring) / jnp.clip(seen, 1, self.window)
-        return SmoothedState(
-            self.controller.update(state.inner, jnp.where(good, mean, metric)), ring, seen
-        )
+        inner = self.controller.update(state.inner, jnp.where(good, mean, metric))
+        return SmoothedState(inner, ring, seen)
 
     def scale(self, state):
         return self.controller.scale(state.inner)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._arrays import known
-from jax_lrreg._check import require, require_choice, require_number, require_whole
+from jax_lrreg._check import require, require_number, require_whole
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import (
     Controller,
@@ -18,6 +18,7 @@ from jax_lrreg.controllers.base import (
     best_of,
     count,
     fraction,
+    margins,
     require_counts,
     require_mode,
     require_ranges,
@@ -115,6 +116,8 @@ class Greedy(Controller):
         metric = as_metric(self, metric)
         heard = state.pause == 0
         found = best_of(self, state.best, metric)
+        # During a pause no best is kept either, since what a change of the rate stirs up is not
+        # what it leads to, and both counts start again.
         improved = found.improved & heard
         good = jnp.where(improved, count(state.good, True), 0)
         bad = jnp.where(improved | ~heard, 0, count(state.bad, True))
@@ -123,6 +126,7 @@ class Greedy(Controller):
         lower = jnp.maximum(state.scale * self.factor, self.min_scale)
         scale = jnp.where(rise & (higher - state.scale > self.eps), higher, state.scale)
         scale = jnp.where(cut & (state.scale - lower > self.eps), lower, scale).astype(jnp.float32)
+        # Looked at after the cut, so that the one that arrives at the floor is the first of them.
         floored = jnp.where(rise, 0, count(state.floored, cut & (scale <= self.min_scale)))
         afresh = cut & (scale <= self.min_scale) & (floored >= self.reset_start)
         pause = jnp.where(rise, whole(self.warmup), state.pause - ~heard)
@@ -164,29 +168,23 @@ class Greedy(Controller):
         >>> Greedy.like_transformers(0.9, patience=3, learning_rate=0.1)
         Greedy(0.9, patience=3, eps=1e-07)
         """
-        require_choice(cls.__name__, "threshold_mode", threshold_mode, ("rel", "abs"))
-        allowed = "a number >= 0"
-        require_number(cls.__name__, "threshold", threshold, allowed, lambda x: x >= 0)
-        require(isinstance(smooth, bool), cls.__name__, "smooth", smooth, "a bool", TypeError)
-        require_whole(cls.__name__, "window_size", window_size)
-        allowed = "a positive number"
-        require_number(cls.__name__, "learning_rate", learning_rate, allowed, lambda x: x > 0)
-        if known(max_lr, learning_rate):
-            base = np.asarray(learning_rate, float)
-            allowed = f"at least learning_rate={learning_rate}"
-            require_number(cls.__name__, "max_lr", max_lr, allowed, lambda x: x >= base)
-        relative = threshold_mode == "rel"
+        name, base = cls.__name__, learning_rate
+        require(isinstance(smooth, bool), name, "smooth", smooth, "a bool", TypeError)
+        require_whole(name, "window_size", window_size)
+        require_number(name, "learning_rate", base, "a positive number", lambda x: x > 0)
+        if known(max_lr, base):
+            least, allowed = np.asarray(base, float), f"at least learning_rate={base}"
+            require_number(name, "max_lr", max_lr, allowed, lambda x: x >= least)
         greedy = cls(
             factor,
             patience=patience,
             cooldown=cooldown,
             warmup=warmup,
             mode=mode,
-            threshold=threshold if relative else 0.0,
-            min_delta=0.0 if relative else threshold,
-            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr", most=True),
-            max_scale=fraction(max_lr, learning_rate, cls.__name__, "max_lr"),
-            eps=fraction(eps, learning_rate, cls.__name__, "eps"),
+            **margins(name, threshold, threshold_mode),
+            min_scale=fraction(min_lr, base, name, "min_lr", most=True),
+            max_scale=fraction(max_lr, base, name, "max_lr"),
+            eps=fraction(eps, base, name, "eps"),
             reset_start=reset_start,
         )
         return Smoothed(greedy, window=window_size) if smooth else greedy

@@ -87,6 +87,7 @@ class HypergradientDescent(Controller):
     def update(self, state, metric):
         metric = as_metric(self, metric)
         good = jnp.isfinite(metric)
+        # A metric that is no number leaves the scale alone; a NaN in it would stay for ever.
         change = self.rate * jnp.where(good, metric, 0.0)
         if self.rule == "multiplicative":
             change = change * state.scale
@@ -99,5 +100,7 @@ class HypergradientDescent(Controller):
         """The metric from <gradient, u>, |gradient|^2, |u|^2; 0 where a cosine has no direction."""
         if self.rule == "additive":
             return -products
+        # The root of each: the product of two squares of 1e20 is infinite in float32, and then
+        # every cosine is 0.
         norms = jnp.sqrt(gradient_squares) * jnp.sqrt(update_squares)
         return jnp.where(norms > 0, -products / jnp.where(norms > 0, norms, 1.0), 0.0)

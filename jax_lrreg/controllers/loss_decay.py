@@ -87,6 +87,8 @@ class LossDecay(Controller):
         better = metric < state.best if self.mode == "min" else metric > state.best
         best = jnp.where(good & better, metric, state.best)
         begun = jnp.isfinite(first)
+        # Before the first finite metric, numbers that are finite too: inf - inf in the branch that
+        # is not taken would be a NaN in the gradient.
         left = self._left(jnp.where(begun, first, 1.0), jnp.where(begun, best, 1.0))
         scale = self.min_scale + (1 - self.min_scale) * left
         scale = jnp.where(begun, scale, 1.0).astype(jnp.float32)

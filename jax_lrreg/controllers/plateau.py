@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._check import require_choice, require_number
+from jax_lrreg._check import require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.controllers.base import (
     Averaged,
@@ -16,6 +16,7 @@ from jax_lrreg.controllers.base import (
     best_of,
     count,
     fraction,
+    margins,
     one_less,
     require_counts,
     require_mode,
@@ -99,11 +100,15 @@ class ReduceOnPlateau(Controller):
     def update(self, state, metric):
         metric = as_metric(self, metric)
         best, improved = best_of(self, state.best, metric)
+        # In PyTorch's order: the metric is judged, then the cooldown, then the patience. Keras
+        # takes one off the cooldown first, and Optax cuts one failure earlier: see `like_keras`.
         cooling = state.cooldown > 0
         bad = jnp.where(improved | cooling, 0, count(state.bad, True))
         cut = bad > self.patience
         lower = jnp.maximum(state.scale * self.factor, self.min_scale)
+        # Not below `lower` already: with a `min_scale` above the scale a cut would be a rise.
         scale = jnp.where(cut & (state.scale - lower > self.eps), lower, state.scale)
+        # float32 whatever the parameters are: in bfloat16, as in Optax, 39 cuts by 0.9 are 7 % off.
         return PlateauState(
             scale=scale.astype(jnp.float32),
             best=best,
@@ -135,18 +140,15 @@ class ReduceOnPlateau(Controller):
         >>> ReduceOnPlateau.like_torch(0.5, patience=3, min_lr=1e-4, learning_rate=0.1)
         ReduceOnPlateau(0.5, patience=3, min_scale=0.001, eps=1e-07)
         """
-        name, relative = cls.__name__, threshold_mode == "rel"
-        require_choice(name, "threshold_mode", threshold_mode, ("rel", "abs"))
-        require_number(name, "threshold", threshold, "a number >= 0", lambda x: x >= 0)
+        name = cls.__name__
         return cls(
             factor,
             patience=patience,
             cooldown=cooldown,
             mode=mode,
-            threshold=threshold if relative else 0.0,
-            min_delta=0.0 if relative else threshold,
-            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr", most=True),
-            eps=fraction(eps, learning_rate, cls.__name__, "eps"),
+            **margins(name, threshold, threshold_mode),
+            min_scale=fraction(min_lr, learning_rate, name, "min_lr", most=True),
+            eps=fraction(eps, learning_rate, name, "eps"),
         )
 
     @classmethod
@@ -170,14 +172,15 @@ class ReduceOnPlateau(Controller):
         >>> ReduceOnPlateau.like_keras(0.5, patience=3, cooldown=2)
         ReduceOnPlateau(0.5, patience=2, cooldown=1, threshold=0.0, min_delta=0.0001)
         """
+        name = cls.__name__
         return cls(
             factor,
-            patience=one_less(cls.__name__, "patience", patience, least=0),
-            cooldown=one_less(cls.__name__, "cooldown", cooldown, least=0),
+            patience=one_less(name, "patience", patience, least=0),
+            cooldown=one_less(name, "cooldown", cooldown, least=0),
             mode=mode,
             threshold=0.0,
             min_delta=min_delta,
-            min_scale=fraction(min_lr, learning_rate, cls.__name__, "min_lr", most=True),
+            min_scale=fraction(min_lr, learning_rate, name, "min_lr", most=True),
         )
 
     @classmethod
@@ -207,7 +210,7 @@ class ReduceOnPlateau(Controller):
         require_number(name, "accumulation_size", accumulation_size, allowed, lambda x: x >= 1)
         plateau = cls(
             factor,
-            patience=one_less(cls.__name__, "patience", patience, least=1),
+            patience=one_less(name, "patience", patience, least=1),
             cooldown=cooldown,
             threshold=rtol,
             min_delta=atol,

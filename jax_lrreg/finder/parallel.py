@@ -95,7 +95,9 @@ def parallel_test(
     batches = [source.payload(first + seed * steps, steps, steps) for seed in range(seeds)]
     rows = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
-    def run(pair: Any, start: State, arrays: Batch, rows: Batch) -> tuple[jax.Array, jax.Array]:
+    def run(
+        pair: tuple[jax.Array, jax.Array], start: State, arrays: Batch, rows: Batch
+    ) -> tuple[jax.Array, jax.Array]:
         rate, seed = pair
         step, start = prepared(module, loss_fn, preconditioner, start, penalty, rate)
         start = start.replace(key=jax.random.fold_in(start.key, seed))

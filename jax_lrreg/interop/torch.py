@@ -158,12 +158,7 @@ def _product(parts: Sequence[Peer], group: int, start: float) -> Schedule:
 
 
 def _with_cosine(
-    s: Peer,
-    cosine: Peer,
-    earlier: Sequence[Peer],
-    later: Sequence[Peer],
-    group: int,
-    start: float,
+    s: Peer, cosine: Peer, earlier: Sequence[Peer], later: Sequence[Peer], group: int, start: float
 ) -> Schedule:
     """A chain of which one is a CosineAnnealingLR, and `earlier` and `later` are the others."""
     others = [*earlier, *later]

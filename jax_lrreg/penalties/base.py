@@ -272,8 +272,9 @@ class ArrayPenalty(Penalty):
         """`distance` at an array of any precision."""
         return self.distance(widened(w), gradient)
 
-    def _advanced(self, items: Sequence[Leaf]) -> ArrayPenalty:  # noqa: ARG002 - most carry no state
+    def _advanced(self, items: Sequence[Leaf]) -> ArrayPenalty:
         """This penalty with its state brought up to the arrays that it is on."""
+        del items  # most carry no state
         return self
 
     def _terms(self, items):
@@ -377,4 +378,5 @@ def _times(number: chex.Numeric, text: str) -> str:
     return text if float(number) == 1 else f"{float(number):g} * {text}"
 
 
-from jax_lrreg.penalties import algebra  # noqa: E402 - the operators make sums, multiples and selections
+# The operators make sums, multiples and selections, which are penalties: those need it first.
+from jax_lrreg.penalties import algebra  # noqa: E402

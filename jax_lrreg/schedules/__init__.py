@@ -42,9 +42,7 @@ from jax_lrreg.schedules.recipes import tri_stage as tri_stage
 from jax_lrreg.schedules.recipes import warmup_cosine as warmup_cosine
 from jax_lrreg.schedules.recipes import warmup_linear as warmup_linear
 from jax_lrreg.schedules.recipes import warmup_stable_decay as warmup_stable_decay
-from jax_lrreg.schedules.recipes import (
-    warmup_stable_decay_periods as warmup_stable_decay_periods,
-)
+from jax_lrreg.schedules.recipes import warmup_stable_decay_periods as warmup_stable_decay_periods
 from jax_lrreg.schedules.stairs import InverseTimeStep as InverseTimeStep
 from jax_lrreg.schedules.stairs import MultiStep as MultiStep
 from jax_lrreg.schedules.stairs import PiecewiseConstant as PiecewiseConstant

@@ -1,6 +1,7 @@
 """Sums, products, bounds and areas of schedules, and their text."""
 
 from dataclasses import KW_ONLY
+from types import UnionType
 from typing import Any
 
 import chex
@@ -31,6 +32,7 @@ class _Pair(Schedule):
 
     @property
     def phases(self):
+        # A factor or an offset has one phase; the one with more of them is what a picture is about.
         return max(self.first.phases, self.second.phases, key=len)
 
 
@@ -109,6 +111,7 @@ class Clip(Schedule):
         value = self.schedule.value_at(clock)
         if self.min is not None:
             low = clock.number(self.min)
+            # Not `jnp.clip`, which halves the gradient where the value is the bound itself.
             value = jnp.where(value < low, low, value)
         if self.max is not None:
             high = clock.number(self.max)
@@ -143,7 +146,7 @@ def area(schedule: Schedule, steps: int) -> jax.Array:
     return total[0] + lost[0]
 
 
-def _operand(schedule: Schedule, looser: Any, number: bool = False) -> str:
+def _operand(schedule: Schedule, looser: type | UnionType, number: bool = False) -> str:
     """The text of an operand: a plain number for `Constant`, brackets around what binds looser."""
     if number and isinstance(schedule, Constant) and isinstance(schedule.value, int | float):
         return number_text(schedule.value)

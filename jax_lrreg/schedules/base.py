@@ -14,6 +14,8 @@ from jax_lrreg._struct import pytree, static
 from jax_lrreg.schedules.clock import Clock
 
 ScheduleLike: TypeAlias = Union["Schedule", Callable[[jax.Array], chex.Numeric], chex.Numeric]
+# chex.Numeric without the bool of NumPy, which has no `-`.
+Duration: TypeAlias = jax.Array | np.ndarray | np.number | float | int
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -41,6 +43,7 @@ class Schedule:
 
     def __call__(self, step: chex.Numeric) -> jax.Array:
         """The value at `step`."""
+        # Strong as all the others are, if it was a Python number: a weak type compiles a step anew.
         clock = Clock.of(step)
         value = jnp.asarray(self.value_at(clock), clock.dtype)
         return jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, clock.shape))
@@ -210,6 +213,7 @@ def latest(*horizons: Any) -> Any:
     """The last of several horizons; None if one of them is."""
     if any(horizon is None for horizon in horizons):
         return None
+    # Python's `max` keeps an int an int: a duration that is counted exactly.
     if all(isinstance(horizon, int | float) for horizon in horizons):
         return max(horizons)
     return functools.reduce(jnp.maximum, horizons)

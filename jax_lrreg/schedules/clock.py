@@ -56,6 +56,7 @@ class Clock(NamedTuple):
                 step = library.minimum(step, LAST_STEP)
             step = step if library is jnp else np.maximum(step.astype(np.int64), -1)
             return cls(jnp.maximum(jnp.asarray(step.astype(np.int32)), -1), dtype=dtype)
+        # Any time before the beginning is alike; past the end a cast to int32 would wrap around.
         step = library.clip(step, -1, LAST_STEP)
         whole = library.floor(step)
         return cls(jnp.asarray(whole.astype(np.int32)), step - whole, dtype=dtype)
@@ -295,7 +296,7 @@ def pick(table: Any, index: jax.Array) -> Any:
     return jnp.take_along_axis(table, index[None], axis=0)[0]
 
 
-def _is_known(value: Any) -> bool:
+def _is_known(value: object) -> bool:
     """Whether NumPy computes with it: a Python or NumPy number that the step has not touched."""
     return not isinstance(value, jax.Array)
 
@@ -304,7 +305,7 @@ def _is_zero(value: Any) -> bool:
     return _is_known(value) and not np.any(value)
 
 
-def _library(value: Any) -> Any:
+def _library(value: object) -> Any:
     return np if _is_known(value) else jnp
 
 
@@ -312,7 +313,7 @@ def _next(whole: Any) -> Any:
     return _library(whole).minimum(whole, LAST_STEP - 1) + 1
 
 
-def _as_real(step: Any) -> tuple[Any, Any]:
+def _as_real(step: object) -> tuple[Any, Any]:
     """`step` as an array of integers or floats, and the type of what is computed from it."""
     if isinstance(step, int | float) and not isinstance(step, bool) and step == step:
         kept = min(max(step, -1), LAST_STEP)  # an int may be too long for every type

@@ -61,6 +61,7 @@ class Cyclic(Schedule):
             require_number(self, name, decay, allowed, lambda x: (x > 0) & (x <= 1))
 
     def value_at(self, clock):
+        # Both ways count from where the triangle is 0, so that neither loses digits near the foot.
         cycle, up = clock.cycle(self.up_steps + self.down_steps)
         down = up.after(self.up_steps)
         falling = down.begun
@@ -71,6 +72,8 @@ class Cyclic(Schedule):
             return triangle
         by_cycle = Double.of(cycle, clock.dtype) * log2(exact(self.cycle_decay))
         by_step = clock.time * (log2(exact(self.step_decay)) * clock.unit)
+        # One power of both decays: two of them would round twice, and underflow one before the
+        # other.
         height = exp2(by_cycle + by_step)
         return (1 - height) * clock.number(self.init_value) + height * triangle
 
@@ -84,13 +87,8 @@ class Cyclic(Schedule):
         down_steps: chex.Numeric,
     ) -> "Cyclic":
         """Each triangle half as high as the one before."""
-        return cls(
-            init_value,
-            peak_value=peak_value,
-            up_steps=up_steps,
-            down_steps=down_steps,
-            cycle_decay=0.5,
-        )
+        ways = {"up_steps": up_steps, "down_steps": down_steps}
+        return cls(init_value, peak_value=peak_value, **ways, cycle_decay=0.5)
 
     @classmethod
     def exp_range(
@@ -103,13 +101,8 @@ class Cyclic(Schedule):
         step_decay: chex.Numeric,
     ) -> "Cyclic":
         """The height decays with every step, counted from the start."""
-        return cls(
-            init_value,
-            peak_value=peak_value,
-            up_steps=up_steps,
-            down_steps=down_steps,
-            step_decay=step_decay,
-        )
+        ways = {"up_steps": up_steps, "down_steps": down_steps}
+        return cls(init_value, peak_value=peak_value, **ways, step_decay=step_decay)
 
 
 @pytree
@@ -174,6 +167,7 @@ class CosineRestarts(Schedule):
         # With a decay above 1 it grows without end, but never to where inf - inf would be a NaN.
         top = jnp.minimum(end + (clock.number(self.init_value) - end) * height, LARGEST)
         value = between(top, end, *half_wave(own.left(length), own.done(length)))
+        # Half a cycle apart, as a limit that was traced or batched may be a float.
         return value if self.limit is None else jnp.where(cycle + 0.5 > self.limit, end, value)
 
     def _cycle(self, clock: Clock) -> Interval:
@@ -181,8 +175,11 @@ class CosineRestarts(Schedule):
         numbers = (self.steps, self.multiplier, clock.unit)
         if not known(*numbers) or any(isinstance(x, Double) or np.ndim(x) for x in numbers):
             return _counted(clock, self.steps, self.multiplier)
+        # Cycles of one length need no table, and there may be 2^31 of them.
         if self.multiplier == 1:
             return Interval(*clock.cycle(self.steps), clock.steps_of(self.steps))
+        # All cycles that begin before the last step, 31 for a multiplier of 2: their ends are known
+        # while tracing, in double precision, and the step is compared with exact integers.
         ends, length = [], exact(self.steps)
         while not ends or ends[-1] <= LAST_STEP * clock.unit:
             ends.append(length + (ends[-1] if ends else 0))
@@ -262,6 +259,9 @@ class PolynomialCycle(Schedule):
         require_positive(self, steps=self.steps, power=self.power)
 
     def value_at(self, clock):
+        # With p periods behind it, n = p + 1: of the p + 1 periods of the whole, p and a share are
+        # done. At a multiple of `steps`, n is still p there: the decay has just ended, and 0 is
+        # left of it.
         passed, own = clock.cycle(self.steps)
         left, done = own.share(self.steps)
         count, ended = Double.of(passed, clock.dtype), (done.high <= 0) & (passed > 0)

@@ -140,6 +140,8 @@ class Cosine(Schedule):
         return self.steps
 
     def value_at(self, clock):
+        # The usual cosine in plain float32; powers of it, which would magnify its error, with all
+        # digits.
         if is_one(self.k_decay) and is_one(self.exponent):
             curve = half_wave(clock.left(self.steps), clock.done(self.steps))
         else:
@@ -185,6 +187,8 @@ class Rex(Schedule):
 
     def value_at(self, clock):
         left, done = clock.left(self.steps), clock.done(self.steps)
+        # (1 - x) / (1 - x / 2) in what is left, 1 - x: nothing cancels, and done / (1 + left) is
+        # one minus it.
         fall, rise = 2 * left / (1 + left), done / (1 + left)
         return between(self.init_value, self.end_value, fall, rise)
 

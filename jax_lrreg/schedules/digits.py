@@ -158,7 +158,7 @@ def _tidied(high: jax.Array, low: jax.Array) -> Double:
     return Double(total, low - (total - high))
 
 
-def _halves(x: Any) -> tuple[jax.Array, jax.Array]:
+def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`x` as two numbers of half as many bits, whose products are exact."""
     bits = {"exponent_bits": 8, "mantissa_bits": 11}
     if x.dtype != jnp.float32:

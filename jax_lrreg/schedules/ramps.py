@@ -84,6 +84,7 @@ class Warmup(Schedule):
 
     def value_at(self, clock):
         clock = clock.started()  # before its beginning, a ramp of no length is over all the same
+        # Asked of the schedule itself: its first value need not be its largest, nor a field of it.
         first = self.schedule.value_at(clock.upto(0))
         left, done = _fractions(clock, self.steps, self.shape)
         if self.shape == "exponential":
@@ -91,6 +92,9 @@ class Warmup(Schedule):
         else:
             rise, fall = CURVES[self.shape](done, left, self)
             ramp = between(self.init_value, first, fall, rise)
+        # Before it begins, this clock stands at -1 and the schedule holds its first value: the
+        # branch that is not taken stays finite, and so does its gradient, which `where` multiplies
+        # by 0.
         rest = clock.after(self.steps)
         return jnp.where(rest.begun, self.schedule.value_at(rest), ramp)
 
@@ -159,6 +163,8 @@ class Cooldown(Schedule):
         return phases_until(self.at, self.schedule, "cooldown")
 
     def value_at(self, clock):
+        # The schedule is never asked for a step past `at`: what it does there, such as a decay that
+        # has ended, cannot reach the value that is led down from.
         own = clock.after(self.at)
         fall, rise = CURVES[self.shape](*_fractions(own, self.steps, self.shape), self)
         return between(self.schedule.value_at(clock.upto(self.at)), self.end_value, fall, rise)
@@ -180,6 +186,15 @@ def branch(schedule: Schedule, at: chex.Numeric) -> Schedule:
     return schedule
 
 
+def after_warmup(
+    schedule: Schedule, warmup_steps: chex.Numeric, init_value: chex.Numeric
+) -> Schedule:
+    """The schedule after a warmup, or as it is where there is none."""
+    # Left out where it is known to be 0, for the text; a traced one costs nothing but a comparison.
+    none = known(warmup_steps) and np.all(np.asarray(warmup_steps) == 0)
+    return schedule if none else schedule.warmup(warmup_steps, init_value=init_value)
+
+
 def require_fall(
     owner: str, shape: str, power: chex.Numeric = 2.0, rate: chex.Numeric = 0.1
 ) -> None:
@@ -194,5 +209,6 @@ def _require_parameter(
 ) -> None:
     """Refuses what is not positive, and a number that the shape has no use for."""
     require_positive(owner, **{name: value})
+    # A power that is given for a shape without one is a mistake, and would pass unseen.
     idle = shape != only and known(value) and np.any(np.not_equal(value, default))
     require(not idle, owner, name, value, f"left out, as it belongs to shape={only!r}")

@@ -5,7 +5,6 @@ further. Durations count from the start of the run: `total_steps` is all of it, 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import numpy as np
@@ -14,13 +13,14 @@ from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_choice, require_number
 from jax_lrreg.schedules.base import (
     Constant,
+    Duration,
     Schedule,
     require_durations,
     require_positive,
     require_values,
 )
 from jax_lrreg.schedules.decays import Cosine, Linear
-from jax_lrreg.schedules.ramps import require_fall
+from jax_lrreg.schedules.ramps import after_warmup, require_fall
 from jax_lrreg.schedules.stairs import PiecewiseCosine, PiecewiseLinear, as_tuple
 from jax_lrreg.schedules.tails import InverseSqrt, inverse_root
 from jax_lrreg.schedules.timeline import join
@@ -29,8 +29,8 @@ from jax_lrreg.schedules.timeline import join
 def warmup_cosine(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
+    warmup_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     exponent: chex.Numeric = 1.0,
@@ -53,6 +53,7 @@ def warmup_cosine(
     require_parts(owner, total_steps, warmup_steps=warmup_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_positive(owner, exponent=exponent)
+    # `total_steps` is the whole run, as in Optax; the `decay_steps` of Keras leaves the warmup out.
     steps = total_steps - warmup_steps
     decay = Cosine(peak_value, steps=steps, end_value=end_value, exponent=exponent)
     return after_warmup(decay, warmup_steps, init_value)
@@ -61,8 +62,8 @@ def warmup_cosine(
 def warmup_linear(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
+    warmup_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
 ) -> Schedule:
@@ -89,8 +90,8 @@ def warmup_linear(
 def slanted_triangular(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
+    warmup_steps: Duration,
+    total_steps: Duration,
     ratio: chex.Numeric = 32.0,
 ) -> Schedule:
     """A short straight line up from `peak_value / ratio`, and a long one back down to it.
@@ -112,6 +113,7 @@ def slanted_triangular(
     require_parts(owner, total_steps, warmup_steps=warmup_steps)
     require_values(owner, peak_value=peak_value)
     require_number(owner, "ratio", ratio, "a number >= 1", lambda x: x >= 1)
+    # The source has lr (1 + p (ratio - 1)) / ratio, p from 0 to 1 and back: lines from lr / ratio.
     foot = peak_value / ratio
     decay = Linear(peak_value, steps=total_steps - warmup_steps, end_value=foot)
     return after_warmup(decay, warmup_steps, foot)
@@ -120,8 +122,8 @@ def slanted_triangular(
 def one_cycle(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    total_steps: Any,
+    warmup_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
@@ -148,6 +150,8 @@ def one_cycle(
     require_positive(owner, warmup_steps=warmup_steps)
     require_parts(owner, total_steps, warmup_steps=warmup_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
+    # The peak is at `warmup_steps` and the end at `total_steps`, as in Optax; PyTorch has both one
+    # step earlier. One curve through three points, so that a cosine is level at each of them.
     curve = _through(owner, shape)
     return curve(init_value, boundaries=boundaries, values=(peak_value, end_value))
 
@@ -155,9 +159,9 @@ def one_cycle(
 def one_cycle_three_phases(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    down_steps: chex.Numeric,
-    total_steps: Any,
+    warmup_steps: Duration,
+    down_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "cosine",
@@ -194,9 +198,9 @@ def one_cycle_three_phases(
 def warmup_stable_decay(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    decay_steps: Any,
-    total_steps: Any,
+    warmup_steps: Duration,
+    decay_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "linear",
@@ -229,6 +233,8 @@ def warmup_stable_decay(
     require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_fall(owner, shape, power, rate)
+    # A cooldown and not a third piece of a `join`: a run may then branch off at any step to cool
+    # down.
     stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
     options = {"end_value": end_value, "shape": shape, "power": power, "rate": rate}
     return stable.cooldown(decay_steps, total_steps - decay_steps, **options)
@@ -237,9 +243,9 @@ def warmup_stable_decay(
 def warmup_stable_decay_periods(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    decay_steps: Any,
-    period_steps: Sequence[chex.Numeric],
+    warmup_steps: Duration,
+    decay_steps: Duration,
+    period_steps: Sequence[Duration],
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
     shape: str = "linear",
@@ -274,6 +280,7 @@ def warmup_stable_decay_periods(
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_fall(owner, shape)
     pieces = []
+    # As in the source, only the first period warms up: the others resume at the peak.
     for period, warmup in zip(periods, (warmup_steps, *[0] * len(periods)), strict=False):
         parts = {"warmup_steps": warmup, "decay_steps": decay_steps}
         require_parts(owner, period, "period_steps", fits=True, **parts)
@@ -286,9 +293,9 @@ def warmup_stable_decay_periods(
 def tri_stage(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    hold_steps: chex.Numeric,
-    total_steps: Any,
+    warmup_steps: Duration,
+    hold_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     end_value: chex.Numeric,
 ) -> Schedule:
@@ -316,6 +323,7 @@ def tri_stage(
     require_positive(owner, peak_value=peak_value, end_value=end_value)
     begin = warmup_steps + hold_steps
     stable = after_warmup(Constant(peak_value), warmup_steps, init_value)
+    # With this ratio the curve is peak rate^x, and ends at `end_value` itself.
     options = {"shape": "exponential", "rate": end_value / peak_value}
     return stable.cooldown(total_steps - begin, begin, end_value=end_value, **options)
 
@@ -323,8 +331,8 @@ def tri_stage(
 def flat_cosine(
     peak_value: chex.Numeric,
     *,
-    decay_steps: Any,
-    total_steps: Any,
+    decay_steps: Duration,
+    total_steps: Duration,
     end_value: chex.Numeric = 0.0,
 ) -> Schedule:
     """A plateau, then half a cosine wave down.
@@ -350,9 +358,9 @@ def flat_cosine(
 def cosine_then_linear(
     peak_value: chex.Numeric,
     *,
-    warmup_steps: Any,
-    decay_steps: Any,
-    total_steps: Any,
+    warmup_steps: Duration,
+    decay_steps: Duration,
+    total_steps: Duration,
     init_value: chex.Numeric = 0.0,
     cosine_end_value: chex.Numeric = 0.0,
     end_value: chex.Numeric = 0.0,
@@ -380,12 +388,16 @@ def cosine_then_linear(
     require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
     values = {"cosine_end_value": cosine_end_value, "end_value": end_value}
     require_values(owner, peak_value=peak_value, init_value=init_value, **values)
+    # Over the whole run, though its tail is cut off: what it would fall to does not depend on the
+    # cut.
     cosine = Cosine(peak_value, steps=total_steps - warmup_steps, end_value=cosine_end_value)
     running = after_warmup(cosine, warmup_steps, init_value)
     return running.cooldown(decay_steps, total_steps - decay_steps, end_value=end_value)
 
 
-def noam(factor: chex.Numeric = 1.0, *, model_dim: chex.Numeric, warmup_steps: Any) -> Schedule:
+def noam(
+    factor: chex.Numeric = 1.0, *, model_dim: chex.Numeric, warmup_steps: Duration
+) -> Schedule:
     """The schedule of the original Transformer, whose first update is number 1.
 
         value(step) = factor model_dim^-0.5 min(n^-0.5, n warmup_steps^-1.5)     with n = step + 1
@@ -405,17 +417,15 @@ def noam(factor: chex.Numeric = 1.0, *, model_dim: chex.Numeric, warmup_steps: A
     require_values("noam", factor=factor)
     require_positive("noam", model_dim=model_dim)
     require_number("noam", "warmup_steps", warmup_steps, "a number >= 1", lambda x: x >= 1)
+    # Update n = 1 is step 0, so the peak is at step warmup_steps - 1, and the line begins at peak /
+    # W.
     peak = factor * inverse_root(model_dim) * inverse_root(warmup_steps)
     tail = InverseSqrt(peak, timescale=warmup_steps)
     return after_warmup(tail, warmup_steps - 1, peak / warmup_steps)
 
 
 def require_parts(
-    owner: str,
-    total: chex.Numeric,
-    name: str = "total_steps",
-    fits: bool = False,
-    **parts: chex.Numeric,
+    owner: str, total: Duration, name: str = "total_steps", fits: bool = False, **parts: Duration
 ) -> None:
     """Refuses parts that leave nothing of the whole; with `fits` they may fill it."""
     require_positive(owner, **{name: total})
@@ -428,12 +438,6 @@ def require_parts(
         allowed += f" together with {' and '.join(others)}" if others else ""
         ok = sum(used) <= whole if fits else sum(used) < whole
         require(np.all(ok), owner, longest, parts[longest], allowed)
-
-
-def after_warmup(schedule: Schedule, warmup_steps: Any, init_value: chex.Numeric) -> Schedule:
-    """The schedule after a warmup, or as it is where there is none."""
-    none = known(warmup_steps) and np.all(np.asarray(warmup_steps) == 0)
-    return schedule if none else schedule.warmup(warmup_steps, init_value=init_value)
 
 
 def _through(owner: str, shape: str) -> type[PiecewiseCosine] | type[PiecewiseLinear]:

@@ -45,6 +45,8 @@ class Step(Schedule):
         require_positive(self, steps=self.steps, decay_rate=self.decay_rate)
 
     def value_at(self, clock):
+        # Counted in integers: a float32 quotient rounds up, and each stair of 10^8 steps would end
+        # 4 to 32 steps early. The power takes a `Double`, as in `Exponential`.
         stairs, _ = clock.cycle(self.steps)
         exponent = Double.of(stairs, clock.dtype) * log2(exact(self.decay_rate))
         return clock.number(self.init_value) * exp2(exponent)
@@ -113,6 +115,9 @@ class MultiStep(Schedule):
         return self.boundaries[-1]
 
     def value_at(self, clock):
+        # One comparison each instead of a binary search: a boundary may be traced, batched,
+        # fractional. The step of a boundary has passed it, as in Optax and PyTorch; Keras waits for
+        # the next.
         passed = jnp.int32(0)
         for boundary in self.boundaries:
             passed = passed + clock.reached(boundary)
@@ -121,7 +126,34 @@ class MultiStep(Schedule):
 
 
 @pytree
-class PiecewiseConstant(Schedule):
+class _Piecewise(Schedule):
+    """A first value, and one more at each boundary."""
+
+    init_value: chex.Numeric
+    _: KW_ONLY
+    boundaries: tuple[chex.Numeric, ...]
+    values: tuple[chex.Numeric, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
+        object.__setattr__(self, "values", as_values(self, self.values, len(self.boundaries)))
+        require_values(self, init_value=self.init_value)
+
+    @property
+    def horizon(self):
+        return self.boundaries[-1]
+
+    def segment(self, clock: Clock) -> tuple[jax.Array, ...]:
+        """The values at both ends of the current segment, what of it is left and what is done."""
+        # The ends are looked up first and one curve is computed, where `Joined` computes them all.
+        index, own, duration = clock.interval(self.boundaries)
+        values = stack([clock.number(x) for x in (self.init_value, *self.values)])
+        begin, end = pick(values[:-1], index), pick(values[1:], index)
+        return begin, end, own.left(duration), own.done(duration)
+
+
+@pytree
+class PiecewiseConstant(_Piecewise):
     """A value for each interval.
 
         value(step) = init_value     before boundaries[0]
@@ -138,21 +170,8 @@ class PiecewiseConstant(Schedule):
         0.1 0.01 0.05
     """
 
-    init_value: chex.Numeric
-    _: KW_ONLY
-    boundaries: tuple[chex.Numeric, ...]
-    values: tuple[chex.Numeric, ...]
-
-    def __post_init__(self):
-        object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
-        object.__setattr__(self, "values", as_values(self, self.values, len(self.boundaries)))
-        require_values(self, init_value=self.init_value)
-
-    @property
-    def horizon(self):
-        return self.boundaries[-1]
-
     def value_at(self, clock):
+        # From the first on, so that the last boundary that has passed is the one that counts.
         result = clock.number(self.init_value)
         for boundary, value in zip(self.boundaries, self.values, strict=True):
             result = jnp.where(clock.reached(boundary), clock.number(value), result)
@@ -160,7 +179,7 @@ class PiecewiseConstant(Schedule):
 
 
 @pytree
-class PiecewiseLinear(Schedule):
+class PiecewiseLinear(_Piecewise):
     """Straight lines through (0, init_value), (boundaries[0], values[0]), (boundaries[1], ...), ...
 
     It holds the last value after the last boundary.
@@ -176,27 +195,13 @@ class PiecewiseLinear(Schedule):
         0.05 0.1 0.075 0.05
     """
 
-    init_value: chex.Numeric
-    _: KW_ONLY
-    boundaries: tuple[chex.Numeric, ...]
-    values: tuple[chex.Numeric, ...]
-
-    def __post_init__(self):
-        object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
-        object.__setattr__(self, "values", as_values(self, self.values, len(self.boundaries)))
-        require_values(self, init_value=self.init_value)
-
-    @property
-    def horizon(self):
-        return self.boundaries[-1]
-
     def value_at(self, clock):
-        begin, end, left, done = _segment(self, clock)
+        begin, end, left, done = self.segment(clock)
         return between(begin, end, left, done)
 
 
 @pytree
-class PiecewiseCosine(Schedule):
+class PiecewiseCosine(_Piecewise):
     """Half cosine waves through the points (0, init_value), (boundaries[0], values[0]), ...
 
     Between two points it goes as (1 - cos(pi x)) / 2 of the way, x from 0 to 1: level at every
@@ -213,31 +218,9 @@ class PiecewiseCosine(Schedule):
         0.050 0.100 0.075 0.050
     """
 
-    init_value: chex.Numeric
-    _: KW_ONLY
-    boundaries: tuple[chex.Numeric, ...]
-    values: tuple[chex.Numeric, ...]
-
-    def __post_init__(self):
-        object.__setattr__(self, "boundaries", as_boundaries(self, self.boundaries))
-        object.__setattr__(self, "values", as_values(self, self.values, len(self.boundaries)))
-        require_values(self, init_value=self.init_value)
-
-    @property
-    def horizon(self):
-        return self.boundaries[-1]
-
     def value_at(self, clock):
-        begin, end, left, done = _segment(self, clock)
+        begin, end, left, done = self.segment(clock)
         return between(begin, end, *half_wave(left, done))
-
-
-def _segment(schedule: PiecewiseLinear | PiecewiseCosine, clock: Clock) -> tuple[jax.Array, ...]:
-    """The values at both ends of the current segment, and what of it is left and what is done."""
-    index, own, duration = clock.interval(schedule.boundaries)
-    values = stack([clock.number(x) for x in (schedule.init_value, *schedule.values)])
-    begin, end = pick(values[:-1], index), pick(values[1:], index)
-    return begin, end, own.left(duration), own.done(duration)
 
 
 def as_boundaries(owner: Schedule, boundaries: Sequence[chex.Numeric]) -> tuple[chex.Numeric, ...]:
@@ -266,6 +249,7 @@ def as_values(
 def as_tuple(owner: object, argument: str, items: Sequence[chex.Numeric]) -> tuple:
     """Numbers in a list, a tuple or an array of one axis, as a tuple."""
     if isinstance(items, np.ndarray | jax.Array) and np.ndim(items) == 1:
+        # Python's numbers, which print at their shortest; traced ones stay arrays.
         return tuple(np.asarray(items).tolist() if known(items) else items)
     fits = isinstance(items, list | tuple | range)
     require(fits, owner, argument, items, "a list of numbers", error=TypeError)

@@ -77,6 +77,7 @@ class Joined(Schedule):
         value = self.pieces[0].value_at(clock.upto(self.lengths[0]))
         ends = (*self.lengths[1:], None)
         for piece, length, end in zip(self.pieces[1:], self.lengths, ends, strict=True):
+            # One length after the other, never their sum: whole and fractional lengths stay exact.
             clock = clock.after(length)
             own = piece.value_at(clock if end is None else clock.upto(end))
             value = jnp.where(clock.begun, own, value)
@@ -155,6 +156,8 @@ class Extended(Schedule):
 
     def value_at(self, clock):
         at = exact(self.at)
+        # The rest runs in other units from `at` on, and is set forward to where it stopped: counted
+        # so, both ends are hit exactly, which at + (step - at) * speed in floats would miss.
         speed = (exact(self.schedule.horizon) - at) / (exact(self.total_steps) - at)
         late = clock.after(self.at).started().in_units(speed).after(-at)
         early, reached = clock.upto(self.at), clock.reached(self.at)
@@ -199,6 +202,7 @@ class Shifted(Schedule):
         return [(max(at + moved, 0.0), name) for at, name in self.schedule.phases]
 
     def value_at(self, clock):
+        # Started first: a negative shift would else reach steps before 0.
         return self.schedule.value_at(clock.started().after(self.steps))
 
     def __repr__(self):
@@ -273,6 +277,7 @@ class Repeated(Schedule):
         return self.schedule.phases
 
     def value_at(self, clock):
+        # By an integer remainder: a float32 one is wrong from 2^24 steps on.
         return self.schedule.value_at(clock.cycle(self.steps)[1])
 
     def __repr__(self):
@@ -315,6 +320,8 @@ class InUnits(Schedule):
         return [(at / float(np.asarray(self.per_step)), name) for at, name in self.schedule.phases]
 
     def value_at(self, clock):
+        # The durations are divided, once and while tracing, instead of the step multiplied: a step
+        # times 2^20 tokens has more digits than a float32 or an int32 holds.
         return self.schedule.value_at(clock.in_units(self.per_step))
 
     def __repr__(self):

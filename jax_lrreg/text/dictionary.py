@@ -17,7 +17,7 @@ from jax_lrreg.text.vocabulary import array_of, unknown
 MAX_ENTRIES = 1_000_000  # numbers, texts, lists and dictionaries, together
 
 
-def to_dict(obj: Any) -> dict[str, Any]:
+def to_dict(obj: object) -> dict[str, Any]:
     """A schedule or penalty as plain data for JSON: its `type` and all its fields.
 
     Fields at their default are there too. Arrays become nested lists of exactly their numbers,
@@ -43,7 +43,7 @@ def to_dict(obj: Any) -> dict[str, Any]:
     return plain
 
 
-def from_dict(d: Mapping[str, Any]) -> Any:
+def from_dict(d: Mapping[str, object]) -> Any:
     """The object that `to_dict` described. Fields at their default may be left out.
 
     Args:
@@ -71,7 +71,7 @@ def from_dict(d: Mapping[str, Any]) -> Any:
     return obj
 
 
-def _require_small(owner: str, d: Mapping[str, Any]) -> None:
+def _require_small(owner: str, d: Mapping[str, object]) -> None:
     """Refuses what is too large or too deep, level by level, before anything is made of it."""
     # n dictionaries, each of which holds the next one twice, have 2^n entries: no more than the
     # limit is ever taken out of a level.
@@ -108,7 +108,7 @@ def _plain_object(obj: Any) -> dict[str, Any]:
     return plain
 
 
-def _plain(value: Any, owner: str, is_tuple: bool = False) -> Any:
+def _plain(value: object, owner: str, is_tuple: bool = False) -> Any:
     """`value` in plain data, as it reads back where a list is a tuple, or else an array.
 
     `owner` is named if it cannot be.
@@ -143,7 +143,7 @@ def _plain_dict(value: dict, owner: str) -> dict[str, Any]:
     return {"type": "dict", "items": [list(pair) for pair in named.items()]}
 
 
-def _plain_array(value: Any, owner: str, is_tuple: bool) -> Any:
+def _plain_array(value: Array, owner: str, is_tuple: bool) -> Any:
     if not known(value):
         raise ValueError(f"{owner} is traced and has no number yet")
     kinds = (jnp.integer, jnp.floating, jnp.bool_)
@@ -164,7 +164,7 @@ def _plain_array(value: Any, owner: str, is_tuple: bool) -> Any:
     return {"type": "array", "shape": list(array.shape), "items": numbers}
 
 
-def _read(value: Any, is_tuple: bool = False) -> Any:
+def _read(value: object, is_tuple: bool = False) -> Any:
     """The inverse of `_plain`."""
     if isinstance(value, list | tuple):
         array = value if is_tuple else array_of(list(value))
@@ -199,7 +199,7 @@ _TAGGED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 
 
-def _object(d: Mapping[str, Any]) -> Any:
+def _object(d: Mapping[str, object]) -> Any:
     name = d["type"]
     classes = {key: thing for key, thing in vocabulary.names().items() if isinstance(thing, type)}
     if not isinstance(name, str) or name not in classes:

@@ -209,7 +209,7 @@ class _Reader:
         within = [known for known in vocabulary.names() if known.startswith(f"{owner}.")]
         raise unknown("name", both if within else owner, within or vocabulary.names())
 
-    def number(self, node: ast.expr, value: Any) -> Any:
+    def number(self, node: ast.expr, value: object) -> object:
         if isinstance(value, int) and abs(value) >= 10**vocabulary.MAX_DIGITS:
             raise self.error(node, f"has more than {vocabulary.MAX_DIGITS} digits")
         if isinstance(value, float) and math.isinf(value):

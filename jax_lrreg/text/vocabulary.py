@@ -151,7 +151,7 @@ def takes_tuple(parameter: inspect.Parameter) -> bool:
     return re.search(r"\b(tuple|Sequence|list)\b", str(parameter.annotation)) is not None
 
 
-def array_of(value: Any) -> Any:
+def array_of(value: object) -> Any:
     """A list of numbers, or of such lists of one length, as an array; anything else as it is."""
     if not isinstance(value, list) or not _numeric(value):
         return value

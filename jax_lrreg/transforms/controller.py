@@ -79,11 +79,13 @@ def scale_by_controller(controller: Controller) -> optax.GradientTransformationE
         params: Tree = None,
         *,
         value: chex.Numeric | None = None,
-        **extra: Any,
+        **extra: object,
     ) -> tuple[Tree, ScaleByControllerState]:
         del params, extra
         loss = _loss(name, value)
         metric = jnp.where(state.external, state.metric, loss)
+        # Both branches at every update, and one is kept: the state has one form whether an
+        # evaluation or the loss is heard, so that `control_on` compiles nothing anew.
         heard: Any = ~state.external | state.waiting
         new = controller.update(state.controller, metric)
         new = jax.tree.map(lambda x, old: jnp.where(heard, x, old), new, state.controller)
@@ -138,14 +140,17 @@ def mean_value(tx: optax.MultiSteps) -> optax.GradientTransformationExtraArgs:
         params: Tree = None,
         *,
         value: chex.Numeric | None = None,
-        **extra: Any,
+        **extra: object,
     ) -> tuple[Tree, MeanValueState]:
         loss, before = _loss("mean_value", value), state.multi_steps
+        # The running mean at each micro-batch: only at the last of a window does the optimizer
+        # inside look, and by then it is the mean of all.
         total = jnp.where(before.mini_step == 0, 0.0, state.total) + loss
         mean = total / (before.mini_step + 1)
         updates, after = windows.update(updates, before, params, value=mean, **extra)
         counted = lambda x: (x.mini_step, x.gradient_step)  # noqa: E731
         (micro, window), (micro_before, window_before) = counted(after), counted(before)
+        # A rejected micro-batch moves neither count, and an accepted one always moves one of them.
         rejected = (micro == micro_before) & (window == window_before)
         return updates, MeanValueState(after, jnp.where(rejected, state.total, total))
 
@@ -216,7 +221,7 @@ def hypergradient_descent(
         return HypergradientDescentState(optimizer.init(params), control, previous)
 
     def update(
-        updates: Tree, state: Tree, params: Tree = None, **extra: Any
+        updates: Tree, state: Tree, params: Tree = None, **extra: object
     ) -> tuple[Tree, HypergradientDescentState]:
         before = state.previous
         products = ((updates, before), (updates, updates), (before, before))
@@ -224,6 +229,7 @@ def hypergradient_descent(
         new = controller.update(state.control.controller, metric)
         control = HypergradientDescentControl(new, _scale(controller, new))
         steps, after = optimizer.update(updates, state.inner_state, params, **extra)
+        # Before it is scaled: the derivative by the scale is of the update at scale 1.
         previous = jax.tree.map(lambda step, old: jnp.asarray(step, old.dtype), steps, before)
         return _scaled(steps, control.scale), HypergradientDescentState(after, control, previous)
 

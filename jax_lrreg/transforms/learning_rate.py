@@ -40,6 +40,8 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
 
     def init(params: Tree) -> ScaleByLearningRateState:
         del params
+        # The rate that the first update will have, so that a resumed run and a log agree from the
+        # start.
         count = jnp.zeros((), jnp.int32)
         return ScaleByLearningRateState(count, jnp.asarray(schedule(count), jnp.float32))
 
@@ -47,6 +49,8 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
         updates: Tree, state: Tree, params: Tree = None
     ) -> tuple[Tree, ScaleByLearningRateState]:
         del params
+        # A strong float32, so that the product is one too: a weak number would take the type of the
+        # update, and be rounded to its 8 bits before anything is multiplied.
         rate = jnp.asarray(schedule(state.count), jnp.float32)
         scaled = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -55,7 +59,7 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
     return optax.GradientTransformation(init, update)
 
 
-def schedule_of_one(owner: str, argument: str, value: Any) -> Schedule:
+def schedule_of_one(owner: str, argument: str, value: optax.ScalarOrSchedule) -> Schedule:
     """`value` as a schedule; refuses arrays, which would be broadcast against updates."""
     allowed = "a number >= 0, a schedule or a function of the step"
     if not callable(value):

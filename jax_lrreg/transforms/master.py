@@ -1,17 +1,19 @@
 """Parameters of few bits, with a float32 copy of them in the optimizer."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_lrreg._optax_state import Tree
+
 
 class MasterWeightsState(NamedTuple):
     """The float32 copy of each narrower parameter, None beside the others, and `inner`'s state."""
 
-    master: Any
-    inner_state: Any
+    master: Tree
+    inner_state: optax.OptState
 
 
 def master_weights(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -47,21 +49,27 @@ def master_weights(inner: optax.GradientTransformation) -> optax.GradientTransfo
         raise TypeError(f"master_weights: `inner` must be an Optax transformation, got {inner!r}")
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> MasterWeightsState:
+    def init(params: Tree) -> MasterWeightsState:
         master = jax.tree.map(lambda p: _wide(p) if _is_narrow(p) else None, params)
         return MasterWeightsState(master, inner.init(_copy(params, master)))
 
     def update(
-        updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, MasterWeightsState]:
+        updates: Tree, state: Tree, params: Tree = None, **extra: object
+    ) -> tuple[Tree, MasterWeightsState]:
         if params is None:
             raise ValueError("master_weights: `params` must be given to `update`, got None")
         copy = _copy(params, state.master)
         wide = jax.tree.map(_wide, updates)
         if "grad" in extra:
             extra["grad"] = jax.tree.map(_wide, extra["grad"])
+        # Widened before the optimizer sees them: the moments take their dtype from gradients, and a
+        # bfloat16 second moment with b2 = 0.999 stands still, as 0.1 % of it is less than half a
+        # unit.
         steps, inner_state = inner.update(wide, state.inner_state, copy, **extra)
         moved = jax.tree.map(_reachable, params, optax.apply_updates(copy, steps))
+        # A float32 difference, though the parameter is narrow: `optax.apply_updates` adds in the
+        # wider of the two dtypes and rounds once, which brings the parameter to the rounded copy
+        # exactly.
         changes = jax.tree.map(_change, params, moved, steps)
         master = jax.tree.map(lambda p, m: m if _is_narrow(p) else None, params, moved)
         return changes, MasterWeightsState(master, inner_state)
@@ -69,16 +77,17 @@ def master_weights(inner: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _copy(params: Any, master: Any) -> Any:
+def _copy(params: Tree, master: Tree) -> Tree:
     """The parameters as the inner optimizer sees them: the copy, where it is the parameter's."""
 
-    def one(p: Any, m: Any) -> Any:
+    def one(p: jax.Array, m: jax.Array) -> jax.Array:
+        # A parameter that is not its copy, rounded, was set from outside: an average, a checkpoint.
         return jnp.where(m.astype(p.dtype) == p, m, _wide(p)) if _is_narrow(p) else p
 
     return jax.tree.map(one, params, master)
 
 
-def _reachable(p: Any, master: Any) -> Any:
+def _reachable(p: jax.Array, master: jax.Array) -> jax.Array:
     """The copy; but where p + (rounded copy - p) would be another number, that number.
 
     It is another one only where the parameter falls to less than 2^-16 of itself, and then by less
@@ -91,14 +100,14 @@ def _reachable(p: Any, master: Any) -> Any:
     return jnp.where(reached == rounded, master, _wide(reached))
 
 
-def _change(p: Any, master: Any, step: Any) -> Any:
+def _change(p: jax.Array, master: jax.Array, step: jax.Array) -> jax.Array:
     return _wide(master.astype(p.dtype)) - _wide(p) if _is_narrow(p) else step
 
 
-def _wide(x: Any) -> Any:
+def _wide(x: jax.Array) -> jax.Array:
     return jnp.asarray(x, jnp.float32) if _is_narrow(x) else x
 
 
-def _is_narrow(x: Any) -> bool:
+def _is_narrow(x: object) -> bool:
     dtype = getattr(x, "dtype", jnp.int32)
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32

@@ -86,8 +86,11 @@ class Metric:
         if not held:
             return rate
         seconds = _second_moments(held[0], self.b2)
-        root = lambda v: rate / (jnp.sqrt(jnp.maximum(v, 0) + self.eps_root) + self.eps)  # noqa: E731
-        return jax.tree.map(root, seconds)
+
+        def size(v: jax.Array) -> chex.Numeric:
+            return rate / (jnp.sqrt(jnp.maximum(v, 0) + self.eps_root) + self.eps)
+
+        return jax.tree.map(size, seconds)
 
 
 class Decay(NamedTuple):
@@ -106,7 +109,7 @@ class Held(NamedTuple):
     sums: Sequence[Any]
 
 
-def decays(inner: Optimizer, params: Tree, extra: Mapping[str, Any]) -> list[Decay]:
+def decays(inner: Optimizer, params: Tree, extra: Mapping[str, object]) -> list[Decay]:
     """How each memory of `inner` decays, found by updates of a few `params` without a gradient."""
     before = inner.init(params)
     least = 2.0**-40  # so small that AdaBelief's floor of 1e-16 is seen beside it
@@ -132,9 +135,9 @@ def step_sizes(
     inner: Optimizer,
     like: Tree,
     states: tuple[optax.OptState, optax.OptState],
-    sent: Sequence[Any],
+    sent: Sequence[Tree],
     decaying: Sequence[Decay],
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
     unit: chex.Numeric = UNIT,
 ) -> tuple[Tree, list[Any]]:
     """How far each parameter moves in an update for a unit of gradient, held for long.
@@ -184,7 +187,7 @@ def response(
     like: Tree,
     states: tuple[optax.OptState, optax.OptState],
     decaying: Sequence[Decay],
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
     unit: chex.Numeric,
 ) -> tuple[Tree, list[Any]]:
     """The update that `inner` makes of `unit` times what is `held`, and its memories after.
@@ -206,7 +209,7 @@ def response(
     return moved, memories(left)
 
 
-def placed(node: Any, *, mean: Any, second: Any, trace: Any, count: int = LATE) -> Any:
+def placed(node: Any, *, mean: Tree, second: Tree, trace: Tree, count: int = LATE) -> Any:
     """A memory with other contents, each one a number for all parameters or a tree."""
     if sums(node):
         return node._replace(trace=filled(node.trace, trace))
@@ -222,7 +225,7 @@ def placed(node: Any, *, mean: Any, second: Any, trace: Any, count: int = LATE) 
     return node._replace(**new)
 
 
-def filled(tree: Tree, value: Any) -> Any:
+def filled(tree: Tree, value: Tree) -> Any:
     """A tree of the same shapes that holds one number, or a `value` that is a tree, as it is."""
     if not jax.tree_util.all_leaves([value]):
         return value

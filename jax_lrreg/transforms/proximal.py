@@ -115,7 +115,7 @@ def proximal(
         return new
 
     def update(
-        updates: Tree, state: Tree, params: Tree = None, **extra: Any
+        updates: Tree, state: Tree, params: Tree = None, **extra: object
     ) -> tuple[Tree, ProximalState]:
         if params is None:
             raise ValueError("proximal: `params` must be given to `update`, got None")

@@ -131,9 +131,8 @@ def _shapes(params: held.Tree) -> Iterator[held.Tree]:
 
     Of one entry alone, the mean of a row that is subtracted would leave nothing.
     """
-    wide = jnp.result_type(
-        float
-    )  # float64 where it is switched on: b2 and the like are read from these
+    # float64 where it is switched on: b2 and the like are read from these.
+    wide = jnp.result_type(float)
 
     def like(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(
@@ -370,8 +369,7 @@ def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
     if np.any(own < 0):
         raise ValueError(
             "proximal: `inner` must go downhill, but moves some parameters up the gradient; what "
-            "optax.masked "
-            "leaves out it passes on as it is: use optax.partition"
+            "optax.masked leaves out it passes on as it is: use optax.partition"
         )
     _refuse_other("proximal", own, learning_rate, "that of the inner optimizer")
 
