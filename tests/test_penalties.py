@@ -479,6 +479,18 @@ def test_a_constraint_projects_every_finite_array_to_a_point_of_its_own(case):
             assert value(z) == 0, (w, z)
 
 
+@pytest.mark.parametrize("scale", [3e-45, 1e-41, 1e-38, 3e-38, 1e-30, 1.0, 3e38])
+@pytest.mark.parametrize("unit", [1.0, 0.6 + 0.8j])
+def test_a_unit_vector_has_the_direction_of_any_array(scale, unit):
+    w = np.asarray(np.float32([[0.3, 0.0, -0.4], [0.0, 1.0, 0.0]]) * np.float32(scale) * unit)
+    w = w.astype(np.complex64 if isinstance(unit, complex) else np.float32)
+    wide = w.astype(np.complex128)
+    for axis in (None, -1):
+        right = wide / np.sqrt(np.sum(np.abs(wide) ** 2, axis=axis, keepdims=True))
+        found = penalties.UnitNorm(axis=axis).prox(w, 1.0)
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
+
+
 SIZED = {"MaxNorm": "max_norm", "Simplex": "total", "L1Ball": "radius"}
 
 

@@ -21,6 +21,7 @@ from jax_lrreg.penalties.lift import require_broadcast, require_real, require_sc
 from jax_lrreg.penalties.norms import (
     direction,
     divided,
+    lifted,
     magnitude,
     norm,
     secular_root,
@@ -252,9 +253,11 @@ class UnitNorm(Constraint):
     def shrink(self, w, step_size):
         require_scalar_step(self, step_size)
         axes = group_axes(self, w.ndim)
+        large = lifted(w, axes)
         # To a group of zeros every point of the sphere is as near.
-        empty = jnp.all(w == 0, axis=axes, keepdims=True)
-        return jnp.where(empty, group_size(self, w) ** -0.5, unit_vector(w, axes)).astype(w.dtype)
+        empty = jnp.all(large == 0, axis=axes, keepdims=True)
+        unit = jnp.where(empty, group_size(self, w) ** -0.5, unit_vector(large, axes))
+        return unit.astype(w.dtype)
 
     def distance(self, w, gradient):
         axes = group_axes(self, w.ndim)

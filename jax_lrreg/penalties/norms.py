@@ -76,6 +76,27 @@ def norm(w: jax.Array, axes: Axes = None, keepdims: bool = False) -> jax.Array:
     return norms if keepdims else jnp.squeeze(norms, axes)
 
 
+def lifted(w: jax.Array, axes: Axes) -> jax.Array:
+    """`w` times 2^24 in each group over `axes` that has nothing but small numbers; others as is.
+
+    Processors that take a subnormal float32, below 1.2e-38, for 0 do so in sums and comparisons.
+    Its bits are still there: read as a whole number, they count units of 2^-149.
+    """
+    if _complex(w):
+        pair = jnp.stack([jnp.real(w), jnp.imag(w)], -1)
+        axes = (*(range(w.ndim) if axes is None else axes), w.ndim)
+        pair = lifted(pair, axes)
+        return jax.lax.complex(pair[..., 0], pair[..., 1])
+    if w.dtype != jnp.float32:
+        return w
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(w), jnp.int32)
+    size = bits & 0x7FFFFFFF
+    units = jnp.where(bits < 0, -size, size).astype(w.dtype) * 2.0 ** (24 - 149)
+    large = jnp.where(size < 2**23, units, w * 2.0**24)
+    small = jnp.max(jnp.where(size < 2**23, 0, jnp.abs(w)), axes, keepdims=True) < 2.0**-100
+    return jnp.where(small, large, w)
+
+
 def unit_vector(w: jax.Array, axes: Axes) -> jax.Array:
     """`w` divided by its norm over `axes`, and 0 where that is 0."""
     # The norm itself may overflow: that of two numbers of 3e38 is 4e38. Scaled, it does not.
