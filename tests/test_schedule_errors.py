@@ -164,7 +164,7 @@ MALFORMED = {
         "shape",
     ),
     "wsd no decay": (
-        lambda: s.warmup_stable_decay(0.1, warmup_steps=6, decay_steps=0, total_steps=9),
+        lambda: s.warmup_stable_decay(0.1, warmup_steps=6, decay_steps=-1, total_steps=9),
         "decay_steps",
     ),
     "one period": (
@@ -183,7 +183,7 @@ MALFORMED = {
         lambda: s.one_cycle(0.1, warmup_steps=3, total_steps=10, shape="step"),
         "shape",
     ),
-    "one cycle warmup": (lambda: s.one_cycle(0.1, warmup_steps=0, total_steps=10), "warmup_steps"),
+    "one cycle warmup": (lambda: s.one_cycle(0.1, warmup_steps=-1, total_steps=10), "warmup_steps"),
     "three phases": (
         lambda: s.one_cycle_three_phases(0.1, warmup_steps=5, down_steps=5, total_steps=10),
         "warmup_steps",

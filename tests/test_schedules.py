@@ -173,6 +173,24 @@ def test_a_cooldown_of_no_steps_is_a_jump(shape):
     assert text.parse(repr(schedule)) == schedule
 
 
+def test_a_recipe_takes_parts_of_no_length():
+    t, ends = np.arange(12), {"total_steps": 10}
+    flat, drop = np.full(12, 0.1, np.float32), np.where(np.arange(12) < 10, np.float32(0.1), 0)
+    at_once = {"warmup_steps": 0, "decay_steps": 0}
+    np.testing.assert_array_equal(schedules.warmup_stable_decay(0.1, **at_once, **ends)(t), drop)
+    np.testing.assert_array_equal(schedules.flat_cosine(0.1, decay_steps=0, **ends)(t), drop)
+    lr = schedules.warmup_stable_decay_periods(0.1, **at_once, period_steps=(5, 5))
+    np.testing.assert_array_equal(lr(t), drop)
+    lr = schedules.cosine_then_linear(0.1, **at_once, **ends, cosine_end_value=0.1)
+    np.testing.assert_array_equal(lr(t), drop)
+    lr = schedules.one_cycle(0.1, warmup_steps=0, **ends, init_value=0.01, end_value=0.1)
+    np.testing.assert_array_equal(lr(t), flat)
+    lr = schedules.one_cycle_three_phases(
+        0.1, warmup_steps=0, down_steps=4, **ends, init_value=0.02
+    )
+    np.testing.assert_allclose(lr(np.array([0, 2, 4, 10])), [0.1, 0.06, 0.02, 0.0], rtol=1e-6)
+
+
 def test_a_piece_of_no_steps_is_never_seen():
     never = Linear(7.0, steps=3)
     seen = join([(Constant(9.0), 0), (Linear(0.1, steps=5), 5), (never, 0), (Constant(0.3), None)])

@@ -132,7 +132,7 @@ def one_cycle(
 
     Args:
         peak_value: value at `warmup_steps`; not negative.
-        warmup_steps: duration of the way up; positive.
+        warmup_steps: duration of the way up; 0 for none.
         total_steps: step at which `end_value` is reached; above `warmup_steps`.
         init_value: value at step 0; not negative. The source has a tenth to a thirtieth of the
             peak.
@@ -147,13 +147,11 @@ def one_cycle(
         PiecewiseCosine(0.004, boundaries=(300, 1000), values=(0.1, 4e-07))
     """
     owner, boundaries = "one_cycle", (warmup_steps, total_steps)
-    require_positive(owner, warmup_steps=warmup_steps)
     require_parts(owner, total_steps, warmup_steps=warmup_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     # The peak is at `warmup_steps` and the end at `total_steps`, as in Optax; PyTorch has both one
     # step earlier. One curve through three points, so that a cosine is level at each of them.
-    curve = _through(owner, shape)
-    return curve(init_value, boundaries=boundaries, values=(peak_value, end_value))
+    return _through(owner, shape, init_value, boundaries, (peak_value, end_value))
 
 
 def one_cycle_three_phases(
@@ -170,7 +168,7 @@ def one_cycle_three_phases(
 
     Args:
         peak_value: value at `warmup_steps`; not negative.
-        warmup_steps: duration of the way up; positive.
+        warmup_steps: duration of the way up; 0 for none.
         down_steps: duration of the way back to `init_value`; positive.
         total_steps: step at which `end_value` is reached; above `warmup_steps + down_steps`.
         init_value: value at step 0, and again at `warmup_steps + down_steps`; not negative.
@@ -187,12 +185,11 @@ def one_cycle_three_phases(
         PiecewiseCosine(0.004, boundaries=(300, 600, 1000), values=(0.1, 0.004, 0.0))
     """
     owner = "one_cycle_three_phases"
-    require_positive(owner, warmup_steps=warmup_steps, down_steps=down_steps)
+    require_positive(owner, down_steps=down_steps)
     require_parts(owner, total_steps, warmup_steps=warmup_steps, down_steps=down_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     boundaries = (warmup_steps, warmup_steps + down_steps, total_steps)
-    curve = _through(owner, shape)
-    return curve(init_value, boundaries=boundaries, values=(peak_value, init_value, end_value))
+    return _through(owner, shape, init_value, boundaries, (peak_value, init_value, end_value))
 
 
 def warmup_stable_decay(
@@ -212,7 +209,7 @@ def warmup_stable_decay(
     Args:
         peak_value: value of the plateau; not negative.
         warmup_steps: duration of the warmup; 0 for none.
-        decay_steps: duration of the cooldown; positive.
+        decay_steps: duration of the cooldown; 0 for none.
         total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
         init_value: value at step 0; not negative.
         end_value: value from `total_steps` on; not negative.
@@ -229,7 +226,6 @@ def warmup_stable_decay(
         Constant(0.001).warmup(100).cooldown(200, at=800, shape='1-sqrt')
     """
     owner = "warmup_stable_decay"
-    require_positive(owner, decay_steps=decay_steps)
     require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_fall(owner, shape, power, rate)
@@ -257,7 +253,7 @@ def warmup_stable_decay_periods(
     Args:
         peak_value: value of the plateaus; not negative.
         warmup_steps: duration of the warmup, in the first period only; 0 for none.
-        decay_steps: duration of each cooldown; positive.
+        decay_steps: duration of each cooldown; 0 for none.
         period_steps: durations of the periods, at least two; the first includes the warmup, and
             each its cooldown.
         init_value: value at step 0; not negative.
@@ -276,7 +272,6 @@ def warmup_stable_decay_periods(
     owner = "warmup_stable_decay_periods"
     periods = as_tuple(owner, "period_steps", period_steps)
     require(len(periods) >= 2, owner, "period_steps", periods, "at least two durations")
-    require_positive(owner, decay_steps=decay_steps)
     require_values(owner, peak_value=peak_value, init_value=init_value, end_value=end_value)
     require_fall(owner, shape)
     pieces = []
@@ -339,7 +334,7 @@ def flat_cosine(
 
     Args:
         peak_value: value of the plateau; not negative.
-        decay_steps: duration of the decay; positive.
+        decay_steps: duration of the decay; 0 for none.
         total_steps: step at which `end_value` is reached; above `decay_steps`.
         end_value: value from `total_steps` on; not negative.
 
@@ -348,7 +343,6 @@ def flat_cosine(
         Constant(0.001).cooldown(250, at=750, shape='cosine')
     """
     owner = "flat_cosine"
-    require_positive(owner, decay_steps=decay_steps)
     require_parts(owner, total_steps, decay_steps=decay_steps)
     require_values(owner, peak_value=peak_value, end_value=end_value)
     at = total_steps - decay_steps
@@ -370,7 +364,7 @@ def cosine_then_linear(
     Args:
         peak_value: value at the end of the warmup; not negative.
         warmup_steps: duration of the warmup; 0 for none.
-        decay_steps: duration of the line at the end; positive.
+        decay_steps: duration of the line at the end; 0 for none.
         total_steps: step at which `end_value` is reached; at least `warmup_steps + decay_steps`.
         init_value: value at step 0; not negative.
         cosine_end_value: what the cosine would fall to at `total_steps`; not negative.
@@ -384,7 +378,7 @@ def cosine_then_linear(
         Cosine(0.001, steps=900).warmup(100).cooldown(200, at=800)
     """
     owner = "cosine_then_linear"
-    require_positive(owner, decay_steps=decay_steps)
+    require_parts(owner, total_steps, warmup_steps=warmup_steps)
     require_parts(owner, total_steps, fits=True, warmup_steps=warmup_steps, decay_steps=decay_steps)
     values = {"cosine_end_value": cosine_end_value, "end_value": end_value}
     require_values(owner, peak_value=peak_value, init_value=init_value, **values)
@@ -440,6 +434,16 @@ def require_parts(
         require(np.all(ok), owner, longest, parts[longest], allowed)
 
 
-def _through(owner: str, shape: str) -> type[PiecewiseCosine] | type[PiecewiseLinear]:
+def _through(
+    owner: str,
+    shape: str,
+    init_value: chex.Numeric,
+    boundaries: tuple[chex.Numeric, ...],
+    values: tuple[chex.Numeric, ...],
+) -> Schedule:
+    """A curve through values; it begins at the first of them where there is no way up to it."""
     require_choice(owner, "shape", shape, ("cosine", "linear"))
-    return PiecewiseCosine if shape == "cosine" else PiecewiseLinear
+    curve = PiecewiseCosine if shape == "cosine" else PiecewiseLinear
+    if known(boundaries[0]) and np.all(np.asarray(boundaries[0]) == 0):
+        init_value, boundaries, values = values[0], boundaries[1:], values[1:]
+    return curve(init_value, boundaries=boundaries, values=values)
