@@ -16,3 +16,6 @@ from jax_lrreg.training.state import merge as merge
 from jax_lrreg.training.state import thaw as thaw
 from jax_lrreg.training.step import Step as Step
 from jax_lrreg.training.step import make_step as make_step
+from jax_lrreg.training.stop import Best as Best
+from jax_lrreg.training.stop import Deadline as Deadline
+from jax_lrreg.training.stop import Patience as Patience

@@ -105,6 +105,7 @@ class History:
         self.loggers = loggers
         self.entries: dict[str, list[float]] = {"step": []}
         self.evaluations: dict[str, list[float]] = {}
+        self.ended = ""
         self._waiting: Interval | None = None
 
     def write(self, latest: Interval | None = None) -> tuple[int, Entry]:
@@ -143,9 +144,14 @@ class History:
             logger(int(now), dict(entry))
         return dict(entry)
 
+    def end(self, step: int, why: str) -> None:
+        """Says after which step the run ended, and why."""
+        self.ended = f"after step {step}: {why}"
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The columns."""
-        columns = self.entries | self.evaluations
+        ended = {"ended": self.ended} if self.ended else {}
+        columns = ended | self.entries | self.evaluations
         return {name: np.asarray(values) for name, values in columns.items()}
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
 
 import chex
 import jax
@@ -15,11 +13,19 @@ from jax_lrreg._optax_state import hears_metrics, listen, tell
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, ArraySource, Batch, Draw, source_of
 from jax_lrreg.training.history import Entry, History, Interval, Logger, names_of, zero_sums
-from jax_lrreg.training.program import program_of
+from jax_lrreg.training.program import edited, placement, program_of, settled
 from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
-from jax_lrreg.training.stop import handled_signals, held_back
+from jax_lrreg.training.stop import (
+    Best,
+    Deadline,
+    Patience,
+    Stop,
+    handled_signals,
+    held_back,
+    name_of,
+)
 
 Evaluation = Callable[[State], Mapping[str, chex.Numeric]]
 
@@ -29,16 +35,19 @@ def fit(
     state: State,
     data: ArrayData | Iterable[Batch],
     *,
-    steps: int,
+    steps: int | None = None,
+    until: int | None = None,
     chunk: int | str = "auto",
     log_every: int = 100,
     eval_every: int | None = None,
     eval_fn: Evaluation | None = None,
+    stop: Stop | None = None,
+    keep_best: Best | None = None,
     progress: bool = False,
     loggers: Sequence[Logger] = (),
     control_on: str | None = None,
 ) -> tuple[State, dict[str, np.ndarray]]:
-    """Runs `steps` steps from `state`, in chunks that stay on the device.
+    """Runs `steps` steps from `state`, or `until` it has made so many, in chunks on the device.
 
     The result does not depend on `chunk`, bit for bit, but where "auto" makes single calls: there
     several steps in one call are another program, whose sums may round in another order. Metrics
@@ -51,27 +60,33 @@ def fit(
         data: an `ArrayData`, whose batch is found by `state.step`, or any iterable of batches, from
             its beginning (see `Stream`). Those of a call are drawn while the device works on the
             call before, and never more than `steps`.
-        steps: how many steps to make.
+        steps: how many steps to make; this or `until` is given.
+        until: the `state.step` to reach. One that has been reached already is no error.
         chunk: steps in one call. "auto" makes it as long as the log interval, up to 1000; where a
             loop on the device is slow (convolutions on the CPU), "auto" makes single calls.
         log_every: steps between two entries of the history.
         eval_every: steps between two evaluations; None with an `eval_fn` evaluates at the end only.
         eval_fn: any function `state -> {name: number}`; see `make_eval`.
+        stop: any function `(step, {name: number}) -> bool`, called after each evaluation with what
+            `eval_fn` returned: where it says True the run ends. See `Patience` and `Deadline`.
+        keep_best: a `Best`, which holds a copy of the state at the best evaluation.
         progress: shows a progress bar on a terminal or in a notebook, and at most 20 plain lines
             elsewhere.
         loggers: functions `(step, {name: number})`, called for each entry; see `log_csv`,
             `log_jsonl` and `log_tensorboard`.
         control_on: a name that `eval_fn` returns. The controllers in the optimizer then hear that
             metric, once per evaluation, instead of the loss of each update; what they make of it is
-            in force from the next update on. To see its names, `eval_fn` is called once before the
-            first step.
+            in force from the next update on.
+
+    To see the names that `control_on`, `Patience` and `Best` speak of, `eval_fn` is called once
+    before the first step.
 
     Returns:
         The state, and a history of NumPy arrays. An entry at `history["step"]` is made of the steps
         since the entry before: the learning rate and the scales as applied in the last of them, the
         monitors that are read from the state after it, the number of skipped ones, and the mean of
         every other metric over those that were not skipped. What `eval_fn` returns stands beside
-        `history["eval_step"]`.
+        `history["eval_step"]`. `history["ended"]` says after which step the run ended, and why.
 
     Raises:
         FloatingPointError: with `on_nonfinite="raise"`, when an update is not finite: it names the
@@ -100,10 +115,12 @@ def fit(
     """
     history = History(loggers)
     eval_every = _checked_evaluation(eval_every, eval_fn)
+    _check_stopping(stop, keep_best, eval_fn, eval_every)
     options = {"chunk": chunk, "log_every": log_every, "eval_every": eval_every}
-    run = _Run("fit", step, state, data, steps, **options)
+    run = _Run("fit", step, state, data, steps, until, **options)
+    stopped = False
     try:
-        run.control(control_on, eval_fn)
+        run.control(control_on, eval_fn, stop, keep_best)
         with Progress(progress, run.start, run.end) as bar:
             for now in run.chunks():
                 if now.interval.closed:
@@ -111,8 +128,20 @@ def fit(
                 if run.evaluates(now.step):
                     _, entry = history.write()
                     if eval_fn is not None:
-                        entry |= _evaluate(now, eval_fn, control_on, history)
+                        values = _evaluate(now, eval_fn, control_on, history)
+                        entry |= values
+                        if keep_best is not None:
+                            keep_best.see(now.step, values, now.state)
+                        stopped = stop is not None and bool(stop(now.step, values))
                     bar.update(now.step, entry)
+                if stopped or (isinstance(stop, Deadline) and stop.is_over()):
+                    stopped = True
+                    run.close(history)
+                    break
+            why = f"{name_of(stop)} said so" if stopped else "all steps are made"
+            history.end(run.now.step, why)
+            if stopped:
+                bar.stopped(run.now.step, history.ended)
         return run.now.state, history.arrays()
     except BaseException as error:
         run.leave(error, history)
@@ -164,7 +193,7 @@ def steps(
         (200, True)
     """
     run = _Run("steps", step, state, data, steps, chunk=chunk, log_every=log_every)
-    run.control(None, None)
+    run.control()
     return _read_late(run)
 
 
@@ -194,7 +223,7 @@ class Chunk:
 
     @state.setter
     def state(self, new: State) -> None:
-        self._state = _edited(self._state, new)
+        self._state = edited(self._state, new)
 
     @property
     def names(self) -> list[str]:
@@ -218,7 +247,8 @@ class _Run:
         step: Step,
         state: State,
         data: ArrayData | Iterable[Batch],
-        steps: int,
+        steps: int | None,
+        until: int | None = None,
         *,
         chunk: int | str,
         log_every: int,
@@ -226,20 +256,35 @@ class _Run:
     ):
         if not isinstance(step, Step):
             raise TypeError(f"{owner}: `step` must come from make_step, got {step!r}")
-        steps = require_whole(owner, "steps", steps)
+        if owner == "fit" and (steps is None) == (until is None):
+            given = f"steps={steps}, until={until}"
+            raise TypeError(f"fit: one of `steps` and `until` must be given, got {given}")
+        if until is None:
+            steps = require_whole(owner, "steps", steps)
+        else:
+            until = require_whole(owner, "until", until, least=0)
         if chunk != "auto":
             require_whole(owner, "chunk", chunk, allowed="'auto' or a whole number >= 1")
         self.log_every = require_whole(owner, "log_every", log_every)
         self.eval_every, self.chunk, self.owner, self.step = eval_every, chunk, owner, step
-        state = _settled(step.complete(state))
+        state = settled(step.complete(state))
         self.start = int(jax.device_get(state.step))
-        self.end = self.start + steps
-        self.place = _placement(state)
-        self.source = source_of(data, owner, steps, self.place)
+        self.end = self.start + steps if until is None else max(until, self.start)
+        self.place = placement(state)
+        self.source = source_of(data, owner, self.end - self.start, self.place)
         self.now = Chunk(self.start, state, Interval(self.start, self.start, [], True, False))
 
-    def control(self, control_on: str | None, eval_fn: Evaluation | None) -> None:
-        """Lets the controllers hear a metric of `eval_fn`, or each update's loss where None."""
+    def control(
+        self,
+        control_on: str | None = None,
+        eval_fn: Evaluation | None = None,
+        stop: Stop | None = None,
+        keep_best: Best | None = None,
+    ) -> None:
+        """Lets the controllers hear a metric of `eval_fn`, or each update's loss where None.
+
+        The names that these speak of are held against those that `eval_fn` returns.
+        """
         state = self.now.state
         if control_on is not None:
             allowed = "a name that `eval_fn` returns, or None"
@@ -248,8 +293,15 @@ class _Run:
                 require(False, "fit", "eval_every", None, "given where `control_on` is")
             allowed = "None for an optimizer without transforms.scale_by_controller"
             require(hears_metrics(state.opt_state), "fit", "control_on", control_on, allowed)
-            names = sorted(eval_fn(state)) if eval_fn is not None else []
-            require_choice("fit", "control_on", control_on, names)
+        named = {"stop": stop, "keep_best": keep_best}
+        asked = {k: x.name for k, x in named.items() if isinstance(x, Patience | Best)}
+        asked |= {} if control_on is None else {"control_on": control_on}
+        if asked and eval_fn is not None and self.start < self.end:
+            names = sorted(eval_fn(state))
+            for argument, name in asked.items():
+                require_choice("fit", argument, name, names)
+        if isinstance(stop, Deadline):
+            stop.begin()
         listening = listen(state.opt_state, control_on is not None)
         self.now = Chunk(self.start, state.replace(opt_state=listening), self.now.interval)
 
@@ -258,8 +310,18 @@ class _Run:
         every = self.eval_every
         return step == self.end or (every is not None and (step - self.start) % every == 0)
 
+    def close(self, history: History) -> None:
+        """Ends the history's last entry here, where the run is stopped in the middle of it."""
+        interval = self.now.interval
+        if not interval.closed:
+            interval.closed, interval.at_end = True, self.step.at_end(self.now.state)
+            history.write(interval)
+        history.write()
+
     def chunks(self) -> Generator["Chunk", None, None]:
         """One call of the device after the other; meanwhile the next batches are drawn."""
+        if self.start == self.end:
+            return
         example = self.source.example(self.start)
         trace = self.step.body.trace(self.now.state, example)
         _, metrics = trace.out_info
@@ -369,6 +431,19 @@ def _evaluate(
     return values
 
 
+def _check_stopping(
+    stop: Stop | None, keep_best: Best | None, eval_fn: Evaluation | None, eval_every: int | None
+) -> None:
+    allowed = "a function (step, {name: number}) -> bool, or None"
+    require(stop is None or callable(stop), "fit", "stop", stop, allowed, TypeError)
+    require(not isinstance(stop, type), "fit", "stop", stop, "an object, not its class", TypeError)
+    kept = keep_best is None or isinstance(keep_best, Best)
+    require(kept, "fit", "keep_best", keep_best, "a training.Best, or None", TypeError)
+    if stop is not None and not isinstance(stop, Deadline):
+        require(eval_every is not None, "fit", "eval_every", None, "given where `stop` is")
+    require(keep_best is None or eval_fn, "fit", "eval_fn", None, "given where `keep_best` is")
+
+
 def _checked_evaluation(eval_every: int | None, eval_fn: Evaluation | None) -> int | None:
     if eval_every is not None:
         allowed = "a whole number >= 1 or None"
@@ -377,52 +452,3 @@ def _checked_evaluation(eval_every: int | None, eval_fn: Evaluation | None) -> i
     fits = eval_fn is None or callable(eval_fn)
     require(fits, "fit", "eval_fn", eval_fn, "a function state -> {name: number}")
     return eval_every
-
-
-def _placement(state: State) -> Callable:
-    """Sends arrays to where the state is; where it is on many devices, `jit` distributes them."""
-    sharding = state.step.sharding
-    if len(sharding.device_set) > 1 or jax.process_count() > 1:
-        return lambda rows: rows
-    return partial(jax.device_put, device=sharding if state.step.committed else None)
-
-
-def _settled(state: State) -> State:
-    """The state as arrays of definite dtypes, none twice: fit to be donated, compiling once."""
-    seen: set[int] = set()
-
-    def settle(leaf: chex.Numeric) -> jax.Array:
-        # Through NumPy, as making a Python number definite is a program.
-        own = leaf if isinstance(leaf, jax.Array) else jnp.asarray(np.asarray(leaf))
-        if jax.typeof(own).weak_type:
-            own = jnp.asarray(own, own.dtype)
-        if id(own) in seen:
-            own = jnp.copy(own)
-        seen.add(id(own))
-        return own
-
-    return jax.tree.map(settle, state)
-
-
-def _edited(old: State, new: State) -> State:
-    """The new state, where it differs from the old one in copies of its dtypes and places."""
-    structure = jax.tree.structure(old)
-    if not isinstance(new, State) or jax.tree.structure(new) != structure:
-        given = jax.tree.structure(new) if isinstance(new, State) else type(new).__name__
-        allowed = f"of the structure that the run began with, {structure}"
-        raise ValueError(f"Chunk: `state` must be {allowed}, got {given}")
-
-    def edit(path: Any, leaf: Any, before: jax.Array) -> jax.Array:
-        if leaf is before:
-            return leaf
-        number = isinstance(leaf, bool | int | float | np.number)
-        kind = getattr(leaf, "dtype", None) == before.dtype
-        if number:
-            kind = np.can_cast(np.asarray(leaf).dtype, before.dtype, "same_kind")
-        allowed = f"{before.dtype}{list(before.shape)} as before"
-        name = f"state{jax.tree_util.keystr(path)}"
-        require(kind and np.shape(leaf) == before.shape, "Chunk", name, leaf, allowed)
-        value: Any = np.asarray(leaf, before.dtype) if number else jnp.copy(leaf)
-        return jax.device_put(value, before.sharding if before.committed else None)
-
-    return jax.tree_util.tree_map_with_path(edit, new, old)

@@ -47,6 +47,14 @@ class Progress:
             self.printed = due
             print(f"step {now}/{self.end}  {text}", flush=True)
 
+    def stopped(self, now: int, why: str) -> None:
+        """Says why the run ended before its time."""
+        if self.show:
+            task = self.bar.tasks[0]
+            self.bar.update(task.id, completed=now, text=f"ended {why}", refresh=True)
+            if not self.draws:
+                print(f"ended {why}", flush=True)
+
     def _numbers(self) -> tuple[list[str], list[str]]:
         """Loss and rate, and all others that are worth a place."""
         shown = {name: value for name, value in self.metrics.items() if name not in HIDDEN}

@@ -1,10 +1,158 @@
-"""What may stop a run, and when: signals such as Ctrl-C wait until no state is on its way."""
+"""What may stop a run and when, and the state that was best until then."""
 
 import contextlib
+import dataclasses
+import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from jax_lrreg._check import require, require_choice, require_number, require_whole
+from jax_lrreg.training.state import State
+
+Stop = Callable[[int, Mapping[str, float]], Any]  # (step, what `eval_fn` returned) -> whether
+
+
+@dataclasses.dataclass
+class Patience:
+    """Stops a run that no longer improves: `fit(..., stop=Patience("val_loss", evaluations=10))`.
+
+    It says True after so many evaluations in a row of which none was better than the best before
+    them by more than `min_delta`. One that is not a number is none.
+
+    Attributes:
+        name: of a metric that `eval_fn` returns.
+        evaluations: how many, at least 1.
+        mode: "min" if lower is better, or "max".
+        min_delta: what an improvement exceeds, at least 0, in the unit of the metric.
+        best: the best value so far, or None.
+        waited: how many evaluations in a row have not improved on it.
+
+    Example:
+        >>> stop = Patience("loss", evaluations=2, min_delta=0.1)
+        >>> [stop(step, {"loss": loss}) for step, loss in enumerate([1.0, 0.5, 0.45, 0.41])]
+        [False, False, False, True]
+    """
+
+    name: str
+    evaluations: int
+    mode: str = "min"
+    min_delta: float = 0.0
+    best: float | None = dataclasses.field(default=None, init=False)
+    waited: int = dataclasses.field(default=0, init=False)
+
+    def __post_init__(self):
+        _check_metric("Patience", self.name, self.mode)
+        self.evaluations = require_whole("Patience", "evaluations", self.evaluations)
+        require_number("Patience", "min_delta", self.min_delta, "a number >= 0", lambda x: x >= 0)
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the run has waited long enough."""
+        del step
+        value = _value("Patience", self.name, metrics)
+        if _is_better(value, self.best, self.mode, self.min_delta):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.evaluations
+
+
+@dataclasses.dataclass
+class Deadline:
+    """Stops a run after a time: `fit(..., stop=Deadline(seconds=3600))`.
+
+    The time begins with the call of `fit`. It is asked after each call of the device, not only
+    after evaluations, and what is under way on the device is waited for.
+
+    Attributes:
+        seconds: how long, above 0.
+
+    Example:
+        >>> Deadline(seconds=3600)
+        Deadline(seconds=3600)
+    """
+
+    seconds: float
+
+    def __post_init__(self):
+        require_number("Deadline", "seconds", self.seconds, "a number > 0", lambda x: x > 0)
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from now on."""
+        self._end = time.monotonic() + self.seconds
+
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._end
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the time is over."""
+        del step, metrics
+        return self.is_over()
+
+
+class Best:
+    """Holds a copy of the state at the best evaluation: `fit(..., keep_best=Best("val_loss"))`.
+
+    It is on the device, and safe from donation. What is not a number is never best; of equal ones
+    the first is.
+
+    Args:
+        name: of a metric that `eval_fn` returns.
+        mode: "min" if lower is better, or "max".
+
+    Attributes:
+        state: the best state, or None before the first evaluation.
+        step: how many steps it had made.
+        value: of the metric there.
+
+    Example:
+        >>> Best("val_accuracy", mode="max")
+        Best('val_accuracy', mode='max')
+    """
+
+    def __init__(self, name: str, mode: str = "min"):
+        _check_metric("Best", name, mode)
+        self.name, self.mode = name, mode
+        self.state: State | None = None
+        self.step: int | None = None
+        self.value: float | None = None
+
+    def __repr__(self) -> str:
+        found = "" if self.step is None else f", step={self.step}, value={self.value:.6g}"
+        return f"Best({self.name!r}, mode={self.mode!r}{found})"
+
+    def see(self, step: int, metrics: Mapping[str, float], state: State) -> None:
+        """Keeps a copy of `state`, if it is better than all before."""
+        value = _value("Best", self.name, metrics)
+        if _is_better(value, self.value, self.mode):
+            self.state, self.step, self.value = state.copy(), step, value
+
+
+def name_of(stop: Any) -> str:
+    """What to call that which stopped a run."""
+    return getattr(stop, "__name__", None) or repr(stop)
+
+
+def _check_metric(owner: str, name: object, mode: object) -> None:
+    allowed = "the name of a metric that `eval_fn` returns"
+    require(isinstance(name, str) and name, owner, "name", name, allowed, TypeError)
+    require_choice(owner, "mode", mode, ("min", "max"))
+
+
+def _value(owner: str, name: str, metrics: Mapping[str, float]) -> float:
+    require_choice(owner, "name", name, sorted(metrics))
+    return float(metrics[name])
+
+
+def _is_better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
+    if math.isnan(value) or best is None:
+        return not math.isnan(value)
+    return value < best - min_delta if mode == "min" else value > best + min_delta
+
 
 # Those that a program may handle; to look at all 64 would take a third of a millisecond.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGALRM", "SIGUSR1", "SIGUSR2")
