@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_lrreg._check import require
 from jax_lrreg._optax_state import GROUP
-from jax_lrreg.training.metrics import GROUPS, LAST, is_reserved
+from jax_lrreg.training.metrics import COUNTS, GROUPS, LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]
 Entry = dict[str, float]
@@ -34,12 +34,16 @@ def add(sums: jax.Array, metrics: Mapping[str, jax.Array]) -> jax.Array:
     would be a kernel more.
     """
     names, skipped = names_of(metrics), metrics["skipped"]
-    before = (1 - skipped) * (sums[-2] == 0)
+    bad, bad_before = skipped, sums[-2]
+    if "spikes" in names:  # they are skipped, but not bad
+        bad, bad_before = bad - metrics["spikes"], bad_before - sums[names.index("spikes")]
+    before = (1 - bad) * (bad_before == 0)
     # Each is widened before they meet: beside a bfloat16 an integer would be rounded to 8 bits.
     each = [*(metrics[name] for name in names), skipped, before]
     new = jnp.stack([value.astype(jnp.float32) for value in each])
     counts, last = np.zeros((2, len(names) + 2), bool)
     counts[-2:], last[:-2] = True, [_of_last(name) for name in names]
+    counts[:-2] = [name in COUNTS for name in names]
     # A choice, not a product with 0: what is skipped is NaN more often than not.
     return jnp.where(last, new, sums + jnp.where(counts | (skipped == 0), new, 0))
 
@@ -71,13 +75,15 @@ class Interval:
             with jax.profiler.TraceAnnotation("read metrics"):
                 sums, at_end = jax.device_get((self.sums, self.at_end))
             *values, skipped, before = sums.tolist()
-            good = self.end - self.begin - skipped
-            if self.raises and skipped:
-                self._refuse(self.begin + int(before), int(skipped) - 1)
+            found = dict(zip(self.names, values, strict=True))
+            good, bad = self.end - self.begin - skipped, skipped - found.get("spikes", 0)
+            if self.raises and bad:
+                self._refuse(self.begin + int(before), int(bad) - 1)
             entry = {
                 name: value if _of_last(name) else value / good if good else float("nan")
-                for name, value in zip(self.names, values, strict=True)
+                for name, value in found.items()
             }
+            entry |= {name: int(found[name]) for name in COUNTS if name in found}
             entry |= jax.tree.map(float, at_end)
             self._entry = entry | {"skipped": int(skipped)}
         return self._entry

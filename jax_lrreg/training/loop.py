@@ -22,6 +22,7 @@ from jax_lrreg.training.stop import (
     Deadline,
     Patience,
     Stop,
+    check_stopping,
     handled_signals,
     held_back,
     name_of,
@@ -115,7 +116,7 @@ def fit(
     """
     history = History(loggers)
     eval_every = _checked_evaluation(eval_every, eval_fn)
-    _check_stopping(stop, keep_best, eval_fn, eval_every)
+    check_stopping(stop, keep_best, eval_fn, eval_every)
     options = {"chunk": chunk, "log_every": log_every, "eval_every": eval_every}
     run = _Run("fit", step, state, data, steps, until, **options)
     stopped = False
@@ -429,19 +430,6 @@ def _evaluate(
     if control_on is not None:
         now.state = now.state.replace(opt_state=tell(now.state.opt_state, values[control_on]))
     return values
-
-
-def _check_stopping(
-    stop: Stop | None, keep_best: Best | None, eval_fn: Evaluation | None, eval_every: int | None
-) -> None:
-    allowed = "a function (step, {name: number}) -> bool, or None"
-    require(stop is None or callable(stop), "fit", "stop", stop, allowed, TypeError)
-    require(not isinstance(stop, type), "fit", "stop", stop, "an object, not its class", TypeError)
-    kept = keep_best is None or isinstance(keep_best, Best)
-    require(kept, "fit", "keep_best", keep_best, "a training.Best, or None", TypeError)
-    if stop is not None and not isinstance(stop, Deadline):
-        require(eval_every is not None, "fit", "eval_every", None, "given where `stop` is")
-    require(keep_best is None or eval_fn, "fit", "eval_fn", None, "given where `keep_best` is")
 
 
 def _checked_evaluation(eval_every: int | None, eval_fn: Evaluation | None) -> int | None:

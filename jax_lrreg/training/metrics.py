@@ -1,8 +1,9 @@
 """What a step reports: its names, what `loss_fn` returns, the applied rate, and monitors."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -24,8 +25,9 @@ EACH_STEP = ("grad_norm", "update_norm")
 AT_END = ("param_norm", "param_norm/*", "sparsity", "sparsity/*")
 LOSSES = ("loss", "data_loss", "penalty")
 LAST = ("learning_rate", "loss_scale")  # of several steps the last one counts, not the mean
+COUNTS = ("spikes",)  # of several steps the sum counts, skipped ones too
 GROUPS = "learning_rate/"  # begins the names of the rates of rules
-RESERVED = (*LOSSES, *LAST, "skipped", "step", "eval_step", *EACH_STEP, *AT_END)
+RESERVED = (*LOSSES, *LAST, *COUNTS, "skipped", "step", "eval_step", *EACH_STEP, *AT_END)
 
 
 def is_reserved(name: str) -> bool:
@@ -43,6 +45,36 @@ def check_monitors(monitors: Sequence[str]) -> None:
     require(listed, "make_step", "monitors", monitors, allowed, error=TypeError)
     for name in monitors:
         require_choice("make_step", "monitors", name, names)
+
+
+class Now(NamedTuple):
+    """What a `loss_fn` of three arguments gets as its third.
+
+    Attributes:
+        step: int32, the number of the update by the optimizer's own count, which its schedules see.
+        key: a PRNG key of this update and micro-batch.
+    """
+
+    step: jax.Array
+    key: chex.PRNGKey
+
+
+def takes_now(loss_fn: Callable) -> bool:
+    """Whether a `loss_fn` has a third argument without a default; refuses any other number."""
+    try:
+        signature = inspect.signature(loss_fn)
+    except (TypeError, ValueError):  # some callables written in C have none
+        return False
+    kinds = inspect.Parameter
+    every = list(signature.parameters.values())
+    placed = [p for p in every if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in placed if p.default is kinds.empty]
+    more = any(p.kind is kinds.VAR_POSITIONAL for p in every)
+    named = any(p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty for p in every)
+    fits = len(needed) <= 3 and (len(placed) >= 2 or more) and not named
+    allowed = "a function of (model, batch) or (model, batch, now)"
+    require(fits, "make_step", "loss_fn", signature, allowed, TypeError)
+    return len(needed) == 3
 
 
 def loss_and_metrics(output: Any) -> tuple[jax.Array, Metrics]:

@@ -16,6 +16,7 @@ from jax_lrreg._check import nearest, require, require_choice
 from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.training.modules import ModelState, adapter_of, register_with_flax
+from jax_lrreg.training.spikes import SpikeState
 from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 
 Hyper = Any  # schedules, penalties and numbers, in any tree
@@ -40,6 +41,7 @@ class State:
         ema: moving average of the parameters, or None.
         hyper: hyperparameters as data (schedules, penalties, numbers), or None.
         loss_scale: of float16, for a step made with `loss_scale=`, or None.
+        spikes: the window of a step made with `on_spike=`, or None.
         begun: where some parameters were thawed, how many updates the optimizer had made before the
             first of each trained one; else None.
         trainable: which parameters are trained, as structure; None for all. The others have no
@@ -55,6 +57,7 @@ class State:
     ema: optax.Params | None = None
     hyper: Hyper | None = None
     loss_scale: Any = None
+    spikes: SpikeState | None = None
     begun: optax.Params | None = None
     trainable: Trainable | None = None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import known, widened
+from jax_lrreg._arrays import LAST_STEP, known, widened
 from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg._optax_state import may_overflow, no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
@@ -23,6 +23,7 @@ from jax_lrreg.training.metrics import (
     AT_END,
     EACH_STEP,
     Metrics,
+    Now,
     Rate,
     at_end,
     check_monitors,
@@ -34,9 +35,11 @@ from jax_lrreg.training.metrics import (
     rates,
     rates_of_rules,
     refuse_other_rate,
+    takes_now,
 )
-from jax_lrreg.training.modules import Adapter, Model, ModelState, adapter_of
+from jax_lrreg.training.modules import Adapter, ModelState, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
+from jax_lrreg.training.spikes import Spike
 from jax_lrreg.training.state import (
     Hyper,
     Optimizer,
@@ -52,12 +55,12 @@ from jax_lrreg.training.trainable import eased
 from jax_lrreg.transforms.learning_rate import require_one
 from jax_lrreg.transforms.rules import ScaleByRulesState
 
-LossFn = Callable[[Model, Any], Any]  # (model, batch) -> loss, or (loss, {name: scalar})
+LossFn = Callable[..., Any]  # (model, batch[, now]) -> loss, or (loss, {name: scalar})
 PenaltyLike = Penalty | Callable[[Any], Penalty]
 PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small
 # call.
-CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale")
+CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale", "spikes")
 KEPT = ("key", "hyper", "begun", "trainable")
 changing_of, kept_of = attrgetter(*CHANGING), attrgetter(*KEPT)
 
@@ -75,6 +78,7 @@ def make_step(
     loss_scale: Any = None,
     donate: bool = True,
     monitors: Sequence[str] = ("grad_norm",),
+    on_spike: Spike | None = None,
 ) -> "Step":
     """A jitted training step for a Linen module, an NNX module or a plain function.
 
@@ -85,7 +89,9 @@ def make_step(
         module: as in `init`.
         loss_fn: `loss_fn(model, batch) -> loss`, or `(loss, {name: scalar})`. `model` is callable:
             its parameters, mutable state and keys are bound to it. All arrays of `batch` have as
-            many examples along axis 0; scalars and keys are shared by all.
+            many examples along axis 0; scalars and keys are shared by all. A third argument without
+            a default is `now`: `now.step`, the number of this update as the optimizer's schedules
+            see it, and `now.key`, a key of this update and micro-batch.
         tx: an Optax transformation, or `hyper -> tx`.
         penalty: a `Penalty`, or `hyper -> penalty`, added to the loss once per update. Penalties
             placed in `tx` are your own choice and not added again.
@@ -116,6 +122,8 @@ def make_step(
             "update_norm". Of the state, "param_norm" and "sparsity", the share of exact zeros, and
             for each parameter by its path "param_norm/*" and "sparsity/*": `fit` reads those at the
             end of a log interval only.
+        on_spike: a `Spike`: an update whose loss or gradient norm stands out from those just before
+            is skipped whole; it counts in `metrics["skipped"]`, and alone in `metrics["spikes"]`.
 
     Returns:
         `step(state, batch) -> (state, metrics)`, where `metrics` has `loss`, `data_loss`,
@@ -149,6 +157,7 @@ def make_step(
         ema=ema,
         loss_scale=loss_scale,
         monitors=monitors,
+        on_spike=on_spike,
     )
     return Step(update, donate, getattr(module, "__name__", type(module).__name__))
 
@@ -193,7 +202,7 @@ class Step:
         kept: Any = kept_of(state)
         changing, metrics = self._call(changing_of(state), kept, batch)
         state = _assembled(changing, kept if self.donate else jax.tree.map(jnp.copy, kept))
-        if self.on_nonfinite == "raise" and metrics["skipped"]:
+        if self.on_nonfinite == "raise" and metrics["skipped"] > metrics.get("spikes", 0):
             error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics))
             error.state = state  # type: ignore[attr-defined]  the one that was given is given away
             error.add_note("step: it is the attribute `state` of this error")
@@ -201,7 +210,7 @@ class Step:
         return state, metrics
 
     def complete(self, state: State) -> State:
-        """The state with the fields that this step keeps: its average, its loss scale."""
+        """The state with the fields that this step keeps: average, loss scale, window of spikes."""
         if not isinstance(state, State):
             name = type(state).__name__
             raise TypeError(f"step: `state` must be a State, from `init`, got {name}")
@@ -237,10 +246,12 @@ class Update:
     ema: chex.Numeric | None = None
     loss_scale: Any = None
     monitors: Sequence[str] = ("grad_norm",)
+    on_spike: Spike | None = None
 
     def __post_init__(self):
         allowed = "a function (model, batch) -> loss"
         require(is_function(self.loss_fn), "make_step", "loss_fn", self.loss_fn, allowed, TypeError)
+        takes_now(self.loss_fn)
         require_optimizer(self.tx)
         _check_penalty(self.penalty)
         check_rate(self.learning_rate)
@@ -253,6 +264,9 @@ class Update:
         if self.loss_scale is not None:
             check_loss_scale(self.loss_scale, self.on_nonfinite)
         check_monitors(self.monitors)
+        spike = self.on_spike is None or isinstance(self.on_spike, Spike)
+        allowed = "a training.Spike, or None"
+        require(spike, "make_step", "on_spike", self.on_spike, allowed, TypeError)
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update: from top to bottom, this is the algorithm."""
@@ -266,7 +280,7 @@ class Update:
 
         # The loss of the data and its gradient, averaged over the micro-batches.
         def data_loss_of(params: optax.Params, *rest: Any) -> Any:
-            return self._data_loss(state.whole(params), *rest)
+            return self._data_loss(state.whole(params), *rest, count)
 
         scale = None if self.loss_scale is None else state.loss_scale
         gradient = scaled_gradient(data_loss_of, scale)
@@ -318,13 +332,22 @@ class Update:
             return sound if rate is None else sound & jnp.isfinite(rate)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        if self.on_nonfinite == "keep":
+        judged = {"loss": loss, "data_loss": data_loss, "grad_norm": grad_norm}
+        spike = None if self.on_spike is None else self.on_spike.judge(state.spikes, judged)
+        if self.on_nonfinite != "keep":
+            taken = finite & stays_finite(model_state, state.model_state)
+            taken = taken if spike is None else taken & ~spike
+            outcome = guarded(taken, propose, is_sound, make, state)
+        elif spike is None:
             outcome = make(propose())
         else:
-            taken = finite & stays_finite(model_state, state.model_state)
-            outcome = guarded(taken, propose, is_sound, make, state)
+            outcome = guarded(~spike, propose, lambda _: jnp.array(True), make, state)
 
         new, named["skipped"] = outcome.state, 1 - outcome.sound.astype(jnp.int32)
+        if self.on_spike is not None and spike is not None:
+            named["spikes"] = spike.astype(jnp.int32)
+            window = self.on_spike.update(state.spikes, judged, spike, finite & outcome.sound)
+            new = new.replace(spikes=window)
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
         if scale is not None:
             metrics["loss_scale"] = scale.scale
@@ -342,13 +365,24 @@ class Update:
             state = state.replace(ema=jax.tree.map(widened, state.trained))
         if self.loss_scale is not None and state.loss_scale is None:
             state = state.replace(loss_scale=self.loss_scale)
+        if self.on_spike is not None and state.spikes is None:
+            state = state.replace(spikes=self.on_spike.init())
+        if self.on_spike is not None:
+            self.on_spike.check(state.spikes)
         return state
 
     def _data_loss(
-        self, params: optax.Params, model_state: ModelState, batch: Batch, key: chex.PRNGKey
+        self,
+        params: optax.Params,
+        model_state: ModelState,
+        batch: Batch,
+        key: chex.PRNGKey,
+        count: jax.Array,
     ) -> tuple[jax.Array, tuple[Metrics, ModelState]]:
         bound = self.module.bind(params, model_state, key)
-        loss, named = loss_and_metrics(self.loss_fn(bound.model, batch))
+        # The keys of the module's own streams are folded with the small numbers.
+        now = (Now(count, jax.random.fold_in(key, LAST_STEP)),) if takes_now(self.loss_fn) else ()
+        loss, named = loss_and_metrics(self.loss_fn(bound.model, batch, *now))
         return loss, (named, in_dtypes_of(bound.model_state(), model_state))
 
     def _penalty(self, hyper: Hyper | None) -> Penalty | None:

@@ -132,6 +132,20 @@ class Best:
             self.state, self.step, self.value = state.copy(), step, value
 
 
+def check_stopping(
+    stop: Stop | None, keep_best: Best | None, eval_fn: Callable | None, eval_every: int | None
+) -> None:
+    """Refuses what would never be asked, or could not answer."""
+    allowed = "a function (step, {name: number}) -> bool, or None"
+    require(stop is None or callable(stop), "fit", "stop", stop, allowed, TypeError)
+    require(not isinstance(stop, type), "fit", "stop", stop, "an object, not its class", TypeError)
+    kept = keep_best is None or isinstance(keep_best, Best)
+    require(kept, "fit", "keep_best", keep_best, "a training.Best, or None", TypeError)
+    if stop is not None and not isinstance(stop, Deadline):
+        require(eval_every is not None, "fit", "eval_every", None, "given where `stop` is")
+    require(keep_best is None or eval_fn, "fit", "eval_fn", None, "given where `keep_best` is")
+
+
 def name_of(stop: Any) -> str:
     """What to call that which stopped a run."""
     return getattr(stop, "__name__", None) or repr(stop)
