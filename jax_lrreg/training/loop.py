@@ -117,6 +117,9 @@ def fit(
     history = History(loggers)
     eval_every = _checked_evaluation(eval_every, eval_fn)
     check_stopping(stop, keep_best, eval_fn, eval_every)
+    if (steps is None) == (until is None):
+        given = f"steps={steps}, until={until}"
+        raise TypeError(f"fit: one of `steps` and `until` must be given, got {given}")
     options = {"chunk": chunk, "log_every": log_every, "eval_every": eval_every}
     run = _Run("fit", step, state, data, steps, until, **options)
     stopped = False
@@ -257,20 +260,15 @@ class _Run:
     ):
         if not isinstance(step, Step):
             raise TypeError(f"{owner}: `step` must come from make_step, got {step!r}")
-        if owner == "fit" and (steps is None) == (until is None):
-            given = f"steps={steps}, until={until}"
-            raise TypeError(f"fit: one of `steps` and `until` must be given, got {given}")
-        if until is None:
-            steps = require_whole(owner, "steps", steps)
-        else:
-            until = require_whole(owner, "until", until, least=0)
+        further = require_whole(owner, "steps", steps) if until is None else 0
+        goal = 0 if until is None else require_whole(owner, "until", until, least=0)
         if chunk != "auto":
             require_whole(owner, "chunk", chunk, allowed="'auto' or a whole number >= 1")
         self.log_every = require_whole(owner, "log_every", log_every)
         self.eval_every, self.chunk, self.owner, self.step = eval_every, chunk, owner, step
         state = settled(step.complete(state))
         self.start = int(jax.device_get(state.step))
-        self.end = self.start + steps if until is None else max(until, self.start)
+        self.end = max(self.start + further, goal)
         self.place = placement(state)
         self.source = source_of(data, owner, self.end - self.start, self.place)
         self.now = Chunk(self.start, state, Interval(self.start, self.start, [], True, False))

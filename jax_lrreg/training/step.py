@@ -279,8 +279,10 @@ class Update:
         count = state.step if count is None else count
 
         # The loss of the data and its gradient, averaged over the micro-batches.
-        def data_loss_of(params: optax.Params, *rest: Any) -> Any:
-            return self._data_loss(state.whole(params), *rest, count)
+        def data_loss_of(
+            params: optax.Params, model_state: ModelState, batch: Batch, key: chex.PRNGKey
+        ) -> tuple[jax.Array, tuple[Metrics, ModelState]]:
+            return self._data_loss(state.whole(params), model_state, batch, Now(count, key))
 
         scale = None if self.loss_scale is None else state.loss_scale
         gradient = scaled_gradient(data_loss_of, scale)
@@ -333,7 +335,9 @@ class Update:
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         judged = {"loss": loss, "data_loss": data_loss, "grad_norm": grad_norm}
-        spike = None if self.on_spike is None else self.on_spike.judge(state.spikes, judged)
+        spike, window = None, state.spikes
+        if self.on_spike is not None and window is not None:
+            spike = self.on_spike.judge(window, judged)
         if self.on_nonfinite != "keep":
             taken = finite & stays_finite(model_state, state.model_state)
             taken = taken if spike is None else taken & ~spike
@@ -344,9 +348,9 @@ class Update:
             outcome = guarded(~spike, propose, lambda _: jnp.array(True), make, state)
 
         new, named["skipped"] = outcome.state, 1 - outcome.sound.astype(jnp.int32)
-        if self.on_spike is not None and spike is not None:
+        if self.on_spike is not None and window is not None and spike is not None:
             named["spikes"] = spike.astype(jnp.int32)
-            window = self.on_spike.update(state.spikes, judged, spike, finite & outcome.sound)
+            window = self.on_spike.update(window, judged, spike, finite & outcome.sound)
             new = new.replace(spikes=window)
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
         if scale is not None:
@@ -365,10 +369,10 @@ class Update:
             state = state.replace(ema=jax.tree.map(widened, state.trained))
         if self.loss_scale is not None and state.loss_scale is None:
             state = state.replace(loss_scale=self.loss_scale)
-        if self.on_spike is not None and state.spikes is None:
-            state = state.replace(spikes=self.on_spike.init())
         if self.on_spike is not None:
-            self.on_spike.check(state.spikes)
+            window = self.on_spike.init() if state.spikes is None else state.spikes
+            self.on_spike.check(window)
+            state = state.replace(spikes=window)
         return state
 
     def _data_loss(
@@ -376,13 +380,15 @@ class Update:
         params: optax.Params,
         model_state: ModelState,
         batch: Batch,
-        key: chex.PRNGKey,
-        count: jax.Array,
+        now: Now,
     ) -> tuple[jax.Array, tuple[Metrics, ModelState]]:
-        bound = self.module.bind(params, model_state, key)
-        # The keys of the module's own streams are folded with the small numbers.
-        now = (Now(count, jax.random.fold_in(key, LAST_STEP)),) if takes_now(self.loss_fn) else ()
-        loss, named = loss_and_metrics(self.loss_fn(bound.model, batch, *now))
+        bound = self.module.bind(params, model_state, now.key)
+        given: tuple[Any, ...] = (bound.model, batch)
+        if takes_now(
+            self.loss_fn
+        ):  # small numbers are folded into the keys of the module's streams
+            given += (now._replace(key=jax.random.fold_in(now.key, LAST_STEP)),)
+        loss, named = loss_and_metrics(self.loss_fn(*given))
         return loss, (named, in_dtypes_of(bound.model_state(), model_state))
 
     def _penalty(self, hyper: Hyper | None) -> Penalty | None:

@@ -374,7 +374,7 @@ def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
     _refuse_other("proximal", own, learning_rate, "that of the inner optimizer")
 
 
-def _rates_given(learning_rate: Rate) -> tuple[list[np.ndarray], bool]:
+def _rates_given(learning_rate: Rate) -> tuple[list[Any], bool]:
     return _evaluated(lambda: [jnp.asarray(learning_rate(step)) for step in STEPS])
 
 
