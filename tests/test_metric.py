@@ -409,9 +409,9 @@ def test_what_cannot_be_known_is_refused_at_init(words, inner):
 @pytest.mark.parametrize("metric", [None, transforms.Metric(b2=0.999, eps=1e-8)])
 def test_a_penalty_that_cannot_be_applied_is_found_at_init(words, penalty, inner, metric):
     tx = transforms.proximal(inner, penalty, 0.1, metric=metric)
-    with pytest.raises((ValueError, NotImplementedError), match=words):
+    with pytest.raises(ValueError, match=words):
         tx.init(PARAMS)
-    with pytest.raises((ValueError, NotImplementedError), match=words):
+    with pytest.raises(ValueError, match=words):
         jax.eval_shape(tx.init, PARAMS)
 
 

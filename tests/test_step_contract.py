@@ -190,6 +190,57 @@ def test_a_class_and_a_tree_of_its_own_parameters_are_told_apart_from_a_function
         training.init(model, SGD, key=KEY)
 
 
+class Line(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("params/bias", {"kernel": np.ones((3, 1))}),
+        ("params/bias", {"params": {"kernel": np.ones((3, 1)), "bias": np.ones(1)}}),
+        ("params/kernel", {"kernel": np.ones((4, 1)), "bias": np.ones(1)}),
+    ],
+)
+def test_init_refuses_the_parameters_of_another_module(name, params):
+    for module in (nn.Dense(1), nnx.Linear(3, 1, rngs=nnx.Rngs(0))):
+        with pytest.raises(ValueError, match=f"init: `{name}` must be"):
+            training.init(module, SGD, key=KEY, example=np.ones((2, 3)), params=params)
+    inner = {"Dense_0": params}
+    with pytest.raises(ValueError, match=f"init: `{name.replace('/', '/Dense_0/', 1)}` must be"):
+        training.init(Line(), SGD, key=KEY, example=np.ones((2, 3)), params=inner)
+
+
+@pytest.mark.parametrize("rate", [penalties.L1(1.0), "a", -1.0, np.ones(2), optax.sgd(0.1)])
+def test_a_rate_made_of_hyperparameters_is_refused_like_one_that_is_given(rate):
+    step = make(optax.adabelief, learning_rate=lambda hyper: rate)
+    with pytest.raises((TypeError, ValueError), match="make_step: `learning_rate` must be"):
+        step(start(optax.adabelief, hyper=0.1), problem())
+
+
+@pytest.mark.parametrize(
+    ("name", "leaf"),
+    [
+        ("y", [0.0] * 16),
+        ("y", "text"),
+        ("y", np.array(["a"] * 16)),
+        ("y", [1, 2]),
+        ("mask", [1.0] * 16),
+        ("mask", jnp.array([1.0] * 15 + [-1.0])),
+        ("mask", jnp.array([1.0] * 15 + [jnp.nan])),
+    ],
+)
+def test_a_step_and_an_evaluation_refuse_what_is_no_array_by_its_name(name, leaf):
+    batch, state = {**problem(16), name: leaf}, start(SGD)
+    evaluate = training.make_eval(apply, lambda model, batch: {"x": batch["x"].sum()}, [batch])
+    calls = (lambda: make()(state, batch), lambda: evaluate(state))
+    for call in (*calls, lambda: training.fit(make(), state, [batch], steps=1)):
+        with pytest.raises(ValueError, match=rf"'{name}'"):
+            call()
+
+
 def test_a_batch_is_refused_by_the_name_of_the_leaf_that_does_not_fit():
     batch = {**problem(16), "scale": np.ones(2, np.float32)}
     for accumulate in (1, 2):

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jax_lrreg._arrays import known, path_of
+from jax_lrreg._arrays import is_key, known, path_of
 from jax_lrreg._check import require
 
 Batch = Any  # a leaf is an array of examples along axis 0, or a scalar or key for all of them
@@ -35,12 +36,15 @@ def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
     """
     counts: dict[int, dict[str, str]] = {}
     for name, leaf in _named(batch):
-        array = as_array(leaf)
-        outlined = {name: _outlined(array)}
+        allowed = "arrays of numbers, no lists and no text"
         # A tree that has lists of numbers has a scalar for each of them, which would be shared by
         # all.
-        numbers = type(leaf) is not list and any(jnp.issubdtype(array.dtype, t) for t in NUMBERS)
-        require(numbers, owner, argument, outlined, "arrays of numbers, no lists and no text")
+        listed = {name: f"list[{len(leaf)}]"} if type(leaf) is list else None
+        require(listed is None, owner, argument, listed, allowed)
+        array = as_array(leaf)
+        outlined = {name: _outlined(array)}
+        numbers = any(jnp.issubdtype(array.dtype, kind) for kind in NUMBERS)
+        require(numbers, owner, argument, outlined, allowed)
         if array.ndim:
             counts.setdefault(array.shape[0], outlined)
     allowed = "arrays with equally many examples along axis 0; only a scalar or a key is shared"
@@ -51,17 +55,24 @@ def count_examples(batch: Batch, owner: str, argument: str) -> int | None:
 
 
 def check_mask(batch: Batch, owner: str, argument: str, wait: bool = False) -> None:
-    """Refuses a `mask` that weighs no examples; one on a device is trusted, unless to `wait`."""
+    """Refuses a `mask` that weighs no examples; one to wait for is trusted, unless to `wait`."""
     if not isinstance(batch, dict) or "mask" not in batch:
         return
+    listed, allowed = type(batch["mask"]) is list, "a finite weight >= 0 for each example"
+    name = f"{argument}['mask']"
+    require(not listed, owner, name, "a list", f"an array, {allowed}")
     mask = as_array(batch["mask"])
     real = any(jnp.issubdtype(mask.dtype, kind) for kind in (np.integer, np.floating, np.bool_))
     weighs = real and mask.ndim > 0
-    if weighs and (isinstance(mask, np.ndarray) or (wait and known(mask))):
+    if weighs and (isinstance(mask, np.ndarray) or (known(mask) and (wait or _is_at_hand(mask)))):
         mask = np.asarray(mask)
         weighs = bool(np.all(np.isfinite(mask) & (mask >= 0)))
-    name, got = f"{argument}['mask']", mask if mask.ndim < 2 else outline(mask)
-    require(weighs, owner, name, got, "a finite weight >= 0 for each example")
+    require(weighs, owner, name, mask if mask.ndim < 2 else outline(mask), allowed)
+
+
+def _is_at_hand(array: jax.Array) -> bool:
+    """Whether the numbers lie in the host's memory, so that a look at them costs nothing."""
+    return array.is_ready() and all(device.platform == "cpu" for device in array.devices())
 
 
 def _require_no_mask(owner: Any, argument: str, batch: Batch) -> None:
@@ -93,7 +104,12 @@ def _named(batch: Batch) -> list[tuple[str, Any]]:
 
 def _is_list_of_numbers(x: Any) -> bool:
     number = int | float | complex | np.generic
-    return type(x) is list and bool(x) and all(isinstance(each, number) for each in x)
+    return type(x) is list and bool(x) and all(isinstance(e, number) or _is_scalar(e) for e in x)
+
+
+def _is_scalar(x: Any) -> bool:
+    """Whether a number in a list has been traced with its batch."""
+    return isinstance(x, Tracer) and x.ndim == 0 and not is_key(x)
 
 
 def _leaves(batch: Batch) -> tuple[list[Any], Any]:

@@ -12,6 +12,7 @@ from jax_lrreg.training.data import (
     ArrayData,
     Batch,
     as_array,
+    check_mask,
     count_examples,
     gather,
     outline,
@@ -103,6 +104,7 @@ def _batches(data: ArrayData | Iterable[Batch]) -> Iterator[Batch]:
 
 def _weight(batch: Batch, name: str) -> float:
     """How many examples a batch has, those of weight 0 left out."""
+    check_mask(batch, "make_eval", name, wait=True)  # its sum is waited for below
     count = count_examples(batch, "make_eval", name)
     require(count is not None, "make_eval", name, outline(batch), "examples along axis 0")
     if isinstance(batch, dict) and "mask" in batch:

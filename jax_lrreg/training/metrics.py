@@ -144,6 +144,7 @@ def given_rate(rate: Rate | None, hyper: Hyper | None, count: jax.Array) -> jax.
                 "step, such as Optax's schedules, in schedules.Function"
             )
             raise
+        check_rate(rate)
     return jnp.asarray(rate(count) if callable(rate) else rate, jnp.float32)
 
 

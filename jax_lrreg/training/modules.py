@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
 import jax
+import numpy as np
 import optax
 
 from jax_lrreg._arrays import leaves
+from jax_lrreg._check import require
 
 Model = Callable[..., Any]  # what a `loss_fn` calls: it returns whatever the module does
 ModelState = Any  # everything but the parameters that a module carries
@@ -106,7 +108,10 @@ class Linen(NamedTuple):
             for name, value in state.items()
             if jax.tree.structure(value) == jax.tree.structure(after.get(name))
         }
-        return (made.get("params", {}) if params is None else params), kept
+        own = made.get("params", {})
+        if params is not None:
+            _require_own(params, own)
+        return (own if params is None else params), kept
 
     def bind(self, params: optax.Params, model_state: ModelState, key: chex.PRNGKey) -> Bound:
         """The model as it is trained: every PRNG stream is drawn from `key`.
@@ -170,6 +175,8 @@ class Nnx(NamedTuple):
         del key, example
         nnx = sys.modules["flax.nnx"]
         given = nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params
+        if given is not None:
+            _require_own(given, self.params)
         return (self.params if given is None else given), self.model_state
 
     def bind(self, params: optax.Params, model_state: ModelState, key: chex.PRNGKey) -> Bound:
@@ -277,6 +284,16 @@ def paths_of_type(adapter: Adapter | None, kind: type) -> set[str] | None:
     nnx = sys.modules["flax.nnx"]
     module = adapter.merge(adapter.params, adapter.model_state)
     return {leaf.path for leaf in leaves(nnx.to_pure_dict(nnx.state(module, kind)))}
+
+
+def _require_own(params: optax.Params, own: optax.Params) -> None:
+    """Refuses parameters without those that the module has, or in other shapes, by their paths."""
+    given = {leaf.path: np.shape(leaf.value) for leaf in leaves(params)}
+    for path, value in leaves(own):
+        name, shape = f"params/{path}" if path else "params", f"an array of shape {np.shape(value)}"
+        allowed = f"{shape}, as the module's own"
+        require(path in given, "init", name, sorted(given)[:8], f"given: {allowed}")
+        require(given[path] == np.shape(value), "init", name, given[path], allowed)
 
 
 def _arguments(module: Any) -> dict[str, inspect.Parameter]:

@@ -200,7 +200,11 @@ class Step:
         state = self.complete(state)
         check_mask(batch, "step", "batch")
         kept: Any = kept_of(state)
-        changing, metrics = self._call(changing_of(state), kept, batch)
+        try:
+            changing, metrics = self._call(changing_of(state), kept, batch)
+        except TypeError:  # JAX does not say which leaf is no array of numbers
+            count_examples(batch, "step", "batch")
+            raise
         state = _assembled(changing, kept if self.donate else jax.tree.map(jnp.copy, kept))
         if self.on_nonfinite == "raise" and metrics["skipped"] > metrics.get("spikes", 0):
             error = FloatingPointError(nonfinite_message(int(state.step) - 1, metrics))

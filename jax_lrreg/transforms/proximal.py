@@ -111,7 +111,10 @@ def proximal(
     def init(params: Tree) -> ProximalState:
         state = inner.init(params)
         new = ProximalState(jnp.zeros((), jnp.int32), measure.init(params, state), state)
-        jax.eval_shape(kept, params, new, state, 0.0)  # what has no prox is found now
+        try:
+            jax.eval_shape(kept, params, new, state, 0.0)  # what has no prox is found now
+        except NotImplementedError as error:
+            raise ValueError(f"proximal: `penalty` must have a prox, but {error}") from None
         return new
 
     def update(
