@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def schedule(
         _draw(ax, one, columns(steps, list(map(int, marks))), log, color, name)
         if named is not schedule:  # the marks of several would not say whose they are
             _mark(ax, marks)
-    ax.set(xlim=(0, steps), xlabel="step", ylabel="value")
+    ax.set(xlim=(0, steps), xlabel="step", ylabel="learning rate")
     ax.set(yscale="log") if log else ax.set_ylim(bottom=0)
     _plain_steps(ax, steps)
     if any(named):
@@ -123,58 +123,108 @@ def samples_of(columns: np.ndarray) -> np.ndarray:
 
 
 def history(
-    history: Mapping[str, np.ndarray], *, axes: Sequence[Axes] | None = None
+    history: Mapping[str, ArrayLike] | Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    axes: Sequence[Axes] | None = None,
 ) -> Sequence[Axes]:
-    """Draws what `training.fit` recorded: loss, penalty and learning rate on one time axis.
+    """Draws what `training.fit` recorded: of one run, or of several by name, one colour each.
 
     Args:
-        history: as returned by `fit`. Evaluation metrics whose name contains "loss" are drawn with
-            the loss, those with "accuracy" in a panel of their own.
+        history: as returned by `fit`, or a dict of such. Of one run, losses share a panel, and so
+            do accuracies; of several, each metric has its own. Evaluations are dashed.
         axes: as many axes as there are panels; a new figure by default.
 
     Returns:
-        The axes, from top to bottom.
+        The axes, from top to bottom. Each title says what the last value is, and the best one
+        where that is another.
     """
-    given = sorted(history)
-    require("step" in history, "plots.history", "history", given, "what training.fit returns")
-    evaluated = _evaluated(history)
-    panels = _panels(history, evaluated)
+    several = bool(history) and all(isinstance(one, Mapping) for one in history.values())
+    runs: Mapping[str, Any] = history if several else {"": history}
+    for name, one in runs.items():
+        what = f"what training.fit returns{f' at {name!r}' if name else ''}"
+        require("step" in one, "plots.history", "history", sorted(one), what)
+    panels: dict[str, list[str]] = {}
+    for one in runs.values():
+        for label, names in _panels(one).items():
+            parts = {name: [name] for name in names} if several else {label: names}
+            panels |= {label: names for label, names in parts.items() if label not in panels}
     if axes is None:
-        size = (7.0, 1.2 + 1.6 * len(panels))
+        size = (7.0, 1.2 + 1.7 * len(panels))
         options = {"sharex": True, "figsize": size, "layout": "constrained", "squeeze": False}
         axes = list(plt.subplots(len(panels), 1, **options)[1][:, 0])
     require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
     for ax, (label, names) in zip(axes, panels.items(), strict=True):
-        for name, color in zip(names, _cycle(len(names)), strict=True):
-            late = name in evaluated
-            style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
-            style |= {"color": color, "label": name.replace("_", " "), "linewidth": 1.6}
-            ax.plot(history["eval_step" if late else "step"], history[name], **style)
-        ax.set_ylabel(label.replace("_", " "))
-        # A loss falls by factors; one with a penalty or a likelihood in it may be below 0.
-        if label == "loss" and all(_positive(history[name]) for name in names):
-            ax.set_yscale("log")
-        if len(names) > 1:
-            ax.legend(frameon=False, fontsize=8, ncols=len(names))
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel("step")
-    _plain_steps(axes[-1], int(history["step"][-1]))
+        pairs = [(run, name) for run in runs for name in names if name in runs[run]]
+        for (run, name), color in zip(pairs, _cycle(len(pairs)), strict=True):
+            color = COLORS[list(runs).index(run) % len(COLORS)] if several else color
+            _draw_metric(ax, runs[run], name, color, run or name.replace("_", " "))
+        _dress(ax, label, [np.asarray(runs[run][name], float) for run, name in pairs])
+        if len(pairs) > 1:
+            ax.legend(frameon=False, fontsize=8, ncols=min(4, len(pairs)))
+        if several:
+            ends = ((run, np.asarray(runs[run][name])) for run, name in pairs)
+            text = ",  ".join(f"{run} {values[-1]:.4g}" for run, values in ends if values.size)
+        else:
+            text = _summary(runs[""], names)
+        ax.set_title(f"at the end: {text}", loc="left", fontsize=9, color="0.3")
+    last = max(int(np.max(one["step"], initial=1)) for one in runs.values())
+    axes[-1].set(xlabel="step", xlim=(0, last))
+    _plain_steps(axes[-1], last)
     return axes
+
+
+def _draw_metric(ax: Axes, run: Mapping[str, Any], name: str, color: str, label: str) -> None:
+    late = name in _evaluated(run)
+    style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
+    style |= {"color": color, "label": label, "linewidth": 1.6}
+    ax.plot(run["eval_step" if late else "step"], run[name], **style)
+
+
+def _dress(ax: Axes, label: str, drawn: Sequence[np.ndarray]) -> None:
+    ax.set_ylabel(label.replace("_", " "))
+    ax.spines[["top", "right"]].set_visible(False)
+    if label == "learning_rate" and (high := max(map(_highest, drawn), default=0.0)) > 0:
+        # From 0 on: a constant rate looks like one, not like its last digits.
+        ax.set_ylim(0, 1.1 * high)
+    # A loss falls by factors; one with a penalty or a likelihood in it may be below 0.
+    elif "loss" in label and all(map(_positive, drawn)):
+        ax.set_yscale("log")
+
+
+def _highest(values: np.ndarray) -> float:
+    return float(np.max(values[np.isfinite(values)], initial=0.0))
 
 
 def _positive(values: np.ndarray) -> bool:
     """Whether there are numbers, all above 0; a run that was skipped whole has none."""
-    numbers = np.asarray(values)[np.isfinite(values)]
+    numbers = values[np.isfinite(values)]
     return len(numbers) > 0 and bool(np.all(numbers > 0))
 
 
-def _panels(history: Mapping[str, np.ndarray], evaluated: Sequence[str]) -> dict[str, list[str]]:
+def _summary(run: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The last value of each metric, and the best one where that is another."""
+    texts = []
+    for name in names:
+        values = np.asarray(run[name], float)
+        if not np.any(np.isfinite(values)):
+            continue
+        text = f"{name.replace('_', ' ')} {values[-1]:.4g}"
+        if "loss" in name or "accuracy" in name:
+            best = int(np.nanargmax(values) if "accuracy" in name else np.nanargmin(values))
+            steps = run["eval_step" if name in _evaluated(run) else "step"]
+            if f"{values[best]:.4g}" != f"{values[-1]:.4g}":
+                text += f" (best {values[best]:.4g} at step {int(steps[best]):,})"
+        texts.append(text)
+    return ",  ".join(texts)
+
+
+def _panels(history: Mapping[str, Any]) -> dict[str, list[str]]:
     """The names that are drawn together, by the label of their panel."""
     # A penalty that is 0 throughout is none, and the loss is the data's: two lines in one.
     free = not np.any(history.get("penalty", True))
     shown = set(history) - ({"data_loss", "penalty"} if free else set())
     panels = {
-        "loss": ["loss", "data_loss", *_having("loss", evaluated)],
+        "loss": ["loss", "data_loss", *_having("loss", _evaluated(history))],
         "accuracy": _having("accuracy", history),
         "penalty": ["penalty"],
         "learning_rate": ["learning_rate"],
@@ -358,7 +408,9 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 
 def _plain_steps(ax: Axes, steps: int) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    """Ticks at round steps, and at the last one in place of a round one close to it."""
+    round_ones = MaxNLocator(8, integer=True).tick_values(0, steps)
+    ax.set_xticks([*(t for t in round_ones if 0 <= t <= 0.94 * steps), steps])
     if steps >= 10_000:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 

@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jax_lrreg import penalties, plots, schedules
+from jax_lrreg import penalties, plots, schedules, training
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,52 @@ def test_history_has_a_panel_for_each_thing():
     del history["val_loss"], history["val_accuracy"], history["eval_step"], history["accuracy"]
     history["penalty"] = np.zeros(2)
     assert [ax.get_ylabel() for ax in plots.history(history)] == ["loss", "learning rate"]
+
+
+def run(last, rate=0.1, best=None):
+    """A short history, with evaluations."""
+    best = last if best is None else best
+    return {
+        "ended": np.asarray("after step 90: all steps are made"),
+        "step": np.array([30, 60, 90]),
+        "loss": np.array([1.0, best, last]),
+        "learning_rate": np.full(3, rate),
+        "skipped": np.zeros(3, int),
+        "eval_step": np.array([45, 90]),
+        "val_loss": np.array([1.1, last + 0.1]),
+    }
+
+
+def test_several_histories_share_a_panel_for_each_metric():
+    runs = {"plain": run(0.5), "cosine": run(0.25, rate=0.2)}
+    axes = plots.history(runs)
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "val loss", "learning rate"]
+    for ax in axes:
+        assert [line.get_label() for line in ax.lines] == ["plain", "cosine"]
+        assert len({line.get_color() for line in ax.lines}) == 2
+    assert axes[0].get_title(loc="left") == "at the end: plain 0.5,  cosine 0.25"
+    assert axes[-1].get_xlim() == (0, 90)
+    assert axes[-1].get_xticks()[-1] == 90
+
+
+def test_a_title_says_the_last_and_the_best_and_a_constant_rate_looks_constant():
+    axes = plots.history(run(0.5, best=0.4))
+    text = axes[0].get_title(loc="left")
+    assert text == "at the end: loss 0.5 (best 0.4 at step 60),  val loss 0.6"
+    assert axes[-1].get_ylim()[0] == 0
+
+
+def test_runs_are_compared_in_a_table():
+    table = training.compare({"plain": run(0.5, best=0.4), "cosine": run(0.25)})
+    assert table.rows == [
+        ("loss", "plain", "0.5", "0.4", "60"),
+        ("loss", "cosine", "0.25", "0.25", "60"),
+        ("val_loss", "plain", "0.6", "0.6", "90"),
+        ("val_loss", "cosine", "0.35", "0.35", "90"),
+    ]
+    assert max(map(len, str(table).splitlines())) <= 80
+    with pytest.raises(ValueError, match="`histories` must be"):
+        training.compare(run(0.5))
 
 
 def test_penalties_are_drawn_with_value_gradient_and_prox():

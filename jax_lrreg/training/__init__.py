@@ -3,6 +3,7 @@
 from jax_lrreg.training.data import ArrayData as ArrayData
 from jax_lrreg.training.data import Stream as Stream
 from jax_lrreg.training.evaluate import make_eval as make_eval
+from jax_lrreg.training.history import compare as compare
 from jax_lrreg.training.loggers import log_csv as log_csv
 from jax_lrreg.training.loggers import log_jsonl as log_jsonl
 from jax_lrreg.training.loggers import log_tensorboard as log_tensorboard

@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_lrreg._check import require
 from jax_lrreg._optax_state import GROUP
+from jax_lrreg.select import Report
 from jax_lrreg.training.metrics import COUNTS, GROUPS, LAST, is_reserved
 
 Logger = Callable[[int, dict[str, float]], Any]
@@ -159,6 +160,52 @@ class History:
         ended = {"ended": self.ended} if self.ended else {}
         columns = ended | self.entries | self.evaluations
         return {name: np.asarray(values) for name, values in columns.items()}
+
+
+def compare(histories: Mapping[str, Mapping[str, Any]]) -> Report:
+    """The last and the best value of each metric of several runs; prints as a table.
+
+    Args:
+        histories: what `fit` returned, by the name of the run.
+
+    Returns:
+        A `select.Report`: a row for each run and metric among loss, accuracy and what was
+        evaluated. The best is the lowest, of an accuracy the highest.
+
+    Example:
+        >>> short = {"step": np.array([10, 20]), "loss": np.array([1.0, 0.5])}
+        >>> long = {"step": np.array([10, 20]), "loss": np.array([1.0, 0.25])}
+        >>> compare({"plain": short, "cosine": long})
+        2 runs
+        <BLANKLINE>
+        metric  run     last  best  at step
+        ------  ------  ----  ----  -------
+        loss    plain   0.5   0.5   20
+        loss    cosine  0.25  0.25  20
+    """
+    allowed = "{name: history}, as training.fit returns it"
+    fits = isinstance(histories, Mapping) and len(histories) > 0
+    fits = fits and all(isinstance(x, Mapping) and "step" in x for x in histories.values())
+    require(fits, "compare", "histories", histories, allowed)
+    rows = []
+    for label, run in histories.items():
+        columns = list(run)
+        evaluated = columns[columns.index("eval_step") + 1 :] if "eval_step" in run else []
+        for name in columns:
+            if name == "loss" or "accuracy" in name or name in evaluated:
+                steps = np.asarray(run["eval_step" if name in evaluated else "step"])
+                values = np.asarray(run[name], float)
+                rows.append((name, label, *_last_and_best(values, steps, "accuracy" in name)))
+    order = list(dict.fromkeys(name for name, *_ in rows))
+    rows.sort(key=lambda row: order.index(row[0]))  # the runs of a metric side by side
+    return Report(f"{len(histories)} runs", rows, ("metric", "run", "last", "best", "at step"))
+
+
+def _last_and_best(values: np.ndarray, steps: np.ndarray, higher: bool) -> tuple[str, str, str]:
+    if not np.any(np.isfinite(values)):
+        return "nan", "nan", ""
+    best = int(np.nanargmax(values) if higher else np.nanargmin(values))
+    return f"{values[-1]:.5g}", f"{values[best]:.5g}", str(int(steps[best]))
 
 
 def _is_number(value: Any) -> bool:
