@@ -1,6 +1,7 @@
 """The exponential moving average, and decays that rise."""
 
 from dataclasses import KW_ONLY
+from typing import Any
 
 import chex
 import jax.numpy as jnp
@@ -96,8 +97,7 @@ class EMA(Average):
         return MeanState(copies_of(params), jnp.zeros((), jnp.float32))
 
     def update(self, state, params, step, where=True):
-        scheduled = isinstance(self.decay, Schedule)
-        decay = self.decay(step) if scheduled else self.decay
+        decay: Any = self.decay(step) if isinstance(self.decay, Schedule) else self.decay
         grown = decay * state.weight + (1 - decay)
         # As a function it is total: a schedule that goes on to 1 stands still.
         begun = (jnp.asarray(step) >= self.start) & (grown > 0)
@@ -140,5 +140,5 @@ class RisingDecay(Schedule):
         require_positive(self, timescale=self.timescale, exponent=self.exponent)
 
     def value_at(self, clock):
-        fallen = jnp.exp(-self.exponent * jnp.log1p(clock.position() / self.timescale))
+        fallen = jnp.exp(-(self.exponent * jnp.log1p(clock.position() / self.timescale)))
         return jnp.minimum(1 - (1 - self.init_value) * fallen, self.peak_value)

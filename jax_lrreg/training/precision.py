@@ -30,6 +30,8 @@ class MixedPrecision(NamedTuple):
 
     def bind(self, params: optax.Params, model_state: ModelState, key: chex.PRNGKey) -> Bound:
         """The model as it is trained; its state, such as running means, keeps its own dtype."""
+        # Cast inside what is differentiated: the gradient of a cast is a cast, and comes out in the
+        # dtype of the parameters that the state holds.
         bound = self.adapter.bind(cast(params, self.compute_dtype), model_state, key)
         return Bound(_Model(bound.model, self.compute_dtype), bound.model_state)
 
@@ -117,6 +119,8 @@ def scaled_gradient(objective: Callable, loss_scale: Any) -> Callable:
     if loss_scale is None:
         return jax.value_and_grad(objective, has_aux=True)
 
+    # The loss itself goes out beside the scaled one: divided again it would be rounded twice, and
+    # an overflow of the scaled one would hide it.
     def scaled(params: optax.Params, *rest: Any) -> tuple[jax.Array, Any]:
         loss, extra = objective(params, *rest)
         return loss * loss_scale.scale, (loss, extra)
@@ -134,6 +138,7 @@ def rescaled(loss_scale: Any, finite: jax.Array) -> Any:
     Its rule is inside its `value_and_grad`, which would read every gradient once more to see what
     is known here.
     """
+    # 0 or NaN times a number, whose gradient Flax's rule finds finite or not.
     witness = jnp.where(finite, 0.0, jnp.nan)
     return loss_scale.value_and_grad(lambda x: x * witness)(jnp.ones(())).dynamic_scale
 
@@ -143,6 +148,7 @@ def check_loss_scale(loss_scale: Any, on_nonfinite: str) -> None:
     fits = hasattr(loss_scale, "scale") and callable(getattr(loss_scale, "value_and_grad", None))
     allowed = "a flax.training.dynamic_scale.DynamicScale or None"
     require(fits, "make_step", "loss_scale", loss_scale, allowed, TypeError)
+    # An overflow is how the scale learns that it is too high: it must cost an update, not a run.
     allowed = "'skip' where `loss_scale` is given: the scale is found by skipping updates"
     require(on_nonfinite == "skip", "make_step", "on_nonfinite", on_nonfinite, allowed)
 
@@ -155,23 +161,26 @@ class _Model:
         self._dtype = dtype
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Inputs too: a float32 one would promote the first layer, and all that follows, to float32.
         args, kwargs = cast((args, kwargs), self._dtype)
         output = self._model(*args, **kwargs)
         return jax.tree.map(lambda x: x.astype(jnp.float32) if _is_narrow(x) else x, output)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._model, name)
+        # Methods as well, such as `encode` of an NNX module: called without the cast, they would
+        # compute in the dtype of what they are given.
         return _Model(attribute, self._dtype) if callable(attribute) else attribute
 
 
-def _is_floating(dtype: Any) -> bool:
+def _is_floating(dtype: DTypeLike | None) -> bool:
     try:
         return dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:
         return False
 
 
-def _is_real(x: Any) -> bool:
+def _is_real(x: object) -> bool:
     return jnp.issubdtype(getattr(x, "dtype", jnp.int32), jnp.floating)
 
 

@@ -347,13 +347,17 @@ def _constants(decaying: list[Decay], names: list[str]) -> str:
 
 def _own_rates(found: Evidence, state: held.Tree) -> np.ndarray:
     """The learning rates of the parameters, in a row for each of `STEPS`."""
+    scale = found.scale.get("", 1.0)
+    # A controller that is at its end already, as `LossDecay` may be, hides every rate.
+    if scale == 0:
+        return np.zeros((len(STEPS), 0))
     factors: dict[str, float] = {}
     for node, decay in zip(held.memories(state), found.decays, strict=True):
         factor = float(1 - decay.decay) if held.sums(node) else LARGE**0.5
         for leaf in leaves(held.remembered(node)):
             factors[leaf.path] = factors.get(leaf.path, 1.0) * factor
     own = [x.value.reshape(len(STEPS), -1) * factors.get(x.path, 1.0) for x in leaves(found.rates)]
-    return np.concatenate(own or [np.zeros((len(STEPS), 0))], 1) / found.scale.get("", 1.0)
+    return np.concatenate(own or [np.zeros((len(STEPS), 0))], 1) / scale
 
 
 def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
