@@ -1,7 +1,6 @@
 """The parallel test: many constant learning rates side by side, from the same parameters."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,11 @@ from jax_lrreg.finder.suggestions import Found, fell
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
 from jax_lrreg.training.data import source_of
+from jax_lrreg.training.modules import Module
 
 
 def parallel_test(
-    module: Any,
+    module: Module,
     loss_fn: Loss,
     preconditioner: Preconditioner,
     state: State,

@@ -10,6 +10,7 @@ import optax
 from jax_lrreg._check import require, require_number
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import State, make_step
+from jax_lrreg.training.modules import Module
 from jax_lrreg.training.state import optimizer_of
 from jax_lrreg.training.step import Step
 
@@ -44,7 +45,7 @@ def _watch() -> optax.GradientTransformationExtraArgs:
 
 
 def prepared(
-    module: Any,
+    module: Module,
     loss_fn: Loss,
     preconditioner: Preconditioner,
     state: State,

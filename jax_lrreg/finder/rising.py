@@ -1,7 +1,7 @@
 """The range test: one run along which the learning rate rises."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import source_of
+from jax_lrreg.training.modules import Module
 
 SMOOTHING = 0.9  # of the losses: some ten steps
 DIVERGED = 4.0  # times the best loss
@@ -41,7 +42,7 @@ class _Sweep(NamedTuple):
 
 
 def range_test(
-    module: Any,
+    module: Module,
     loss_fn: Loss,
     preconditioner: Preconditioner,
     state: State,

@@ -72,10 +72,15 @@ def check_mask(batch: Batch, owner: str, argument: str, wait: bool = False) -> N
 
 def _is_at_hand(array: jax.Array) -> bool:
     """Whether the numbers lie in the host's memory, so that a look at them costs nothing."""
-    return array.is_ready() and all(device.platform == "cpu" for device in array.devices())
+    ready = getattr(array, "is_ready", None)  # an array of JAX has it, though its type says nothing
+    return (
+        ready is not None
+        and ready()
+        and all(device.platform == "cpu" for device in array.devices())
+    )
 
 
-def _require_no_mask(owner: Any, argument: str, batch: Batch) -> None:
+def _require_no_mask(owner: object, argument: str, batch: Batch) -> None:
     free = isinstance(batch, dict) and "mask" not in batch
     got = outline(batch) if isinstance(batch, dict) else type(batch).__name__
     require(free, owner, argument, got, "dicts without `mask`, which remainder='pad' adds")
@@ -102,7 +107,7 @@ def _named(batch: Batch) -> list[tuple[str, Any]]:
     return [(path_of(path), leaf) for path, leaf in pairs]
 
 
-def _is_list_of_numbers(x: Any) -> bool:
+def _is_list_of_numbers(x: object) -> bool:
     number = int | float | complex | np.generic
     return type(x) is list and bool(x) and all(isinstance(e, number) or _is_scalar(e) for e in x)
 

@@ -18,12 +18,12 @@ from jax_lrreg.training.data import (
     outline,
     require_batches,
 )
-from jax_lrreg.training.modules import adapter_of
+from jax_lrreg.training.modules import Module, adapter_of
 from jax_lrreg.training.state import State
 
 
 def make_eval(
-    module: Any,
+    module: Module,
     metrics_fn: Callable[[Callable, Batch], dict[str, jax.Array]],
     data: ArrayData | Iterable[Batch],
 ) -> Callable[[State], dict[str, float]]:

@@ -16,6 +16,7 @@ import optax
 from jax_lrreg._arrays import leaves
 from jax_lrreg._check import require
 
+Module = Any  # of Linen or NNX, neither of which need be installed; or a function of parameters
 Model = Callable[..., Any]  # what a `loss_fn` calls: it returns whatever the module does
 ModelState = Any  # everything but the parameters that a module carries
 Example = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword inputs of a module
@@ -55,7 +56,7 @@ class Adapter(Protocol):
         ...
 
 
-def adapter_of(module: Any) -> Adapter:
+def adapter_of(module: Module) -> Adapter:
     """The adapter of a module; what `mixed_precision` makes is one already."""
     if isinstance(module, type):
         name = module.__name__

@@ -11,7 +11,15 @@ from jax.typing import DTypeLike
 
 from jax_lrreg._arrays import widened
 from jax_lrreg._check import require
-from jax_lrreg.training.modules import Adapter, Bound, Example, Model, ModelState, adapter_of
+from jax_lrreg.training.modules import (
+    Adapter,
+    Bound,
+    Example,
+    Model,
+    ModelState,
+    Module,
+    adapter_of,
+)
 
 
 class MixedPrecision(NamedTuple):
@@ -63,7 +71,7 @@ class MixedPrecision(NamedTuple):
 
 
 def mixed_precision(
-    module: Any, compute_dtype: DTypeLike, *, param_dtype: DTypeLike | None = None
+    module: Module, compute_dtype: DTypeLike, *, param_dtype: DTypeLike | None = None
 ) -> MixedPrecision:
     """A module with parameters and inputs cast to `compute_dtype`, and its outputs to float32.
 

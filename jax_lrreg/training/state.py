@@ -15,7 +15,7 @@ from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of, wide
 from jax_lrreg._check import nearest, require, require_choice
 from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
-from jax_lrreg.training.modules import ModelState, adapter_of, register_with_flax
+from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.spikes import SpikeState
 from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 
@@ -104,7 +104,7 @@ class State:
 
 
 def init(
-    module: Any,
+    module: Module,
     tx: Optimizer,
     *,
     key: chex.PRNGKey,
@@ -223,7 +223,7 @@ def thaw(state: State, tx: Optimizer, *, trainable: Any) -> State:
     return dataclasses.replace(new, opt_state=opt_state, begun=begun, ema=average)
 
 
-def merge(module: Any, state: State) -> Any:
+def merge(module: Module, state: State) -> Any:
     """The trained model: Linen's variables, the NNX module, or a function's parameters.
 
     So one predicts by `module.apply(merge(module, state), x)` in Linen, as with
@@ -253,7 +253,7 @@ def optimizer_of(
     return optax.with_extra_args_support(made)
 
 
-def require_optimizer(tx: Any, argument: str = "tx") -> None:
+def require_optimizer(tx: object, argument: str = "tx") -> None:
     """Refuses what is neither an Optax transformation nor a function that could make one."""
     if isinstance(tx, optax.GradientTransformation):
         return
@@ -282,7 +282,7 @@ def check_opt_state(optimizer: optax.GradientTransformation, state: State) -> No
     require(forms[0] == forms[1], "step", "state.opt_state", names[1], allowed)
 
 
-def is_function(value: Any) -> bool:
+def is_function(value: object) -> bool:
     """Whether `value` may be a function of hyperparameters: no class and no object of ours."""
     return callable(value) and not isinstance(value, type) and not is_pytree(type(value))
 

@@ -37,7 +37,7 @@ from jax_lrreg.training.metrics import (
     refuse_other_rate,
     takes_now,
 )
-from jax_lrreg.training.modules import Adapter, ModelState, adapter_of
+from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
 from jax_lrreg.training.spikes import Spike
 from jax_lrreg.training.state import (
@@ -66,7 +66,7 @@ changing_of, kept_of = attrgetter(*CHANGING), attrgetter(*KEPT)
 
 
 def make_step(
-    module: Any,
+    module: Module,
     loss_fn: LossFn,
     tx: Optimizer,
     *,
