@@ -180,6 +180,24 @@ def test_where_nothing_can_be_written_is_found_out_before_work_begins(
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_interrupted_while_a_class_is_made_it_exits_with_the_same_code(tmp_path):
+    code = """
+import runpy
+import jax_lrreg.cli as cli
+def main():
+    try:
+        exec("raise KeyboardInterrupt")  # as in the making of a dataclass
+    except KeyboardInterrupt:
+        return 130
+cli.main = main
+runpy.run_module("jax_lrreg", run_name="__main__")
+"""
+    (tmp_path / "program.py").write_text(code)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    command, env = [sys.executable, "-m", "program"], {**os.environ, "PYTHONPATH": paths}
+    assert subprocess.run(command, env=env, check=False).returncode == 130
+
+
 def test_interrupted_it_says_so_in_a_line_and_leaves_what_there_is(tmp_path):
     command = [sys.executable, "-m", "jax_lrreg", "train", "--epochs", "100000", "--out", "run"]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
