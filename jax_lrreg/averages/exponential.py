@@ -98,6 +98,8 @@ class EMA(Average):
 
     def update(self, state, params, step, where=True):
         decay: Any = self.decay(step) if isinstance(self.decay, Schedule) else self.decay
+        # The weight that the parameters have in it so far, as Adam's 1 - b2^t but for any schedule:
+        # divided by it, the mean does not lean towards where it began.
         grown = decay * state.weight + (1 - decay)
         # As a function it is total: a schedule that goes on to 1 stands still.
         begun = (jnp.asarray(step) >= self.start) & (grown > 0)

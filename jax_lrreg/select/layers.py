@@ -93,17 +93,25 @@ def _layers(owner: str, params: optax.Params, order: Sequence[Layer]) -> list[tu
     require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
     paths = [leaf.path for leaf in leaves(params)]
     written = [(layer,) if isinstance(layer, str) else tuple(layer) for layer in order]
+    layers = _written_out(written, paths)
+    for pattern in itertools.chain.from_iterable(layers):
+        require_alive(owner, pattern, paths)
+    for path in paths:
+        allowed = f"such that {path!r} is in one of its layers"
+        require(_inside(path, layers), owner, "order", order, allowed)
+    return layers
+
+
+def _written_out(written: Sequence[tuple[str, ...]], paths: Sequence[str]) -> list[tuple[str, ...]]:
+    """The layers, with those of one starred pattern as one layer for each text of the star."""
+    # What is named without a star is a layer of its own, though a star elsewhere matches it too:
+    # `["embed", "*", "head"]` has the head last, not among the blocks.
     starred = [len(layer) == 1 and bool(_starred(layer[0])) for layer in written]
     named = [layer for layer, star in zip(written, starred, strict=True) if not star]
     free = [path for path in paths if not _inside(path, named)]
     layers: list[tuple[str, ...]] = []
     for layer, star in zip(written, starred, strict=True):
         layers += [(one,) for one in _expanded(layer[0], free)] if star else [layer]
-    for pattern in itertools.chain.from_iterable(layers):
-        require_alive(owner, pattern, paths)
-    for path in paths:
-        allowed = f"such that {path!r} is in one of its layers"
-        require(_inside(path, layers), owner, "order", order, allowed)
     return layers
 
 
@@ -126,6 +134,7 @@ def _expanded(pattern: str, paths: Sequence[str]) -> list[str]:
         parts = path.split("/")
         prefixes = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
         found.add(next(filter(matcher(head), prefixes)))
+    # A name that holds a star itself is meant as it is; block_10 comes after block_9.
     escaped = (re.sub(r"([*?\[])", r"[\1]", prefix) for prefix in sorted(found, key=_natural))
     return ["/".join([prefix, *names[last:]]) for prefix in escaped] or [pattern]
 

@@ -100,6 +100,7 @@ class Predicate:
 
     def multiplier(self, path: str, value: chex.Array) -> float:
         """What the function says of `path`."""
+        # A bool is no number to `require_number`, but it is the natural answer of a predicate.
         number = self.function(path, value)
         flag = isinstance(number, bool | np.bool_)
         return _multiplier(
@@ -163,7 +164,7 @@ class Factors:
         count, allowed = len(self.patterns), "as many as `patterns`"
         require(len(self.factors) == count, "rules", "factors", self.factors, allowed)
         for pattern, factor in zip(self.patterns, self.factors, strict=True):
-            matcher(pattern)
+            matcher(pattern)  # one that is no pattern is refused here, not at the first tree
             require_factor(factor)
 
     def of(self, path: str, value: chex.Array) -> Factor:  # noqa: ARG002 - rules look at paths only

@@ -164,10 +164,7 @@ def step_sizes(
     moved, left = response(inner, Held(1, 1, given), like, states, decaying, extra, unit)
     pairs = zip(sent, left, strict=True)
     sent = [None if own is None else scaled(node.trace, 1 / unit) for own, node in pairs]
-    uneven = [
-        node for node, own in zip(after, sent, strict=True) if own is not None or not sums(node)
-    ]
-    paths = {leaf.path for node in uneven for leaf in leaves(remembered(node))}
+    paths = _uneven(after, sent)
     by_entry = any(type(node).__name__ == "ScaleByRulesState" for node in nodes(states[0]))
 
     def size(keys: Path, update: jax.Array) -> jax.Array:
@@ -179,6 +176,15 @@ def step_sizes(
         return -jnp.real(update.ravel()[0] if alike else update) / unit
 
     return jax.tree_util.tree_map_with_path(size, moved), sent
+
+
+def _uneven(memories: Sequence[Any], sent: Sequence[Tree]) -> set[str]:
+    """The paths of parameters whose entries may move by different step sizes."""
+    # All but plain momentum: a second moment differs from entry to entry, and so does what is
+    # summed after it was divided by one.
+    pairs = zip(memories, sent, strict=True)
+    several = [node for node, own in pairs if own is not None or not sums(node)]
+    return {leaf.path for node in several for leaf in leaves(remembered(node))}
 
 
 def response(
