@@ -197,7 +197,7 @@ class _Reader:
         return node.attr, getattr(value, node.attr)
 
     def qualified(self, owner: str, name: str) -> tuple[str, Callable]:
-        """`schedules.Cosine` or `InverseSqrt.noam`."""
+        """`schedules.Cosine` or `InverseSqrt.t5`."""
         both = f"{owner}.{name}"
         if both in vocabulary.names():
             return name, vocabulary.names()[both]

@@ -140,8 +140,7 @@ def given_rate(rate: Rate | None, hyper: Hyper | None, count: jax.Array) -> jax.
         except Exception as error:
             error.add_note(
                 "make_step: `learning_rate` was called with the state's hyperparameters; wrap a "
-                "function of the "
-                "step, such as Optax's schedules, in schedules.Function"
+                "function of the step, such as Optax's schedules, in schedules.Function"
             )
             raise
         check_rate(rate)
@@ -217,7 +216,6 @@ def nonfinite_message(step: int, metrics: Mapping[str, chex.Numeric]) -> str:
             "; loss and gradient are finite, so it is the optimizer: D-Adaptation and Prodigy "
             "divide 0 by 0 while the "
             "learning rate is 0 or after a first gradient of 0, others have a rate or a decay that "
-            "is NaN or too "
-            "large. Or it is the model's own state, such as a variance that overflows"
+            "is NaN or too large. Or it is the model's own state, such as a variance that overflows"
         )
     return text

@@ -244,8 +244,7 @@ class Function(NamedTuple):
             "init: `module` must be a function of parameters, got a tree that holds them itself, "
             "as Equinox's "
             "modules are: write init(lambda params, x: params(x), ..., params=module). What is no "
-            "array in it "
-            "must be taken out of `params`: equinox.partition, equinox.combine"
+            "array in it must be taken out of `params`: equinox.partition, equinox.combine"
         )
 
     def bind(self, params: optax.Params, model_state: ModelState, key: chex.PRNGKey) -> Bound:

@@ -222,8 +222,7 @@ class Step:
         if any(x.is_deleted() for x in held):
             raise ValueError(
                 "step: `state` must be the latest one, got one whose memory an earlier call was "
-                "given: go on with the "
-                "state that was returned, or keep a state.copy()"
+                "given: go on with the state that was returned, or keep a state.copy()"
             )
         return self._update.complete(state)
 

@@ -67,8 +67,7 @@ def scheduled(
             which = getattr(factory, "__name__", repr(factory))
             raise ValueError(
                 f"scheduled: `{name}` must be an argument of {which}, which has "
-                f"{', '.join(known)}; "
-                f"did you mean {near!r}?"
+                f"{', '.join(known)}; did you mean {near!r}?"
             )
     numbers = {name: value for name, value in arguments.items() if _varies(value, known[name])}
     fixed = {name: value for name, value in arguments.items() if name not in numbers}
