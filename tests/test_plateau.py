@@ -429,3 +429,10 @@ def test_a_wrong_argument_is_refused_by_name(make, arguments, words):
 def test_a_metric_is_one_number(controller, metric):
     with pytest.raises(ValueError, match="`metric` must be one number, got"):
         controller.update(controller.init(), metric)
+
+
+@pytest.mark.parametrize("controller", [ReduceOnPlateau(), Greedy(), LossDecay()], ids=repr)
+@pytest.mark.parametrize("metric", ["0.1", None, 1j, True, 10**400])
+def test_a_metric_is_a_real_number(controller, metric):
+    with pytest.raises(TypeError, match="`metric` must be one real number, got"):
+        controller.update(controller.init(), metric)

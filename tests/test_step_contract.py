@@ -15,6 +15,7 @@ from jax_lrreg import penalties, schedules, training, transforms
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)
 PLATEAU = schedules.ReduceOnPlateau(patience=3)
+CUTS = schedules.ReduceOnPlateau(patience=0, factor=0.5)
 
 
 def make(tx=SGD, loss=loss_fn, **options):
@@ -30,6 +31,9 @@ class TestRate:
         (optax.chain(optax.clip(1.0), optax.adam(COSINE)), COSINE),
         (optax.chain(optax.clip_by_global_norm(1e-2), optax.scale_by_learning_rate(0.1)), 0.1),
         (optax.sgd(0.1, momentum=0.9, nesterov=True), 0.1),
+        (optax.chain(optax.adam(0.1), transforms.scale_by_controller(PLATEAU)), 0.1),
+        (optax.chain(transforms.scale_by_controller(schedules.LossDecay()), optax.sgd(0.1)), 0.1),
+        (optax.chain(optax.sgd(0.1), transforms.scale_by_controller(CUTS)), 0.1),
         (optax.sign_sgd(0.1), 0.1),
         (optax.lion(0.1), 0.1),
         (optax.lamb(0.1), 0.1),

@@ -270,8 +270,10 @@ def _evidence(inner: Optimizer, shapes: held.Tree) -> Evidence:
         return update, scaled(sizes, -TINY)
 
     def rates(step: jax.Array) -> tuple[Any, list[Any]]:
-        counted = lambda x: x if is_parameter(x) else jnp.full_like(x, step)  # noqa: E731
-        before = jax.tree.map(counted, fresh)
+        def counted(x: Any) -> Any:  # but not what a controller counts, which would cut the rate
+            return x if held.is_control(x) or is_parameter(x) else jnp.full_like(x, step)
+
+        before = jax.tree.map(counted, fresh, is_leaf=held.is_control)
         states = before, put(before, lambda _: {"mean": 0, "second": LARGE, "trace": 0})
         sizes = partial(step_sizes, inner, params, states, decaying=decaying, extra=EXTRA)
         _, sent = sizes(nothing, unit=1 / LARGE)
