@@ -264,9 +264,9 @@ class TestSteps:
     def test_one_array_may_stand_twice_in_an_edited_state(self):
         step, state = make(ema=0.9), start()
         for now in training.steps(step, state, DATA, steps=40, log_every=10):
-            now.state = now.state.replace(params=now.state.ema)
+            now.state = training.averaged(now.state)
         assert np.isfinite(now.metrics["loss"])
-        state = now.state.replace(params=now.state.ema)
+        state = training.averaged(now.state)
         state, _ = training.fit(step, state, DATA, steps=5)
         assert int(state.step) == 45
 

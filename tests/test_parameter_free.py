@@ -140,8 +140,8 @@ def test_a_skipped_update_of_theirs_keeps_all_but_the_counters():
     assert metrics["skipped"] == 1
     assert metrics["learning_rate"] == 0
     assert after.opt_state[0].count == after.opt_state[1].count == after.step == 1
-    same = (before.params, before.ema, before.opt_state[0]._replace(count=0))
-    other = (after.params, after.ema, after.opt_state[0]._replace(count=0))
+    same = (before.params, before.average, before.opt_state[0]._replace(count=0))
+    other = (after.params, after.average, after.opt_state[0]._replace(count=0))
     chex.assert_trees_all_equal(same, other)
     _, metrics = step(after, next(batches()))
     assert metrics["skipped"] == 0

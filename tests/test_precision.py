@@ -194,7 +194,7 @@ class TestMixedPrecision:
         state, metrics = train(module, tx, steps=200, ema=0.99)
         assert dtypes(state.params) == {jnp.dtype(dtype).name}
         assert dtypes(state.opt_state) == {"float32"}
-        assert dtypes(state.ema) == {"float32"}
+        assert dtypes(state.average) == {"float32"}
         _, expected = train(apply, optax.adam(1e-3), steps=200)
         np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=0.05)
 

@@ -78,7 +78,7 @@ def test_a_copy_by_tree_map_is_kept():
 
 def test_the_average_begins_as_the_parameters():
     state = start()
-    go(make(ema=0.9), state.replace(ema=state.params))
+    go(make(ema=0.9), make(ema=0.9).complete(state))
     go(make(ema=0.9), start())
 
 

@@ -106,7 +106,7 @@ def step_for(accumulate):
 
 def values(state):
     """All that must stand still when an update is skipped."""
-    return jax.device_get((state.params, state.opt_state, state.model_state, state.ema))
+    return jax.device_get((state.params, state.opt_state, state.model_state, state.average))
 
 
 def run(place, seed, bad_steps, value):

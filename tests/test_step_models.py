@@ -208,12 +208,12 @@ def test_both_ways_of_skipping_give_the_same(backend, monkeypatch):
             data = batch(index)
             if index in (3, 4, 9):
                 data["y"] = np.full(16, np.inf, np.float32)
-            before = jax.device_get((state.params, state.opt_state, state.ema))
+            before = jax.device_get((state.params, state.opt_state, state.average))
             state, metrics = step(state, data)
             rates.append(float(metrics["learning_rate"]))
             assert metrics["skipped"] == (index in (3, 4, 9))
             if metrics["skipped"] and index:
-                after = jax.device_get((state.params, state.opt_state, state.ema))
+                after = jax.device_get((state.params, state.opt_state, state.average))
                 chex.assert_trees_all_equal(before, after)
         return jax.device_get(state.params), rates
 

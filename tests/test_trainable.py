@@ -49,7 +49,7 @@ def test_what_is_frozen_keeps_every_bit_through_decay_average_and_accumulation()
     state, history = training.fit(step, state, source, steps=1000)
     chex.assert_trees_all_equal(state.params["body"], before["body"])
     assert not np.array_equal(state.params["head"]["kernel"], before["head"]["kernel"])
-    assert [leaf.path for leaf in leaves(state.ema)] == ["head/bias", "head/kernel"]
+    assert [leaf.path for leaf in leaves(state.average.mean)] == ["head/bias", "head/kernel"]
     assert history["loss"][-1] < history["loss"][0]
 
 

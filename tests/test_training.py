@@ -124,12 +124,12 @@ class TestStep:
             accumulate=2 if where == "micro-batch" else 1,
         )
         state, _ = step(start(tx), batch)
-        before = jax.tree.map(np.asarray, (state.params, state.opt_state, state.ema))
+        before = jax.tree.map(np.asarray, (state.params, state.opt_state, state.average))
         bad = {"x": batch["x"].copy(), "y": batch["y"].copy()}
         bad["x" if where == "gradient" else "y"][0] = np.inf if where == "gradient" else np.nan
         state, metrics = step(state, bad)
         assert metrics["skipped"] == 1
-        chex.assert_trees_all_equal(before, (state.params, state.opt_state, state.ema))
+        chex.assert_trees_all_equal(before, (state.params, state.opt_state, state.average))
         assert int(state.step) == 2
         np.testing.assert_allclose(metrics["learning_rate"], 0.09, rtol=1e-6)
         state, metrics = step(state, batch)
@@ -229,7 +229,10 @@ class TestStep:
         step = training.make_step(apply, loss_fn, optax.sgd(0.1), ema=0.9)
         first = start(optax.sgd(0.1))
         state, _ = step(first, batch)
-        np.testing.assert_allclose(state.ema["w"], 0.1 * np.asarray(state.params["w"]), rtol=1e-5)
+        chex.assert_trees_all_close(training.averaged(state).params, state.params, rtol=1e-6)
+        before, (state, _) = jax.device_get(state.params["w"]), step(state, batch)
+        wanted = (0.9 * before + np.asarray(state.params["w"])) / 1.9  # of weights that sum to 1
+        np.testing.assert_allclose(training.averaged(state).params["w"], wanted, rtol=1e-5)
 
 
 class Dropping(nn.Module):

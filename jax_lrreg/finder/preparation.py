@@ -66,7 +66,7 @@ def prepared(
     # the caller keeps the state.
     options = {"penalty": penalty, "on_nonfinite": "keep", "donate": False, "monitors": ()}
     step = make_step(module, loss_fn, tx, **options)
-    return step, state.replace(opt_state=chained(now).init(state.params), ema=None)
+    return step, state.replace(opt_state=chained(now).init(state.params), average=None)
 
 
 def agreement(state: State) -> jax.Array:

@@ -1,5 +1,7 @@
 """Training: a state of arrays, a jitted step for Linen, NNX or functions, data, and the loop."""
 
+from jax_lrreg.training.averaging import averaged as averaged
+from jax_lrreg.training.averaging import refresh_statistics as refresh_statistics
 from jax_lrreg.training.data import ArrayData as ArrayData
 from jax_lrreg.training.data import Stream as Stream
 from jax_lrreg.training.evaluate import make_eval as make_eval

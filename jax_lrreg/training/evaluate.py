@@ -71,7 +71,7 @@ def make_eval(
     def evaluate(state: State) -> dict[str, float]:
         sizes, results = [], []
         for number, batch in enumerate(_batches(data)):
-            size = _weight(batch, f"data[{number}]")
+            size = weight_of(batch, "make_eval", f"data[{number}]")
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
                 batch = jax.tree.map(as_array, batch)
@@ -102,11 +102,11 @@ def _batches(data: ArrayData | Iterable[Batch]) -> Iterator[Batch]:
         yield gather(arrays, slice(begin, begin + data.batch_size))
 
 
-def _weight(batch: Batch, name: str) -> float:
+def weight_of(batch: Batch, owner: str, name: str) -> float:
     """How many examples a batch has, those of weight 0 left out."""
-    check_mask(batch, "make_eval", name, wait=True)  # its sum is waited for below
-    count = count_examples(batch, "make_eval", name)
-    require(count is not None, "make_eval", name, outline(batch), "examples along axis 0")
+    check_mask(batch, owner, name, wait=True)  # its sum is waited for below
+    count = count_examples(batch, owner, name)
+    require(count is not None, owner, name, outline(batch), "examples along axis 0")
     if isinstance(batch, dict) and "mask" in batch:
         return float(np.sum(as_array(batch["mask"])))
     return float(count or 0)

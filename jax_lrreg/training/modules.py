@@ -296,6 +296,18 @@ def _require_own(params: optax.Params, own: optax.Params) -> None:
         require(given[path] == np.shape(value), "init", name, given[path], allowed)
 
 
+def statistics_of(adapter: Adapter, model_state: ModelState) -> list[int]:
+    """Which leaves of a model's state are means and variances that batch normalisation collects."""
+    paths = [leaf.path for leaf in leaves(model_state)]
+    if isinstance(adapter, Nnx):
+        nnx = sys.modules["flax.nnx"]
+        held = paths_of_type(adapter, nnx.BatchStat) or set()
+    else:
+        held = {path for path in paths if path.startswith("batch_stats/")}
+    names = ("mean", "var")  # spectral normalisation keeps other things there
+    return [i for i, path in enumerate(paths) if path in held and path.split("/")[-1] in names]
+
+
 def _arguments(module: Any) -> dict[str, inspect.Parameter]:
     call = getattr(module, "__call__", None)  # noqa: B004  a module may have other methods only
     return {} if call is None else dict(inspect.signature(call).parameters)

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of, widened
+from jax_lrreg._arrays import is_key, is_parameter, known, leaves, path_of
 from jax_lrreg._check import nearest, require, require_choice
 from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
+from jax_lrreg.averages import Average
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.spikes import SpikeState
 from jax_lrreg.training.trainable import Trainable, carried_over, chosen
@@ -38,14 +39,15 @@ class State:
         opt_state: the state of the Optax transformation.
         model_state: everything else the module carries, such as batch statistics.
         key: a typed PRNG key; step `t` uses `jax.random.fold_in(key, t)`.
-        ema: moving average of the parameters, or None.
+        average: what the average of a step made with `average=` keeps, or None; see `averaged`.
         hyper: hyperparameters as data (schedules, penalties, numbers), or None.
         loss_scale: of float16, for a step made with `loss_scale=`, or None.
         spikes: the window of a step made with `on_spike=`, or None.
         begun: where some parameters were thawed, how many updates the optimizer had made before the
             first of each trained one; else None.
         trainable: which parameters are trained, as structure; None for all. The others have no
-            place in `opt_state`, `ema` and `begun`.
+            place in `opt_state`, `average` and `begun`.
+        averaging: which average that is, as structure; its numbers are the step's.
     """
 
     _: dataclasses.KW_ONLY
@@ -54,12 +56,13 @@ class State:
     opt_state: optax.OptState
     model_state: ModelState
     key: chex.PRNGKey
-    ema: optax.Params | None = None
+    average: chex.ArrayTree | None = None
     hyper: Hyper | None = None
     loss_scale: Any = None
     spikes: SpikeState | None = None
     begun: optax.Params | None = None
     trainable: Trainable | None = None
+    averaging: Average | None = None
 
     @property
     def trained(self) -> optax.Params:
@@ -87,7 +90,7 @@ class State:
         for name, value in changes.items():
             require_choice("State.replace", "name", name, vars(self))
             old = getattr(self, name)
-            if name in ("params", "model_state", "ema"):
+            if name in ("params", "model_state"):
                 value = _of_the_kind_of(value, old)
             changes[name] = _hyper_like(value, old) if name == "hyper" else _with_copies(value, old)
         return dataclasses.replace(self, **changes)
@@ -215,12 +218,12 @@ def thaw(state: State, tx: Optimizer, *, trainable: Any) -> State:
     since = state.begun
     if since is None:
         since = jax.tree.map(lambda _: jnp.zeros((), jnp.int32), state.trained)
-    average = state.ema
-    if average is not None:
-        average = carried_over(jax.tree.map(widened, new.trained), average)
+    average = state.average
+    if state.averaging is not None and average is not None:
+        average = carried_over(state.averaging.init(new.trained), average)
     changed = (opt_state, carried_over(begun, since), average)
     opt_state, begun, average = jax.tree.map(_copied, changed)
-    return dataclasses.replace(new, opt_state=opt_state, begun=begun, ema=average)
+    return dataclasses.replace(new, opt_state=opt_state, begun=begun, average=average)
 
 
 def merge(module: Module, state: State) -> Any:
@@ -378,13 +381,12 @@ def _to_dict(state: State) -> dict[str, Any]:
 
 
 def _from_dict(state: State, found: dict[str, Any]) -> State:
-    """For Flax: a state like this one, of the arrays in `found`; an average is added if new."""
-    if state.ema is None and any(path.startswith(".ema") for path in found):
-        state = state.replace(ema=state.trained)
+    """For Flax: a state like this one, of the arrays in `found`."""
     pairs, structure = jax.tree_util.tree_flatten_with_path(state)
     own = {jax.tree_util.keystr(path): x for path, x in pairs}
     odd = sorted(own.keys() ^ found.keys())
     allowed = f"that of the bytes: {', '.join(odd[:3])} of {len(odd)} are in one of them only"
+    allowed += "; step.complete(state) adds an average" if ".average" in str(odd) else ""
     require(not odd, "from_bytes", "target", state, allowed)
 
     def restored(path: str, old: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -10,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import LAST_STEP, known, widened
-from jax_lrreg._check import require, require_choice, require_number, require_whole
+from jax_lrreg._arrays import LAST_STEP, known
+from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import may_overflow, no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
+from jax_lrreg.averages import Average
 from jax_lrreg.penalties import NonNegativeL1, Penalty
 from jax_lrreg.penalties.constraints import Constraint
 from jax_lrreg.training.accumulate import accumulated
+from jax_lrreg.training.averaging import average_of, kind_of, with_average
 from jax_lrreg.training.batch import Batch, check_mask, count_examples
 from jax_lrreg.training.guard import Outcome, Proposal, guarded, stays_finite
 from jax_lrreg.training.metrics import (
@@ -52,7 +55,6 @@ from jax_lrreg.training.state import (
     require_optimizer,
 )
 from jax_lrreg.training.trainable import eased
-from jax_lrreg.transforms.learning_rate import require_one
 from jax_lrreg.transforms.rules import ScaleByRulesState
 
 LossFn = Callable[..., Any]  # (model, batch[, now]) -> loss, or (loss, {name: scalar})
@@ -60,8 +62,8 @@ PenaltyLike = Penalty | Callable[[Any], Penalty]
 PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small
 # call.
-CHANGING = ("step", "params", "opt_state", "model_state", "ema", "loss_scale", "spikes")
-KEPT = ("key", "hyper", "begun", "trainable")
+CHANGING = ("step", "params", "opt_state", "model_state", "average", "loss_scale", "spikes")
+KEPT = ("key", "hyper", "begun", "trainable", "averaging")
 changing_of, kept_of = attrgetter(*CHANGING), attrgetter(*KEPT)
 
 
@@ -79,6 +81,7 @@ def make_step(
     donate: bool = True,
     monitors: Sequence[str] = ("grad_norm",),
     on_spike: Spike | None = None,
+    average: Average | None = None,
 ) -> "Step":
     """A jitted training step for a Linen module, an NNX module or a plain function.
 
@@ -111,8 +114,7 @@ def make_step(
             on regardless, and looks at nothing. Where loss and gradient are finite, schedules go on
             all the same: one that is NaN at one step, or 0 where D-Adaptation and Prodigy then
             divide 0 by 0, would be asked for that step for ever.
-        ema: decay of a moving average of the parameters, in [0, 1), or None. It is kept in float32
-            at least.
+        ema: short for `average=averages.EMA(ema)`: a decay in [0, 1), or None.
         loss_scale: for float16, a `flax.training.dynamic_scale.DynamicScale`: the loss is
             multiplied by it before it is differentiated, the gradient divided by it in float32, and
             it adapts, in `state.loss_scale`: an update that overflows is skipped and lowers it. The
@@ -124,6 +126,8 @@ def make_step(
             end of a log interval only.
         on_spike: a `Spike`: an update whose loss or gradient norm stands out from those just before
             is skipped whole; it counts in `metrics["skipped"]`, and alone in `metrics["spikes"]`.
+        average: what is averaged of the parameters after each update that is made, one of
+            `averages`, or None. It is kept in `state.average`; see `averaged`.
 
     Returns:
         `step(state, batch) -> (state, metrics)`, where `metrics` has `loss`, `data_loss`,
@@ -154,7 +158,7 @@ def make_step(
         learning_rate=learning_rate,
         accumulate=require_whole("make_step", "accumulate", accumulate),
         on_nonfinite=on_nonfinite,
-        ema=ema,
+        average=average_of(ema, average),
         loss_scale=loss_scale,
         monitors=monitors,
         on_spike=on_spike,
@@ -246,7 +250,7 @@ class Update:
     learning_rate: Rate | None = None
     accumulate: int = 1
     on_nonfinite: str = "skip"
-    ema: chex.Numeric | None = None
+    average: Average | None = None
     loss_scale: Any = None
     monitors: Sequence[str] = ("grad_norm",)
     on_spike: Spike | None = None
@@ -260,10 +264,6 @@ class Update:
         check_rate(self.learning_rate)
         refuse_other_rate(self.tx, self.learning_rate)
         require_choice("make_step", "on_nonfinite", self.on_nonfinite, ("skip", "raise", "keep"))
-        if self.ema is not None:
-            allowed = "a number in [0, 1), or None"
-            require_number("make_step", "ema", self.ema, allowed, lambda x: (x >= 0) & (x < 1))
-            require_one("make_step", "ema", self.ema)
         if self.loss_scale is not None:
             check_loss_scale(self.loss_scale, self.on_nonfinite)
         check_monitors(self.monitors)
@@ -325,8 +325,8 @@ class Update:
 
         def make(proposal: Proposal) -> Outcome:
             trained, opt_state, updates = proposal
-            new = {"params": state.whole(trained), "ema": self._averaged(state.ema, trained)}
-            new = state.replace(**new, opt_state=opt_state, model_state=model_state)
+            new = {"params": state.whole(trained), "model_state": model_state}
+            new = state.replace(**new, opt_state=opt_state)
             size = norm(updates) if "update_norm" in self.monitors else None
             return Outcome(new, size, jnp.array(True))
 
@@ -355,6 +355,10 @@ class Update:
             named["spikes"] = spike.astype(jnp.int32)
             window = self.on_spike.update(window, judged, spike, finite & outcome.sound)
             new = new.replace(spikes=window)
+        if self.average is not None:
+            # Not within `guarded`, where a choice between two states would copy whole rings.
+            held = self.average.update(state.average, new.trained, count, where=outcome.sound)
+            new = new.replace(average=held)
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
         if scale is not None:
             metrics["loss_scale"] = scale.scale
@@ -367,9 +371,8 @@ class Update:
 
     def complete(self, state: State) -> State:
         """The state with what it keeps from the first update on."""
-        if self.ema is not None and state.ema is None:
-            # In bfloat16 an average would stand still from a decay of 0.996 on.
-            state = state.replace(ema=jax.tree.map(widened, state.trained))
+        if self.average is not None:
+            state = with_average(state, self.average, self.kind)
         if self.loss_scale is not None and state.loss_scale is None:
             state = state.replace(loss_scale=self.loss_scale)
         if self.on_spike is not None:
@@ -402,10 +405,10 @@ class Update:
         _refuse_constraints(made)
         return made
 
-    def _averaged(self, ema: optax.Params | None, params: optax.Params) -> optax.Params | None:
-        if (decay := self.ema) is None:
-            return ema
-        return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), ema, params)
+    @cached_property
+    def kind(self) -> Average | None:
+        """What the average is, as structure of the state."""
+        return None if self.average is None else kind_of(self.average)
 
 
 def _check_penalty(penalty: PenaltyLike | None) -> None:
