@@ -14,7 +14,7 @@ from jax_lrreg.averages import EMA, Average
 from jax_lrreg.training.batch import Batch, require_batches
 from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
-from jax_lrreg.training.metrics import loss_and_metrics
+from jax_lrreg.training.metrics import Now, called, loss_and_metrics
 from jax_lrreg.training.modules import adapter_of, statistics_of
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
@@ -105,9 +105,10 @@ def refresh_statistics(
 
     @jax.jit
     def after(old: Statistics, state: State, batch: Batch) -> Statistics:
-        held, key = with_leaves(state.model_state, places, old), state.key
-        bound = adapter.bind(state.params, held, jax.random.fold_in(key, state.step))
-        loss_and_metrics(loss_fn(bound.model, batch))
+        held = with_leaves(state.model_state, places, old)
+        now = Now(state.step, jax.random.fold_in(state.key, state.step))
+        bound = adapter.bind(state.params, held, now.key)
+        loss_and_metrics(called(loss_fn, bound.model, batch, now))
         return leaves_at(bound.model_state(), places)
 
     total, size, left, zeros = None, 0.0, None, own

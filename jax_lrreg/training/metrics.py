@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import Leaf, is_parameter, known, leaves, widened
+from jax_lrreg._arrays import LAST_STEP, Leaf, is_parameter, known, leaves, widened
 from jax_lrreg._check import require, require_choice, require_number
 from jax_lrreg._optax_state import GROUP, applied_rate, applied_scales
 from jax_lrreg.schedules import Schedule
+from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.state import Hyper, State, is_function
 from jax_lrreg.transforms.learning_rate import require_one
 from jax_lrreg.transforms.recognition import require_own_rate, runs_alone
@@ -75,6 +76,14 @@ def takes_now(loss_fn: Callable) -> bool:
     allowed = "a function of (model, batch) or (model, batch, now)"
     require(fits, "make_step", "loss_fn", signature, allowed, TypeError)
     return len(needed) == 3
+
+
+def called(loss_fn: Callable, model: Callable, batch: Batch, now: Now) -> Any:
+    """What a `loss_fn` of two or three arguments returns."""
+    if not takes_now(loss_fn):
+        return loss_fn(model, batch)
+    # Small numbers are folded into the keys of the module's streams.
+    return loss_fn(model, batch, now._replace(key=jax.random.fold_in(now.key, LAST_STEP)))
 
 
 def loss_and_metrics(output: Any) -> tuple[jax.Array, Metrics]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import LAST_STEP, known
+from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import may_overflow, no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
@@ -29,6 +29,7 @@ from jax_lrreg.training.metrics import (
     Now,
     Rate,
     at_end,
+    called,
     check_monitors,
     check_rate,
     given_rate,
@@ -389,12 +390,7 @@ class Update:
         now: Now,
     ) -> tuple[jax.Array, tuple[Metrics, ModelState]]:
         bound = self.module.bind(params, model_state, now.key)
-        given: tuple[Any, ...] = (bound.model, batch)
-        if takes_now(
-            self.loss_fn
-        ):  # small numbers are folded into the keys of the module's streams
-            given += (now._replace(key=jax.random.fold_in(now.key, LAST_STEP)),)
-        loss, named = loss_and_metrics(self.loss_fn(*given))
+        loss, named = loss_and_metrics(called(self.loss_fn, bound.model, batch, now))
         return loss, (named, in_dtypes_of(bound.model_state(), model_state))
 
     def _penalty(self, hyper: Hyper | None) -> Penalty | None:
