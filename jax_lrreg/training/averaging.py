@@ -15,7 +15,7 @@ from jax_lrreg.training.batch import Batch, require_batches
 from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
 from jax_lrreg.training.metrics import Now, called, loss_and_metrics
-from jax_lrreg.training.modules import adapter_of, statistics_of
+from jax_lrreg.training.modules import Module, adapter_of, statistics_of
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
 
@@ -57,7 +57,7 @@ def _value(average: Average, held: chex.ArrayTree, params: optax.Params) -> opta
 
 
 def refresh_statistics(
-    module: Any,
+    module: Module,
     state: State,
     data: ArrayData | Iterable[Batch],
     *,
