@@ -13,7 +13,17 @@ import pytest
 from models import NnxNet
 from sklearn.datasets import load_digits
 
-from jax_lrreg import finder, penalties, plots, pytree, schedules, text, training, transforms
+from jax_lrreg import (
+    averages,
+    finder,
+    penalties,
+    plots,
+    pytree,
+    schedules,
+    text,
+    training,
+    transforms,
+)
 
 
 def test_program_1_a_schedule_in_any_optax_optimizer(capsys):
@@ -223,6 +233,34 @@ def test_program_10_find_a_learning_rate_and_look_at_things(digits):
     assert shown == list(found.suggestions)
     plots.schedule(schedules.Constant(found.suggestion), steps=10_000)
     plt.close("all")
+
+
+def test_program_13_other_averages():
+    made = [averages.Uniform(start=8000), averages.Latest(5, every=200), averages.EMA(0.999)]
+    assert [text.parse(repr(average)) for average in made] == made
+
+
+def test_program_13_averages_of_the_weights(digits):
+    average = averages.Cooldown(steps=60, shape="1-sqrt", bins=8)
+    (module, _), (x, y), tx = MODULES["linen"], digits, optax.adam(1e-2)
+    data = training.ArrayData({"x": x[:1400], "y": y[:1400]}, 128, jax.random.key(1))
+
+    def loss_fn(model, batch):
+        logits = model(batch["x"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+    def metrics_fn(model, batch):
+        return {"accuracy": (model(batch["x"], train=False).argmax(-1) == batch["y"]).mean()}
+
+    held = training.ArrayData({"x": x[1400:], "y": y[1400:]}, 397, shuffle=False)
+    evaluate = training.make_eval(module, metrics_fn, held)
+    state = training.init(module, tx, key=jax.random.key(0), example=x[:1])
+    step = training.make_step(module, loss_fn, tx, average=average)
+    state, _ = training.fit(step, state, data, steps=120)
+    mean = training.refresh_statistics(module, training.averaged(state), data, loss_fn=loss_fn)
+    assert evaluate(mean)["accuracy"] > 0.88
+    trained = training.merge(module, mean)
+    assert trained["params"].keys() == state.params.keys()
 
 
 def test_program_18_objects_of_your_own():
