@@ -1,6 +1,7 @@
 """Pictures with Matplotlib: each function takes data and axes, draws, and returns the axes."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -143,29 +144,20 @@ def history(
     for name, one in runs.items():
         what = f"what training.fit returns{f' at {name!r}' if name else ''}"
         require("step" in one, "plots.history", "history", sorted(one), what)
-    panels: dict[str, list[str]] = {}
-    for one in runs.values():
-        for label, names in _panels(one).items():
-            parts = {name: [name] for name in names} if several else {label: names}
-            panels |= {label: names for label, names in parts.items() if label not in panels}
+    panels = _panels_of_several(runs) if several else _panels(history)
     if axes is None:
         size = (7.0, 1.2 + 1.7 * len(panels))
         options = {"sharex": True, "figsize": size, "layout": "constrained", "squeeze": False}
         axes = list(plt.subplots(len(panels), 1, **options)[1][:, 0])
     require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
     for ax, (label, names) in zip(axes, panels.items(), strict=True):
-        pairs = [(run, name) for run in runs for name in names if name in runs[run]]
-        for (run, name), color in zip(pairs, _cycle(len(pairs)), strict=True):
-            color = COLORS[list(runs).index(run) % len(COLORS)] if several else color
-            _draw_metric(ax, runs[run], name, color, run or name.replace("_", " "))
-        _dress(ax, label, [np.asarray(runs[run][name], float) for run, name in pairs])
-        if len(pairs) > 1:
-            ax.legend(frameon=False, fontsize=8, ncols=min(4, len(pairs)))
         if several:
-            ends = ((run, np.asarray(runs[run][name])) for run, name in pairs)
+            _draw_panel(ax, label, [(runs[run], label, run) for run in runs if label in runs[run]])
+            ends = ((run, np.asarray(one[label])) for run, one in runs.items() if label in one)
             text = ",  ".join(f"{run} {values[-1]:.4g}" for run, values in ends if values.size)
         else:
-            text = _summary(runs[""], names)
+            _draw_panel(ax, label, [(history, name, name.replace("_", " ")) for name in names])
+            text = _summary(history, names)
         ax.set_title(f"at the end: {text}", loc="left", fontsize=9, color="0.3")
     last = max(int(np.max(one["step"], initial=1)) for one in runs.values())
     axes[-1].set(xlabel="step", xlim=(0, last))
@@ -173,11 +165,16 @@ def history(
     return axes
 
 
-def _draw_metric(ax: Axes, run: Mapping[str, Any], name: str, color: str, label: str) -> None:
-    late = name in _evaluated(run)
-    style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
-    style |= {"color": color, "label": label, "linewidth": 1.6}
-    ax.plot(run["eval_step" if late else "step"], run[name], **style)
+def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[Mapping[str, Any], str, str]]) -> None:
+    """Lines of one panel: a run, the metric of it, and what to call the line."""
+    for (run, name, title), color in zip(lines, _cycle(len(lines)), strict=True):
+        late = name in _evaluated(run)
+        style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
+        style |= {"color": color, "label": title, "linewidth": 1.6}
+        ax.plot(run["eval_step" if late else "step"], run[name], **style)
+    _dress(ax, label, [np.asarray(run[name], float) for run, name, _ in lines])
+    if len(lines) > 1:
+        ax.legend(frameon=False, fontsize=8, ncols=min(4, len(lines)))
 
 
 def _dress(ax: Axes, label: str, drawn: Sequence[np.ndarray]) -> None:
@@ -216,6 +213,14 @@ def _summary(run: Mapping[str, Any], names: Sequence[str]) -> str:
                 text += f" (best {values[best]:.4g} at step {int(steps[best]):,})"
         texts.append(text)
     return ",  ".join(texts)
+
+
+def _panels_of_several(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """One panel for each metric that any of the runs has."""
+    grouped = [names for run in runs.values() for names in _panels(run).values()]
+    order = ["loss", *itertools.chain.from_iterable(grouped)]
+    order.sort(key=lambda name: name == "learning_rate")  # at the bottom, as of a single run
+    return {name: [name] for name in dict.fromkeys(order)}
 
 
 def _panels(history: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_lrreg._arrays import is_parameter, widened
 
@@ -32,12 +33,12 @@ class Average:
         [1.5 1.5]
     """
 
-    def init(self, params: chex.ArrayTree) -> chex.ArrayTree:
+    def init(self, params: optax.Params) -> chex.ArrayTree:
         """The state before any update, which shares no array with `params`."""
         raise NotImplementedError
 
     def update(
-        self, state: Any, params: chex.ArrayTree, step: chex.Numeric, where: chex.Numeric = True
+        self, state: Any, params: optax.Params, step: chex.Numeric, where: chex.Numeric = True
     ) -> chex.ArrayTree:
         """The state after the update `step`, counted from 0, which led to `params`.
 
@@ -65,7 +66,7 @@ class RingState(NamedTuple):
     count: jax.Array
 
 
-def copies_of(params: chex.ArrayTree, *count: int) -> chex.ArrayTree:
+def copies_of(params: optax.Params, *count: int) -> chex.ArrayTree:
     """A copy of `params`, or so many along axis 0; one of what is no parameter."""
 
     def one(value: chex.Array) -> jax.Array:
@@ -77,7 +78,7 @@ def copies_of(params: chex.ArrayTree, *count: int) -> chex.ArrayTree:
 
 
 def moved(
-    mean: chex.ArrayTree, params: chex.ArrayTree, rate: chex.Numeric, where: chex.Numeric
+    mean: chex.ArrayTree, params: optax.Params, rate: chex.Numeric, where: chex.Numeric
 ) -> chex.ArrayTree:
     """`mean` moved towards `params` by a rate; of 1, all the way."""
 
@@ -93,7 +94,7 @@ def moved(
 
 def put(
     ring: chex.ArrayTree,
-    params: chex.ArrayTree,
+    params: optax.Params,
     slot: jax.Array,
     rate: chex.Numeric,
     where: chex.Numeric,

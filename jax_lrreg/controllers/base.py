@@ -85,7 +85,8 @@ def as_metric(controller: "Controller", metric: chex.Numeric) -> jax.Array:
     """A metric in the type that controllers reckon in."""
     # An array would broadcast through the whole state, which then fails in a scan far away.
     require(np.ndim(metric) == 0, controller, "metric", metric, "one number")
-    dtype = metric.dtype if hasattr(metric, "dtype") else np.asarray(metric).dtype
+    given: Any = metric
+    dtype = given.dtype if hasattr(given, "dtype") else np.asarray(given).dtype
     real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     require(real, controller, "metric", metric, "one real number", error=TypeError)
     return jnp.asarray(metric, jnp.float32)

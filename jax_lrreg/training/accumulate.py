@@ -7,9 +7,12 @@ from weakref import WeakKeyDictionary
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jax_lrreg._arrays import widened
+from jax_lrreg._arrays import LAST_STEP, known, widened
+from jax_lrreg._check import require, require_whole
+from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.modules import ModelState
 
@@ -28,6 +31,7 @@ def accumulated(
     batch: Batch,
     key: chex.PRNGKey,
     accumulate: int,
+    used: jax.Array | None = None,
 ) -> Any:
     """The loss with metrics and model state, and the gradient, of a batch in `accumulate` pieces.
 
@@ -46,6 +50,7 @@ def accumulated(
             micro-batch.
         key: micro-batch `i` gets `fold_in(key, i)`.
         accumulate: how many micro-batches.
+        used: how many of them, from the first on, are used; None for all.
     """
     if accumulate == 1:
         return gradient(params, model_state, batch, key)
@@ -87,11 +92,54 @@ def accumulated(
 
     start = (Sums(jnp.zeros(()), zeros), model_state)
     unroll = accumulate if is_slow_in_a_loop(trace) else 1
-    (sums, model_state), _ = jax.lax.scan(
-        one, start, (jnp.arange(accumulate), split), unroll=unroll
-    )
+    if used is None:
+        items = (jnp.arange(accumulate), split)
+        (sums, model_state), _ = jax.lax.scan(one, start, items, unroll=unroll)
+    else:  # a loop whose length is data: one program for every number
+
+        def several(index: jax.Array, carry: tuple[Sums, ModelState]) -> Any:
+            return one(carry, (index, {i: x[index] for i, x in split.items()}))[0]
+
+        sums, model_state = jax.lax.fori_loop(0, used, several, start)
     loss, named, grads = jax.tree.map(lambda total: total / sums.weight, sums.values)
     return (loss, (named, model_state)), grads
+
+
+def examples_in(batch: Batch, pieces: int, used: jax.Array | None) -> chex.Numeric:
+    """How many examples count in the first `used` of so many micro-batches of a batch."""
+    size = max((jnp.shape(x)[0] for x in jax.tree.leaves(batch) if jnp.ndim(x)), default=0)
+    rows = size if used is None else size // pieces * used
+    if not (isinstance(batch, dict) and "mask" in batch):
+        return rows
+    return jnp.sum(jnp.where(jnp.arange(size) < rows, batch["mask"], 0), dtype=jnp.float32)
+
+
+def most_of(accumulate: Any) -> int:
+    """The largest number of micro-batches; refuses what is neither whole nor a schedule of such."""
+    if not isinstance(accumulate, Schedule):
+        allowed = "a whole number >= 1, or a schedule of such numbers"
+        return require_whole("make_step", "accumulate", accumulate, allowed=allowed)
+    allowed = "a schedule that ends, such as PiecewiseConstant(1, boundaries=(100,), values=(2,))"
+    horizon = accumulate.horizon
+    ends = horizon is not None and known(horizon)
+    require(ends, "make_step", "accumulate", accumulate, allowed)
+    end = int(min(np.ceil(np.asarray(horizon, np.float64)), LAST_STEP))
+    # Of whole numbers it is a staircase, and a million steps see every stair of a usual one.
+    steps = np.unique(np.linspace(0, end, min(end + 1, 2**20)).astype(np.int64))
+    with jax.ensure_compile_time_eval():
+        values = np.asarray(accumulate(steps.astype(np.int32)))
+    wrong = values[(values != np.round(values)) | (values < 1)]
+    allowed = "a schedule of whole numbers >= 1"
+    value = f"{accumulate!r}, which is {wrong[0]:g} at one step" if len(wrong) else accumulate
+    require(not len(wrong), "make_step", "accumulate", value, allowed)
+    return int(values.max())
+
+
+def used_of(accumulate: Any, count: jax.Array) -> jax.Array | None:
+    """How many micro-batches an update uses, by the optimizer's count; None for all there are."""
+    if not isinstance(accumulate, Schedule):
+        return None
+    return jnp.clip(jnp.round(accumulate(count)), 1, most_of(accumulate)).astype(jnp.int32)
 
 
 # A walk through a program takes a millisecond, and a run asks at each call of `fit`.

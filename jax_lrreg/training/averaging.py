@@ -14,7 +14,7 @@ from jax_lrreg.averages import EMA, Average
 from jax_lrreg.training.batch import Batch, require_batches
 from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
-from jax_lrreg.training.metrics import Now, called, loss_and_metrics
+from jax_lrreg.training.loss import Now, called, loss_and_metrics
 from jax_lrreg.training.modules import Module, adapter_of, statistics_of
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
@@ -125,7 +125,7 @@ def refresh_statistics(
         size += weight
     allowed = "at least one batch whose examples have a weight; an iterator is read only once"
     require(total is not None, "refresh_statistics", "data", data, allowed)
-    means = in_dtypes_of([x / size for x in total or []], own)
+    means: Any = in_dtypes_of([x / size for x in total or []], own)
     return state.replace(model_state=with_leaves(state.model_state, places, means))
 
 
@@ -186,7 +186,7 @@ def kind_of(average: Average) -> Average:
     return jax.tree.map(lambda _: None, average, is_leaf=lambda x: x is not average)
 
 
-def with_average(state: State, average: Average, kind: Average) -> State:
+def with_average(state: State, average: Average, kind: Average | None) -> State:
     """The state with what the average keeps: it is begun, or must be of this kind already."""
     if state.average is None:
         return state.replace(average=average.init(state.trained), averaging=kind)

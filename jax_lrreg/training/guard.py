@@ -29,8 +29,15 @@ class Outcome(NamedTuple):
     sound: jax.Array
 
 
+def but(taken: jax.Array | None, spike: jax.Array | None) -> jax.Array | None:
+    """Whether an update is taken that is no spike either; None where nothing is to be judged."""
+    if spike is None:
+        return taken
+    return ~spike if taken is None else taken & ~spike
+
+
 def guarded(
-    taken: jax.Array,
+    taken: jax.Array | None,
     propose: Callable[[], Proposal],
     is_sound: Callable[[Proposal], jax.Array],
     make: Callable[[Proposal], Outcome],
@@ -40,7 +47,7 @@ def guarded(
 
     Args:
         taken: whether loss, gradient and the new model state are finite. If not, it is the batch's
-            fault, and all stays as it was.
+            fault, and all stays as it was. None: it is made whatever it is.
         propose: runs the optimizer.
         is_sound: whether what it proposes can be made. If not, it is the optimizer's own fault: all
             stays, but schedules go on, since one that stood still would give the same number for
@@ -48,6 +55,8 @@ def guarded(
         make: makes it.
         old: the state before.
     """
+    if taken is None:
+        return make(propose())
     propose = jax.jit(propose)  # traced once, for all the places that call it
     nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: make(propose()).update_norm))
     skipped = Outcome(old, nothing, jnp.array(False))

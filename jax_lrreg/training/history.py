@@ -1,6 +1,6 @@
 """The history of a run: sums on the device, one reading for each interval, one entry of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -187,18 +187,20 @@ def compare(histories: Mapping[str, Mapping[str, Any]]) -> Report:
     fits = isinstance(histories, Mapping) and len(histories) > 0
     fits = fits and all(isinstance(x, Mapping) and "step" in x for x in histories.values())
     require(fits, "compare", "histories", histories, allowed)
-    rows = []
-    for label, run in histories.items():
-        columns = list(run)
-        evaluated = columns[columns.index("eval_step") + 1 :] if "eval_step" in run else []
-        for name in columns:
-            if name == "loss" or "accuracy" in name or name in evaluated:
-                steps = np.asarray(run["eval_step" if name in evaluated else "step"])
-                values = np.asarray(run[name], float)
-                rows.append((name, label, *_last_and_best(values, steps, "accuracy" in name)))
+    rows = [row for label, run in histories.items() for row in _rows_of(label, run)]
     order = list(dict.fromkeys(name for name, *_ in rows))
     rows.sort(key=lambda row: order.index(row[0]))  # the runs of a metric side by side
     return Report(f"{len(histories)} runs", rows, ("metric", "run", "last", "best", "at step"))
+
+
+def _rows_of(label: str, run: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    columns = list(run)
+    evaluated = columns[columns.index("eval_step") + 1 :] if "eval_step" in run else []
+    for name in columns:
+        if name == "loss" or "accuracy" in name or name in evaluated:
+            steps = np.asarray(run["eval_step" if name in evaluated else "step"])
+            values = np.asarray(run[name], float)
+            yield (name, label, *_last_and_best(values, steps, "accuracy" in name))
 
 
 def _last_and_best(values: np.ndarray, steps: np.ndarray, higher: bool) -> tuple[str, str, str]:

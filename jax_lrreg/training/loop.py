@@ -20,12 +20,13 @@ from jax_lrreg.training.step import Step
 from jax_lrreg.training.stop import (
     Best,
     Deadline,
-    Patience,
     Stop,
     check_stopping,
     handled_signals,
     held_back,
+    judged,
     name_of,
+    names_asked,
 )
 
 Evaluation = Callable[[State], Mapping[str, chex.Numeric]]
@@ -133,13 +134,11 @@ def fit(
                     _, entry = history.write()
                     if eval_fn is not None:
                         values = _evaluate(now, eval_fn, control_on, history)
+                        stopped = judged(stop, keep_best, now.step, values, now.state)
                         entry |= values
-                        if keep_best is not None:
-                            keep_best.see(now.step, values, now.state)
-                        stopped = stop is not None and bool(stop(now.step, values))
                     bar.update(now.step, entry)
-                if stopped or (isinstance(stop, Deadline) and stop.is_over()):
-                    stopped = True
+                stopped = stopped or (isinstance(stop, Deadline) and stop.is_over())
+                if stopped:
                     run.close(history)
                     break
             why = f"{name_of(stop)} said so" if stopped else "all steps are made"
@@ -292,9 +291,7 @@ class _Run:
                 require(False, "fit", "eval_every", None, "given where `control_on` is")
             allowed = "None for an optimizer without transforms.scale_by_controller"
             require(hears_metrics(state.opt_state), "fit", "control_on", control_on, allowed)
-        named = {"stop": stop, "keep_best": keep_best}
-        asked = {k: x.name for k, x in named.items() if isinstance(x, Patience | Best)}
-        asked |= {} if control_on is None else {"control_on": control_on}
+        asked = names_asked(stop=stop, keep_best=keep_best, control_on=control_on)
         if asked and eval_fn is not None and self.start < self.end:
             names = sorted(eval_fn(state))
             for argument, name in asked.items():

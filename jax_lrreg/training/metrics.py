@@ -1,20 +1,18 @@
 """What a step reports: its names, what `loss_fn` returns, the applied rate, and monitors."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import LAST_STEP, Leaf, is_parameter, known, leaves, widened
+from jax_lrreg._arrays import Leaf, is_parameter, known, leaves, widened
 from jax_lrreg._check import require, require_choice, require_number
 from jax_lrreg._optax_state import GROUP, applied_rate, applied_scales
 from jax_lrreg.schedules import Schedule
-from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.state import Hyper, State, is_function
 from jax_lrreg.transforms.learning_rate import require_one
 from jax_lrreg.transforms.recognition import require_own_rate, runs_alone
@@ -22,13 +20,28 @@ from jax_lrreg.transforms.recognition import require_own_rate, runs_alone
 Metrics = dict[str, jax.Array]  # scalars by name, on the device
 Rate = chex.Numeric | Callable[[Any], Any]  # a number, a schedule, or a function of hyper to either
 
-EACH_STEP = ("grad_norm", "update_norm")
+NORMS = ("grad_norm", "update_norm")
+EACH_STEP = (*NORMS, "noise_scale")
 AT_END = ("param_norm", "param_norm/*", "sparsity", "sparsity/*")
 LOSSES = ("loss", "data_loss", "penalty")
-LAST = ("learning_rate", "loss_scale")  # of several steps the last one counts, not the mean
+LAST = (
+    "learning_rate",
+    "loss_scale",
+    "noise_scale",
+)  # of several steps the last one counts, not the mean
 COUNTS = ("spikes",)  # of several steps the sum counts, skipped ones too
 GROUPS = "learning_rate/"  # begins the names of the rates of rules
-RESERVED = (*LOSSES, *LAST, *COUNTS, "skipped", "step", "eval_step", *EACH_STEP, *AT_END)
+RESERVED = (
+    *LOSSES,
+    *LAST,
+    *COUNTS,
+    "examples",
+    "skipped",
+    "step",
+    "eval_step",
+    *EACH_STEP,
+    *AT_END,
+)
 
 
 def is_reserved(name: str) -> bool:
@@ -46,73 +59,6 @@ def check_monitors(monitors: Sequence[str]) -> None:
     require(listed, "make_step", "monitors", monitors, allowed, error=TypeError)
     for name in monitors:
         require_choice("make_step", "monitors", name, names)
-
-
-class Now(NamedTuple):
-    """What a `loss_fn` of three arguments gets as its third.
-
-    Attributes:
-        step: int32, the number of the update by the optimizer's own count, which its schedules see.
-        key: a PRNG key of this update and micro-batch.
-    """
-
-    step: jax.Array
-    key: chex.PRNGKey
-
-
-def takes_now(loss_fn: Callable) -> bool:
-    """Whether a `loss_fn` has a third argument without a default; refuses any other number."""
-    try:
-        signature = inspect.signature(loss_fn)
-    except (TypeError, ValueError):  # some callables written in C have none
-        return False
-    kinds = inspect.Parameter
-    every = list(signature.parameters.values())
-    placed = [p for p in every if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-    needed = [p for p in placed if p.default is kinds.empty]
-    more = any(p.kind is kinds.VAR_POSITIONAL for p in every)
-    named = any(p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty for p in every)
-    fits = len(needed) <= 3 and (len(placed) >= 2 or more) and not named
-    allowed = "a function of (model, batch) or (model, batch, now)"
-    require(fits, "make_step", "loss_fn", signature, allowed, TypeError)
-    return len(needed) == 3
-
-
-def called(loss_fn: Callable, model: Callable, batch: Batch, now: Now) -> Any:
-    """What a `loss_fn` of two or three arguments returns."""
-    if not takes_now(loss_fn):
-        return loss_fn(model, batch)
-    # Small numbers are folded into the keys of the module's streams.
-    return loss_fn(model, batch, now._replace(key=jax.random.fold_in(now.key, LAST_STEP)))
-
-
-def loss_and_metrics(output: Any) -> tuple[jax.Array, Metrics]:
-    """The loss, in float32 at least, and the metrics, of what a `loss_fn` returned."""
-    loss, named = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
-    allowed = "a function that returns a real scalar"
-    try:
-        loss = jnp.asarray(loss)
-    except (TypeError, ValueError):
-        raise TypeError(f"make_step: `loss_fn` must be {allowed}, got {loss!r}") from None
-    scalar = loss.ndim == 0 and jnp.issubdtype(loss.dtype, jnp.floating)
-    require(scalar, "make_step", "loss_fn", f"{loss.dtype}{list(loss.shape)}", allowed)
-    allowed = "(loss, {name: scalar})"
-    require(isinstance(named, dict), "make_step", "loss_fn", type(named).__name__, allowed)
-    return widened(loss), {name: _metric(name, named[name]) for name in named}
-
-
-def _metric(name: Any, value: Any) -> jax.Array:
-    free = isinstance(name, str) and not is_reserved(name)
-    require(free, "make_step", "loss_fn", name, "metrics by other names than the step's own")
-    try:
-        value = jnp.asarray(value)
-    except (TypeError, ValueError):
-        allowed = f"make_step: metric {name!r} of `loss_fn` must be an array"
-        raise TypeError(f"{allowed}, got {value!r}") from None
-    real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
-    text = f"{value.dtype}{list(value.shape)}"
-    require(value.ndim == 0 and real, "make_step", f"loss_fn: {name}", text, "a scalar, and real")
-    return value
 
 
 def check_rate(rate: Rate | None) -> None:

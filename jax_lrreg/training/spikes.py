@@ -101,6 +101,7 @@ class Spike:
         sound: jax.Array,
     ) -> SpikeState:
         """The window after an update: a sound one enters it, a spike is counted."""
+        sound = sound & jnp.all(jnp.isfinite(self._values(found)))  # "keep" calls all updates sound
         entered = state.values.at[:, state.count % self.window].set(self._values(found))
         count = state.count + sound
         count = jnp.where(count >= 2 * self.window, self.window, count)
@@ -112,8 +113,10 @@ class Spike:
             jnp.where(anew, 0, row).astype(jnp.int32),
         )
 
-    def check(self, state: SpikeState) -> None:
-        """Refuses a window of another size or of other metrics."""
+    def complete(self, state: SpikeState | None) -> SpikeState:
+        """The window, an empty one at first; refuses one of another size or of other metrics."""
+        if state is None:
+            return self.init()
         shape = (len(self.metrics), self.window)
         allowed = (
             f"for {len(self.metrics)} metrics and a window of {self.window}, as the state's: "
@@ -121,6 +124,27 @@ class Spike:
         )
         given = "x".join(map(str, jnp.shape(state.values)))
         require(jnp.shape(state.values) == shape, "make_step", "on_spike", given, allowed)
+        return state
 
     def _values(self, found: Mapping[str, jax.Array]) -> jax.Array:
         return jnp.stack([found[name].astype(jnp.float32) for name in self.metrics])
+
+
+def judged(
+    on_spike: Spike | None, state: SpikeState | None, found: Mapping[str, jax.Array]
+) -> jax.Array | None:
+    """Whether an update is a spike; None where nobody asks."""
+    return None if on_spike is None or state is None else on_spike.judge(state, found)
+
+
+def entered(
+    on_spike: Spike | None,
+    state: SpikeState | None,
+    found: Mapping[str, jax.Array],
+    spike: jax.Array,
+    sound: jax.Array,
+) -> SpikeState | None:
+    """The window after an update."""
+    if on_spike is None or state is None:
+        return state
+    return on_spike.update(state, found, spike, sound)

@@ -17,6 +17,7 @@ from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.averages import Average
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
+from jax_lrreg.training.noise import NoiseState
 from jax_lrreg.training.spikes import SpikeState
 from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 
@@ -43,6 +44,7 @@ class State:
         hyper: hyperparameters as data (schedules, penalties, numbers), or None.
         loss_scale: of float16, for a step made with `loss_scale=`, or None.
         spikes: the window of a step made with `on_spike=`, or None.
+        noise: what the monitor "noise_scale" has found so far, or None.
         begun: where some parameters were thawed, how many updates the optimizer had made before the
             first of each trained one; else None.
         trainable: which parameters are trained, as structure; None for all. The others have no
@@ -60,6 +62,7 @@ class State:
     hyper: Hyper | None = None
     loss_scale: Any = None
     spikes: SpikeState | None = None
+    noise: NoiseState | None = None
     begun: optax.Params | None = None
     trainable: Trainable | None = None
     averaging: Average | None = None

@@ -1,7 +1,7 @@
 """One jitted update: loss, penalty, gradient, optimizer, and the metrics of this very update."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -12,58 +12,61 @@ import jax.numpy as jnp
 import optax
 
 from jax_lrreg._arrays import known
-from jax_lrreg._check import require, require_choice, require_whole
+from jax_lrreg._check import require, require_choice
 from jax_lrreg._optax_state import may_overflow, no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
 from jax_lrreg.averages import Average
-from jax_lrreg.penalties import NonNegativeL1, Penalty
-from jax_lrreg.penalties.constraints import Constraint
-from jax_lrreg.training.accumulate import accumulated
+from jax_lrreg.penalties import Penalty
+from jax_lrreg.schedules import Schedule
+from jax_lrreg.training import noise
+from jax_lrreg.training.accumulate import accumulated, examples_in, most_of, used_of
 from jax_lrreg.training.averaging import average_of, kind_of, with_average
 from jax_lrreg.training.batch import Batch, check_mask, count_examples
-from jax_lrreg.training.guard import Outcome, Proposal, guarded, stays_finite
+from jax_lrreg.training.guard import Outcome, Proposal, but, guarded, stays_finite
+from jax_lrreg.training.loss import (
+    LossFn,
+    Now,
+    PenaltyLike,
+    called,
+    check_penalty,
+    loss_and_metrics,
+    penalty_of,
+    takes_now,
+)
 from jax_lrreg.training.metrics import (
     AT_END,
-    EACH_STEP,
+    NORMS,
     Metrics,
-    Now,
     Rate,
     at_end,
-    called,
     check_monitors,
     check_rate,
     given_rate,
-    loss_and_metrics,
     nonfinite_message,
     norm,
     rates,
     rates_of_rules,
     refuse_other_rate,
-    takes_now,
 )
 from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
-from jax_lrreg.training.spikes import Spike
+from jax_lrreg.training.spikes import Spike, entered, judged
 from jax_lrreg.training.state import (
-    Hyper,
     Optimizer,
     State,
     check_opt_state,
     in_dtypes_of,
     is_function,
-    made_of,
     optimizer_of,
     require_optimizer,
 )
 from jax_lrreg.training.trainable import eased
 from jax_lrreg.transforms.rules import ScaleByRulesState
 
-LossFn = Callable[..., Any]  # (model, batch[, now]) -> loss, or (loss, {name: scalar})
-PenaltyLike = Penalty | Callable[[Any], Penalty]
-PENALTY = "make_step: `penalty` must be a Penalty or a function hyper -> Penalty"
 # What a step gives back. A key that goes in and out costs the host as much as the rest of a small
 # call.
-CHANGING = ("step", "params", "opt_state", "model_state", "average", "loss_scale", "spikes")
+FIRST = ("step", "params", "opt_state", "model_state")
+CHANGING = (*FIRST, "average", "loss_scale", "spikes", "noise")
 KEPT = ("key", "hyper", "begun", "trainable", "averaging")
 changing_of, kept_of = attrgetter(*CHANGING), attrgetter(*KEPT)
 
@@ -75,7 +78,7 @@ def make_step(
     *,
     penalty: PenaltyLike | None = None,
     learning_rate: Rate | None = None,
-    accumulate: int = 1,
+    accumulate: int | Schedule = 1,
     on_nonfinite: str = "skip",
     ema: chex.Numeric | None = None,
     loss_scale: Any = None,
@@ -108,7 +111,9 @@ def make_step(
             given or not.
         accumulate: into how many micro-batches a batch is split; their gradients are averaged in
             float32, weighted by the sum of `batch["mask"]` where the batch has one. It is one
-            update.
+            update. Or a schedule of whole numbers, for a batch that grows: a batch then has the
+            most micro-batches there ever are, of which the first so many are used, and
+            `metrics["examples"]` says how many examples that were.
         on_nonfinite: for an update whose loss, gradient or learning rate is not finite, or that
             would leave a parameter or a number of the model's state so: "skip" leaves parameters,
             optimizer, model state and average as they were; "raise" does so and raises; "keep" goes
@@ -124,7 +129,9 @@ def make_step(
         monitors: what else to report. At each step, "grad_norm", which costs nothing more, and
             "update_norm". Of the state, "param_norm" and "sparsity", the share of exact zeros, and
             for each parameter by its path "param_norm/*" and "sparsity/*": `fit` reads those at the
-            end of a log interval only.
+            end of a log interval only. With `accumulate` of at least 2, "noise_scale": how many
+            examples a batch may have before more of them are hardly worth their cost, from the last
+            hundred updates.
         on_spike: a `Spike`: an update whose loss or gradient norm stands out from those just before
             is skipped whole; it counts in `metrics["skipped"]`, and alone in `metrics["spikes"]`.
         average: what is averaged of the parameters after each update that is made, one of
@@ -157,7 +164,7 @@ def make_step(
         tx,
         penalty=penalty,
         learning_rate=learning_rate,
-        accumulate=require_whole("make_step", "accumulate", accumulate),
+        accumulate=accumulate,
         on_nonfinite=on_nonfinite,
         average=average_of(ema, average),
         loss_scale=loss_scale,
@@ -249,7 +256,7 @@ class Update:
     _: dataclasses.KW_ONLY
     penalty: PenaltyLike | None = None
     learning_rate: Rate | None = None
-    accumulate: int = 1
+    accumulate: int | Schedule = 1
     on_nonfinite: str = "skip"
     average: Average | None = None
     loss_scale: Any = None
@@ -261,13 +268,16 @@ class Update:
         require(is_function(self.loss_fn), "make_step", "loss_fn", self.loss_fn, allowed, TypeError)
         takes_now(self.loss_fn)
         require_optimizer(self.tx)
-        _check_penalty(self.penalty)
+        check_penalty(self.penalty)
         check_rate(self.learning_rate)
         refuse_other_rate(self.tx, self.learning_rate)
         require_choice("make_step", "on_nonfinite", self.on_nonfinite, ("skip", "raise", "keep"))
         if self.loss_scale is not None:
             check_loss_scale(self.loss_scale, self.on_nonfinite)
         check_monitors(self.monitors)
+        few = most_of(self.accumulate) < 2 and "noise_scale" in self.monitors
+        allowed = "at least 2 where `monitors` has 'noise_scale'"
+        require(not few, "make_step", "accumulate", self.accumulate, allowed)
         spike = self.on_spike is None or isinstance(self.on_spike, Spike)
         allowed = "a training.Spike, or None"
         require(spike, "make_step", "on_spike", self.on_spike, allowed, TypeError)
@@ -290,11 +300,15 @@ class Update:
 
         scale = None if self.loss_scale is None else state.loss_scale
         gradient = scaled_gradient(data_loss_of, scale)
+        if "noise_scale" in self.monitors:
+            gradient = noise.measured(gradient)
+        pieces, used = most_of(self.accumulate), used_of(self.accumulate, count)
         (data_loss, (named, model_state)), grads = accumulated(
-            gradient, params, state.model_state, batch, key, self.accumulate
+            gradient, params, state.model_state, batch, key, pieces, used
         )
+        squares = noise.squares(named, grads)
         # The penalty enters here, once, however many micro-batches and devices there are.
-        penalty, cost = self._penalty(state.hyper), jnp.zeros(())
+        penalty, cost = penalty_of(self.penalty, state.hyper), jnp.zeros(())
         if penalty is not None:
             cost, slopes = penalty.value_and_gradient(params, count)
             grads = jax.tree.map(lambda g, s: g + s.astype(g.dtype), grads, slopes)
@@ -337,34 +351,37 @@ class Update:
             sound &= stays_finite(*map(may_overflow, (proposal.opt_state, state.opt_state)))
             return sound if rate is None else sound & jnp.isfinite(rate)
 
+        found = {"loss": loss, "data_loss": data_loss, "grad_norm": grad_norm}
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        judged = {"loss": loss, "data_loss": data_loss, "grad_norm": grad_norm}
-        spike, window = None, state.spikes
-        if self.on_spike is not None and window is not None:
-            spike = self.on_spike.judge(window, judged)
-        if self.on_nonfinite != "keep":
-            taken = finite & stays_finite(model_state, state.model_state)
-            taken = taken if spike is None else taken & ~spike
-            outcome = guarded(taken, propose, is_sound, make, state)
-        elif spike is None:
-            outcome = make(propose())
+        spike = judged(self.on_spike, state.spikes, found)
+        if self.on_nonfinite == "keep":
+            outcome = guarded(but(None, spike), propose, lambda _: jnp.array(True), make, state)
         else:
-            outcome = guarded(~spike, propose, lambda _: jnp.array(True), make, state)
+            taken = finite & stays_finite(model_state, state.model_state)
+            outcome = guarded(but(taken, spike), propose, is_sound, make, state)
 
-        new, named["skipped"] = outcome.state, 1 - outcome.sound.astype(jnp.int32)
-        if self.on_spike is not None and window is not None and spike is not None:
+        # What goes along with each update, and what is told of this one.
+        new, sound = outcome.state, outcome.sound
+        named["skipped"] = 1 - sound.astype(jnp.int32)
+        if used is not None:
+            named["examples"] = examples_in(batch, pieces, used)
+        if spike is not None:
             named["spikes"] = spike.astype(jnp.int32)
-            window = self.on_spike.update(window, judged, spike, finite & outcome.sound)
-            new = new.replace(spikes=window)
+            new = new.replace(spikes=entered(self.on_spike, state.spikes, found, spike, sound))
         if self.average is not None:
             # Not within `guarded`, where a choice between two states would copy whole rings.
-            held = self.average.update(state.average, new.trained, count, where=outcome.sound)
-            new = new.replace(average=held)
-        metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
+            average = self.average.update(state.average, new.trained, count, where=sound)
+            new = new.replace(average=average)
+        if squares is not None:
+            several = pieces if used is None else used
+            examples = examples_in(batch, pieces, used)
+            means = noise.updated(state.noise, squares, examples, several, sound)
+            new, named["noise_scale"] = new.replace(noise=means), noise.scale(means)
         if scale is not None:
-            metrics["loss_scale"] = scale.scale
+            named["loss_scale"] = scale.scale
             new = new.replace(loss_scale=rescaled(scale, finite))
-        norms = zip(EACH_STEP, (grad_norm, outcome.update_norm), strict=True)
+        metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
+        norms = zip(NORMS, (grad_norm, outcome.update_norm), strict=True)
         metrics |= {name: value for name, value in norms if name in self.monitors}
         metrics |= rates(new.opt_state, rate) | named
         metrics |= rates_of_rules(tables, metrics, count)
@@ -376,10 +393,10 @@ class Update:
             state = with_average(state, self.average, self.kind)
         if self.loss_scale is not None and state.loss_scale is None:
             state = state.replace(loss_scale=self.loss_scale)
+        if "noise_scale" in self.monitors and state.noise is None:
+            state = state.replace(noise=noise.init())
         if self.on_spike is not None:
-            window = self.on_spike.init() if state.spikes is None else state.spikes
-            self.on_spike.check(window)
-            state = state.replace(spikes=window)
+            state = state.replace(spikes=self.on_spike.complete(state.spikes))
         return state
 
     def _data_loss(
@@ -393,29 +410,7 @@ class Update:
         loss, named = loss_and_metrics(called(self.loss_fn, bound.model, batch, now))
         return loss, (named, in_dtypes_of(bound.model_state(), model_state))
 
-    def _penalty(self, hyper: Hyper | None) -> Penalty | None:
-        """The penalty as it is, or made of the hyperparameters."""
-        if self.penalty is None or isinstance(self.penalty, Penalty):
-            return self.penalty
-        made = made_of(self.penalty, hyper, Penalty, "penalty", PENALTY)
-        _refuse_constraints(made)
-        return made
-
     @cached_property
     def kind(self) -> Average | None:
         """What the average is, as structure of the state."""
         return None if self.average is None else kind_of(self.average)
-
-
-def _check_penalty(penalty: PenaltyLike | None) -> None:
-    if isinstance(penalty, Penalty):
-        _refuse_constraints(penalty)
-    elif penalty is not None and not is_function(penalty):
-        raise TypeError(f"{PENALTY}, got {penalty!r}")
-
-
-def _refuse_constraints(penalty: Penalty) -> None:
-    infinite = Constraint | NonNegativeL1
-    allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
-    for one in jax.tree.leaves(penalty, is_leaf=lambda x: isinstance(x, infinite)):
-        require(not isinstance(one, infinite), "make_step", "penalty", one, allowed)

@@ -146,6 +146,25 @@ def check_stopping(
     require(keep_best is None or eval_fn, "fit", "eval_fn", None, "given where `keep_best` is")
 
 
+def judged(
+    stop: Stop | None,
+    keep_best: Best | None,
+    step: int,
+    values: Mapping[str, float],
+    state: State,
+) -> bool:
+    """Whether the run is to end after this evaluation; keeps the state, if it is the best."""
+    if keep_best is not None:
+        keep_best.see(step, values, state)
+    return stop is not None and bool(stop(step, values))
+
+
+def names_asked(**arguments: object) -> dict[str, str]:
+    """The names of metrics that arguments speak of, those that do."""
+    named = {key: getattr(value, "name", value) for key, value in arguments.items()}
+    return {key: name for key, name in named.items() if isinstance(name, str)}
+
+
 def name_of(stop: Any) -> str:
     """What to call that which stopped a run."""
     return getattr(stop, "__name__", None) or repr(stop)
