@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jax_lrreg import plots as plots
     from jax_lrreg import schedules as schedules
     from jax_lrreg import select as select
+    from jax_lrreg import sweeps as sweeps
     from jax_lrreg import text as text
     from jax_lrreg import training as training
     from jax_lrreg import transforms as transforms
@@ -52,6 +53,7 @@ _NAMESPACES = (
     "plots",
     "schedules",
     "select",
+    "sweeps",
     "text",
     "training",
     "transforms",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import is_parameter
+from jax_lrreg._arrays import is_parameter, known
 
 Path: TypeAlias = tuple[Any, ...]  # JAX's key path
 # A tree of parameters, of updates, or a state. Optax's types for them and chex's do not fit
@@ -223,8 +223,8 @@ def hears_metrics(state: optax.OptState) -> bool:
 
 def listen(state: optax.OptState, external: bool) -> optax.OptState:
     """The state whose controllers hear what `tell` gives them only, or each update's loss again."""
-    flags = jax.device_get([node.external for node in nodes(state) if is_driven(node)])
-    if all(flag == external for flag in flags):
+    flags = [node.external for node in nodes(state) if is_driven(node)]
+    if known(*flags) and all(flag == external for flag in jax.device_get(flags)):
         return state
     return _told(state, external=external)
 

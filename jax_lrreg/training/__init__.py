@@ -13,6 +13,7 @@ from jax_lrreg.training.loop import Chunk as Chunk
 from jax_lrreg.training.loop import fit as fit
 from jax_lrreg.training.loop import steps as steps
 from jax_lrreg.training.precision import mixed_precision as mixed_precision
+from jax_lrreg.training.scan import scan as scan
 from jax_lrreg.training.spikes import Spike as Spike
 from jax_lrreg.training.state import State as State
 from jax_lrreg.training.state import init as init

@@ -1,9 +1,10 @@
 """Batches: from arrays in memory, as a pure function of key and step, or from any iterable."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import chex
@@ -110,24 +111,39 @@ class ArrayData:
             self._order = (epoch, self._epoch(epoch))
         return self._order[1][batch:]
 
+    def order(self, step: chex.Numeric, steps: int) -> jax.Array:
+        """The numbers of the examples of `steps` steps from `step` on, which may be traced.
+
+        An int32 array of shape [steps, batch_size]: what `indices` gives for each of these steps.
+        """
+        first, batch = jnp.divmod(jnp.asarray(step, jnp.int32), self.steps_per_epoch)
+        # One more than is needed where `step` begins an epoch: a traced one may be anywhere in it.
+        epochs = first + jnp.arange((steps - 1) // self.steps_per_epoch + 2, dtype=jnp.int32)
+        rows = jax.lax.map(lambda epoch: _epoch_order(self.key, epoch, *self._form), epochs)
+        rows = rows.reshape(-1, self.batch_size)
+        return jax.lax.dynamic_slice_in_dim(rows, batch, steps)
+
     def _epoch(self, epoch: int) -> np.ndarray:
-        order = np.arange(self.size, dtype=np.int32)
-        if self.shuffle:
-            order = np.random.default_rng([*self._seed, epoch]).permutation(order)
-        missing = self.steps_per_epoch * self.batch_size - self.size
-        padding = self.size + order[np.arange(max(missing, 0)) % self.size]
-        order = np.concatenate([order, padding])[: self.steps_per_epoch * self.batch_size]
-        return order.astype(np.int32).reshape(-1, self.batch_size)
+        # Not on the accelerator, where it would wait behind the steps that are under way.
+        with jax.ensure_compile_time_eval(), _on_the_host():
+            return np.asarray(_epoch_order(self._host_key, np.int32(epoch), *self._form))
 
     @cached_property
-    def _seed(self) -> list[int]:
-        assert self.key is not None
-        return np.asarray(jax.random.key_data(self.key)).ravel().tolist()
+    def _host_key(self) -> chex.PRNGKey | None:
+        if self.key is None:
+            return None
+        numbers = np.asarray(jax.random.key_data(self.key))
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(self.key))
+
+    @property
+    def _form(self) -> tuple[int, int, int, bool]:
+        return self.size, self.batch_size, self.steps_per_epoch, self.shuffle
 
     @cached_property
     def device_arrays(self) -> Batch:
         """The arrays on the device, sent once."""
-        return jax.tree.map(jnp.asarray, self.arrays)
+        with jax.ensure_compile_time_eval():  # they outlive a trace in which they are asked for
+            return jax.tree.map(jnp.asarray, self.arrays)
 
     @property
     def host_arrays(self) -> Batch:
@@ -138,6 +154,27 @@ class ArrayData:
     def gather(self) -> Callable[[Batch, Any], Batch]:
         """`(arrays, indices) -> batch`, to be called inside a compiled loop."""
         return gather_padded if self.remainder == "pad" else gather
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _epoch_order(
+    key: chex.PRNGKey | None, epoch: chex.Numeric, size: int, batch: int, steps: int, shuffle: bool
+) -> jax.Array:
+    """The numbers of the examples of an epoch, [steps, batch], by its number and the key alone."""
+    order = jnp.arange(size, dtype=jnp.int32)
+    if shuffle:
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), order)
+    missing = max(steps * batch - size, 0)
+    padding = size + order[jnp.arange(missing) % size]
+    return jnp.concatenate([order, padding])[: steps * batch].reshape(steps, batch)
+
+
+def _on_the_host() -> Any:
+    """Where there is a CPU beside the accelerator, small programs run there."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS may have left it out
+        return contextlib.nullcontext()
 
 
 def gather(arrays: Batch, indices: Any) -> Batch:

@@ -10,8 +10,8 @@ LINES = 20  # of a run whose output goes to a file
 class Progress:
     """Shows how far a loop is, how fast, how long yet, and metrics; nothing unless `show`."""
 
-    def __init__(self, show: bool, start: int, end: int):
-        self.show, self.start, self.end = show, start, end
+    def __init__(self, show: bool, start: int, end: int, unit: str = "step"):
+        self.show, self.start, self.end, self.unit = show, start, end, unit
         self.metrics: dict[str, float] = {}
         self.printed = 0  # of the lines
 
@@ -45,7 +45,7 @@ class Progress:
         due = (now - self.start) * LINES // (self.end - self.start)
         if not self.draws and due > self.printed:
             self.printed = due
-            print(f"step {now}/{self.end}  {text}", flush=True)
+            print(f"{self.unit} {now}/{self.end}  {text}", flush=True)
 
     def stopped(self, now: int, why: str) -> None:
         """Says why the run ended before its time."""
@@ -67,7 +67,7 @@ class Progress:
     def _pace(self, now: int, task: Any) -> list[str]:
         """Steps per second, and the time left or taken."""
         rate = task.speed or (now - self.start) / max(task.elapsed, 1e-9)
-        pace = f"{rate:,.0f} steps/s" if rate >= 10 else f"{1 / rate:.3g} s/step"
+        pace = f"{rate:,.0f} {self.unit}s/s" if rate >= 10 else f"{1 / rate:.3g} s/{self.unit}"
         left = self.end - now
         return [pace, f"{_clock(left / rate)} left" if left else f"{_clock(task.elapsed)} in all"]
 

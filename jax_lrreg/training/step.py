@@ -230,6 +230,12 @@ class Step:
         if not isinstance(state, State):
             name = type(state).__name__
             raise TypeError(f"step: `state` must be a State, from `init`, got {name}")
+        if jnp.ndim(state.step):
+            raise ValueError(
+                "step: `state` must be that of one run, got a state of "
+                f"{jnp.shape(state.step)} runs: `sweeps.run`, or `jax.vmap` of "
+                "`lambda state: training.scan(step, state, data, steps=...)`, trains many at once"
+            )
         held = [x for x in (state.step, state.key) if isinstance(x, jax.Array) and known(x)]
         if any(x.is_deleted() for x in held):
             raise ValueError(
