@@ -25,7 +25,7 @@ class Cooldown(Average):
     where params_j are the latest `steps` parameters, the oldest first, and w falls from w_0 = 1 to
     w_steps = 0 by the `shape`. Summed by parts, that is where a run would be whose updates are
     those of this one times w_j. So it is exact where an update does not depend on the parameters,
-    and otherwise as good as a real cooldown in the runs of `benchmarks/cooldown_average.py`. It can
+    and near to a real cooldown late in a run: `benchmarks/cooldown_average.py` has how near. It can
     be read at any step of a run at a constant rate, and foretells what a cooldown there would
     bring. In a younger run the window is what there is.
 

@@ -1,6 +1,6 @@
 """The average of the parameters that a step keeps: how it is read, and statistics that fit it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from jax_lrreg.training.modules import Module, adapter_of, statistics_of
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
 
-Statistics = list[jax.Array]
+Statistics = Sequence[jax.Array]
 
 
 def averaged(state: State) -> State:
@@ -125,7 +125,7 @@ def refresh_statistics(
         size += weight
     allowed = "at least one batch whose examples have a weight; an iterator is read only once"
     require(total is not None, "refresh_statistics", "data", data, allowed)
-    means: Any = in_dtypes_of([x / size for x in total or []], own)
+    means = [jnp.asarray(x / size, old.dtype) for x, old in zip(total or [], own, strict=True)]
     return state.replace(model_state=with_leaves(state.model_state, places, means))
 
 
