@@ -204,8 +204,11 @@ def require_own_rate(
     found, exact = _evaluated(lambda: _evidence(inner, shapes))
     wrong, _ = _wrong(found)
     if exact and not np.any(wrong[: len(SMALL)]):
-        state = jax.eval_shape(inner.init, shapes)
-        _refuse_other(owner, _own_rates(found, state), learning_rate, "that of `tx`, or None")
+        own = _own_rates(found, jax.eval_shape(inner.init, shapes))
+        # One that goes by the loss, as Polyak's step does, stands still at the loss 0 it is tried
+        # with: a rate that is 0 throughout tells nothing.
+        if np.any(own):
+            _refuse_other(owner, own, learning_rate, "that of `tx`, or None")
 
 
 def _require_known(state: held.Tree) -> None:
