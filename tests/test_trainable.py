@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, serialization
 
 from jax_lrreg import penalties, schedules, training, transforms
 from jax_lrreg._arrays import leaves
@@ -166,6 +166,74 @@ def test_after_a_thaw_old_moments_are_kept_and_first_updates_are_at_most_the_rat
     assert moved[0] > 0
 
 
+def sgd_in_the_body(params):
+    def label(keys, _):
+        return "sgd" if "body" in str(keys) else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda lr: optax.MultiSteps(optax.adam(lr), 2).gradient_transformation(), 1.01),
+        (optax.yogi, 1.01),  # keeps all of its second moment where there is no gradient
+        (lambda lr: optax.rmsprop(lr, centered=True), 2.0),
+        (lambda lr: optax.chain(optax.adam(lr), optax.scale_by_backtracking_linesearch(5)), 1.01),
+        (
+            lambda lr: optax.chain(
+                optax.adam(lr),
+                transforms.scale_by_rules([("body/kernel", jnp.ones(4)), ("**", 1.0)]),
+            ),
+            1.01,
+        ),
+    ],
+    ids=["windows", "yogi", "centered", "line search", "stacked factors"],
+)
+def test_a_thaw_makes_updates_of_the_rate_whatever_stands_around_the_means(make, most):
+    tx, batch = make(0.01), data()
+    state = start(tx, trainable="head/**")
+    step = training.make_step(Net(), loss_fn, tx)
+    for _ in range(40):
+        state, _ = step(state, batch)
+    state = training.thaw(state, tx, trainable="**")
+    moved = []
+    for _ in range(4):
+        before = np.asarray(state.params["body"]["kernel"])
+        state, metrics = step(state, batch)
+        assert metrics["skipped"] == 0
+        moved.append(np.abs(np.asarray(state.params["body"]["kernel"]) - before).max() / 0.01)
+    assert 0.5 < max(moved) <= most
+
+
+def test_a_thawed_state_is_read_back_from_its_bytes():
+    tx, batch = optax.adam(0.01), data()
+    step = training.make_step(Net(), loss_fn, tx)
+    state, _ = step(start(tx, trainable="head/**"), batch)
+    state = training.thaw(state, tx, trainable="**")
+    back = serialization.from_bytes(start(tx), serialization.to_bytes(state))
+    chex.assert_trees_all_equal(back.begun, state.begun)
+    chex.assert_trees_all_equal(step(back, batch)[0].params, step(state, batch)[0].params)
+
+
+def test_a_group_without_means_is_not_slowed_by_those_of_another():
+    groups = {"adam": optax.adam(0.01), "sgd": optax.sgd(0.01)}
+    tx, batch = optax.partition(groups, sgd_in_the_body), data()
+    state = start(tx, trainable="head/**")
+    step = training.make_step(Net(), loss_fn, tx, donate=False)
+    for _ in range(20):
+        state, _ = step(state, batch)
+    state = training.thaw(state, tx, trainable="**")
+    after, _ = step(state, batch)
+
+    def loss(params):
+        return loss_fn(lambda x: Net().apply({"params": params}, x), batch)
+
+    slope = jax.grad(loss)(state.params)["body"]["kernel"]
+    moved = after.params["body"]["kernel"] - state.params["body"]["kernel"]
+    np.testing.assert_allclose(moved, -0.01 * slope, rtol=1e-3, atol=1e-7)
+
+
 def test_thawed_parameters_follow_a_fresh_adam():
     batch, tx = data(), optax.adam(0.01, eps=1e-12)
     state = start(tx, trainable="head/kernel")
@@ -210,6 +278,10 @@ WRONG = [
     ([("**", 0)], ValueError, "`trainable` must be a selection that leaves something to train"),
     (3, TypeError, "must be a pattern, a list of rules"),
     (nnx.LoRAParam, ValueError, "`trainable` must be a selection: only NNX has types"),
+    ({"head": True}, TypeError, "init: `trainable` must be a pattern, a list of rules"),
+    (True, TypeError, "init: `trainable` must be a pattern, a list of rules"),
+    ([("head/**", -1)], ValueError, "init: `trainable`: `multiplier` must be a number >= 0"),
+    (lambda path, _: path, TypeError, "init: `trainable`: `predicate` must be a bool or a number"),
 ]
 
 
@@ -219,6 +291,8 @@ def test_wrong_selections_are_refused_by_name(trainable, error, message):
         start(optax.sgd(0.1), trainable=trainable)
     with pytest.raises(ValueError, match=r"thaw: `trainable`: pattern 'tail' matches no parameter"):
         training.thaw(start(optax.sgd(0.1)), optax.sgd(0.1), trainable="tail")
+    with pytest.raises(ValueError, match=r"thaw: `trainable` must be .* types .* are for init"):
+        training.thaw(start(optax.sgd(0.1)), optax.sgd(0.1), trainable=nnx.LoRAParam)
 
 
 def test_rules_stand_beside_a_line_search():

@@ -384,7 +384,10 @@ def _to_dict(state: State) -> dict[str, Any]:
 
 
 def _from_dict(state: State, found: dict[str, Any]) -> State:
-    """For Flax: a state like this one, of the arrays in `found`."""
+    """For Flax: a state like this one, of the arrays in `found`; also where it was thawed."""
+    if state.begun is None and any(path.startswith(".begun") for path in found):
+        begun = jax.tree.map(lambda _: jnp.zeros((), jnp.int32), state.trained)
+        state = state.replace(begun=begun)
     pairs, structure = jax.tree_util.tree_flatten_with_path(state)
     own = {jax.tree_util.keystr(path): x for path, x in pairs}
     odd = sorted(own.keys() ^ found.keys())

@@ -340,7 +340,8 @@ class Update:
             tables.clear()
             updates, opt_state = optimizer.update(grads, state.opt_state, params, **extra, **asked)
             if state.begun is not None:
-                updates = eased(updates, state.begun, optimizer, count, params, extra)
+                held = (optimizer, state.opt_state, count, params, extra)
+                updates = eased(updates, state.begun, *held)
             opt_state = in_dtypes_of(opt_state, state.opt_state)
             return Proposal(optax.apply_updates(params, updates), opt_state, updates)
 

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from jax_lrreg._arrays import Parameters, widened
+from jax_lrreg._arrays import Leaf, Parameters, leaves, widened
 from jax_lrreg._check import require
-from jax_lrreg._optax_state import memories, with_memories
+from jax_lrreg._optax_state import CENTERED, memories, with_memories
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.select import selection
 from jax_lrreg.training.modules import Adapter, paths_of_type
@@ -48,21 +47,21 @@ def chosen(
     items = Parameters(params)
     if isinstance(spec, type):
         paths = paths_of_type(module, spec)
-        require(
-            paths is not None,
-            owner,
-            "trainable",
-            spec,
-            "a selection: only NNX has types of variables",
-        )
+        why = "only NNX has types of variables"
+        if owner == "thaw":
+            why = "types of variables are for init, which has the module"
+        require(paths is not None, owner, "trainable", spec, f"a selection: {why}")
         flags = tuple(leaf.path in (paths or ()) for leaf in items)
     else:
-        rules = selection(spec)
         try:
+            rules = selection(spec)
             rules.check(items.paths)
-        except ValueError as error:
-            raise ValueError(f"{owner}: `trainable`: {str(error).removeprefix('on: ')}") from None
-        flags = tuple(bool(rules.multiplier(*leaf)) for leaf in items)
+            flags = tuple(bool(rules.multiplier(*leaf)) for leaf in items)
+        except (TypeError, ValueError) as error:
+            told = str(error).removeprefix("on: ").removeprefix("`pattern` ")
+            colon = "" if told.startswith("must") else ":"
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{owner}: `trainable`{colon} {told}") from error
     require(any(flags), owner, "trainable", spec, "a selection that leaves something to train")
     return None if all(flags) else Trainable(flags)
 
@@ -78,6 +77,7 @@ def eased(
     updates: optax.Updates,
     begun: optax.Params,
     tx: optax.GradientTransformationExtraArgs,
+    opt_state: optax.OptState,
     count: jax.Array,
     params: optax.Params,
     extra: Mapping[str, Any],
@@ -88,44 +88,79 @@ def eased(
 
     for the k-th update of a parameter and the c-th of the optimizer. Adam corrects its means, which
     start from 0, by the number of all updates: r(c) is near 1 when a new mean is nothing yet, and
-    the update is 3 times the rate.
+    the update is 3 times the rate. What has no such means, as in a group of SGD, stays as it is.
 
     Args:
         updates: of the trained parameters.
         begun: for each of them, the number of updates before its first.
         tx: the optimizer.
+        opt_state: what it holds before this update.
         count: of the updates that it has made before this one.
         params: the trained parameters.
         extra: the other arguments of the update.
     """
-    # One number stands for each parameter: only the constants are asked for.
-    few = jax.tree.map(lambda p: jnp.zeros((1,) * jnp.ndim(p), jnp.result_type(p)), params)
-    fresh = tx.init(few)
-    if not any(hasattr(node, "nu") for node in memories(fresh)):
-        return updates  # nothing is divided by the root of a mean
+    decays = _decays(tx, opt_state, params, extra)
 
-    def decay(field: str) -> jax.Array:
-        """What one update without a gradient leaves of a mean that is 1."""
-        held = [
-            node._replace(**{field: jax.tree.map(jnp.ones_like, getattr(node, field))})
-            if hasattr(node, field)
-            else node
+    def one(leaf: Leaf, since: jax.Array) -> jax.Array:
+        if leaf.path not in decays:
+            return leaf.value
+        own, all_ = (jnp.asarray(n, jnp.float32) for n in (count - since + 1, count + 1))
+
+        def share(decay: jax.Array) -> jax.Array:
+            """(1 - b^k) / (1 - b^c); Yogi keeps all of a mean, where the limit is k / c."""
+            kept = jnp.where(decay < 1, decay, 0)
+            return jnp.where(decay < 1, (1 - kept**own) / (1 - kept**all_), own / all_)
+
+        b1, b2 = decays[leaf.path]
+        return (leaf.value * (jnp.sqrt(share(b2)) / share(b1))).astype(leaf.value.dtype)
+
+    pairs = zip(leaves(updates), jax.tree.leaves(begun), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(updates), [one(*pair) for pair in pairs])
+
+
+def _one_a_layer(p: jax.Array) -> jax.Array:
+    return jnp.zeros(p.shape[:1] + (1,) * (p.ndim - 1), p.dtype)
+
+
+def _decays(
+    tx: optax.GradientTransformationExtraArgs,
+    opt_state: optax.OptState,
+    params: optax.Params,
+    extra: Mapping[str, Any],
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """By path, what one update without a gradient leaves of means that are 1: b1 and b2."""
+    if not any(hasattr(node, "nu") for node in memories(opt_state)):
+        return {}  # nothing is divided by the root of a mean
+
+    def updated(few: optax.Params) -> list[Any]:
+        # The counters are those of now: within a window of `optax.MultiSteps` no mean decays.
+        fresh = jax.tree.map(lambda x, y: x if jnp.ndim(y) else y, tx.init(few), opt_state)
+        ones = [
+            node._replace(
+                **{
+                    name: jax.tree.map(jnp.ones_like, getattr(node, name))
+                    for name in ("mu", "nu")
+                    if hasattr(node, name)
+                }
+            )
             for node in memories(fresh)
         ]
-        nothing = jax.tree.map(jnp.zeros_like, few)
-        _, state = tx.update(nothing, with_memories(fresh, held), few, **extra)
-        left = [jax.tree.leaves(getattr(node, field, ())) for node in memories(state)]
-        means = [jnp.real(widened(leaf)).ravel()[0] for leaves in left for leaf in leaves[:1]]
-        return means[0] if means else jnp.zeros(())
+        # A line search would ask the loss for its value at these few parameters.
+        own = {"grad": few, "value_fn": lambda *_, **__: jnp.zeros(())}
+        return memories(tx.update(few, with_memories(fresh, ones), few, **{**extra, **own})[1])
 
-    b1, b2 = decay("mu"), decay("nu")
-
-    def correction(n: chex.Numeric) -> jax.Array:
-        n = jnp.asarray(n, jnp.float32)
-        return jnp.sqrt(1 - b2**n) / (1 - b1**n)
-
-    def one(update: jax.Array, since: jax.Array) -> jax.Array:
-        ease = correction(count - since + 1) / correction(count + 1)
-        return (update * ease).astype(update.dtype)
-
-    return jax.tree.map(one, updates, begun)
+    # A number for each layer where some are stacked, since rules have as many. Where that does not
+    # do, as for the reference of a penalty, the shapes are the parameters' own.
+    few = jax.tree.map(_one_a_layer, params)
+    try:
+        jax.eval_shape(updated, few)
+    except Exception:  # from any function of the user's
+        few = jax.tree.map(jnp.zeros_like, params)
+    found = {}
+    for node in updated(few):
+        # From the second moment of these the square of the mean is subtracted: no mean is corrected.
+        mean = {} if type(node).__name__ in CENTERED else dict(leaves(getattr(node, "mu", ())))
+        for path, left in leaves(getattr(node, "nu", ())):
+            pair = (mean.get(path, jnp.zeros(())), left)
+            found[path] = tuple(jnp.real(widened(x)).ravel()[0] for x in pair)
+    return found
