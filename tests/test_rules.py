@@ -232,7 +232,14 @@ WRONG = [
     ([("a", True)], TypeError, "`factor` must be a number >= 0.*got True"),
     (["a"], ValueError, "`rules` must be pairs"),
     ([("a", 1.0, 2.0)], ValueError, "`rules` must be pairs"),
-    ([(3, 1.0)], TypeError, "a pattern must be a text"),
+    ([(3, 1.0)], TypeError, "scale_by_rules: a pattern must be a text"),
+    ([("[z-a]", 1.0)], ValueError, "scale_by_rules: pattern .* runs backwards"),
+    ([("a", 1e39)], ValueError, r"`factor` must be a number >= 0.*got 1e\+39"),
+    ([("a", schedules.Constant)], TypeError, "`factor` must be a number >= 0.*Constant"),
+    (schedules.Constant(1.0), TypeError, "`rules` must be a list .*got Constant"),
+    (nnx.LoRAParam, TypeError, "`rules` must be a list .*LoRAParam"),
+    (lambda path: 1.0, TypeError, r"`rules` must be a list .*function \(path, value\)"),
+    ((rule for rule in [("a", 1.0)]), TypeError, "`rules` must be a list .*generator"),
 ]
 
 
@@ -240,6 +247,44 @@ WRONG = [
 def test_wrong_rules_are_refused_when_made(rules, error, message):
     with pytest.raises(error, match=message):
         transforms.scale_by_rules(rules)
+
+
+@pytest.mark.parametrize("factor", [lambda n: "1", lambda n: None, lambda n: n - 1.0])
+def test_a_function_that_begins_with_no_factor_is_refused_at_init(factor):
+    tx = transforms.scale_by_rules([("a", factor), ("**", 1.0)])
+    with pytest.raises((TypeError, ValueError), match=r"`factor` must be a schedule .* at 'a'"):
+        tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_numbers_of_python_are_scaled_and_whole_numbers_left():
+    tx = transforms.scale_by_rules([("a", 3.0), ("b", 0.0)])
+    params = {"a": 1.0, "b": 2.0, "n": jnp.int32(4)}
+    updates, _ = tx.update(params, tx.init(params))
+    assert updates == {"a": 3.0, "b": 0.0, "n": 4}
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["a/**", "*/**", "b_1/**", "b_2/**"],  # the star has nothing left
+        ["**", "a/**"],
+        ["a/**", "b_*/**", "b_2*/**"],
+        ["a/**", (), "b_*/**"],
+    ],
+)
+def test_a_layer_that_decides_about_nothing_moves_no_rates_in_silence(order):
+    params = nested({"a/w": 0.0, "b_1/w": 0.0, "b_2/w": 0.0})
+    with pytest.raises(ValueError, match="layer_decay: `order` must be"):
+        select.layer_decay(params, 0.5, order=order)
+
+
+def test_order_looks_at_parameters_only_and_sorts_equal_numbers_by_their_texts():
+    params = nested({f"b_{n}/w": 0.0 for n in ("01", "1", "001", "2")})
+    rules = select.layer_decay(params | {"n": jnp.int32(1)}, 0.5, order=["*/**"])
+    assert rules.patterns == ("b_001/**", "b_01/**", "b_1/**", "b_2/**")
+    odd = select.layer_decay(nested({"re:a/w": 0.0, "re:b/w": 0.0}), 0.5, order=["*/**"])
+    assert [odd.of(path, None) for path in ("re:a/w", "re:b/w")] == [0.5, 1.0]
+    assert select.layer_decay(params, 0.5, order=[["b_0*/**"], ["b_1/**", "b_2/**"]])
 
 
 def test_uncovered_parameters_and_dead_patterns_are_refused_at_init():
@@ -301,6 +346,46 @@ def test_scheduled_passes_masks_through_refuses_unknown_names_and_traces_once():
         return tx.update(params, tx.init(params))[0]["w"]
 
     update(0.5), update(0.9)
+
+
+def test_scheduled_takes_a_momentum_by_a_function_and_whole_numbers_for_floats():
+    momentum = optax.linear_schedule(0.9, 0.5, 4)
+    tx = transforms.scheduled(optax.sgd, learning_rate=1, momentum=momentum)
+    state = tx.init(jnp.ones(1))
+    updates, state = tx.update(jnp.ones(1), state)
+    updates, state = tx.update(jnp.ones(1), state)
+    np.testing.assert_allclose(updates, -1.8, rtol=1e-6)  # 1 + 0.8 * 1
+    assert jnp.issubdtype(state.hyperparams["learning_rate"].dtype, jnp.floating)
+    sizes = transforms.scheduled(optax.lbfgs, learning_rate=None, memory_size=5)
+    assert sizes.init(jnp.ones(1)).hyperparams == {}
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "message"),
+    [
+        (optax.adam(0.1), {"b1": 0.9}, "`factory` must be a function"),
+        (0.1, {}, "`factory` must be a function"),
+        (optax.sgd, {"momentum": 0.9}, "sgd has missing a required argument: 'learning_rate'"),
+        (optax.scale_by_adam, {"b1": "0.9"}, "`b1` must be a number or a schedule, got '0.9'"),
+        (optax.scale_by_adam, {"b1": True}, "`b1` must be a number or a schedule, got True"),
+    ],
+)
+def test_scheduled_refuses_what_is_no_factory_and_no_number(factory, arguments, message):
+    with pytest.raises(TypeError, match=f"scheduled: {message}"):
+        transforms.scheduled(factory, **arguments)
+
+
+def test_a_report_of_long_names_and_patterns_fits_80_columns():
+    name = "self_attention/query/kernel"
+    params = nested({f"encoder/layers_{n}/{name}": 0.0 for n in (2, 10)})
+    report = select.report(
+        params,
+        learning_rate=select.layer_decay(params, 0.75, order=["encoder/layers_*/**"]),
+        decay=penalties.L2(0.1).on(f"**/{name}"),
+        penalty=penalties.L1(1e-5).on("encoder/**/kernel"),
+        trainable=[("encoder/layers_2/**", 0), ("**", 1)],
+    )
+    assert max(map(len, str(report).splitlines())) <= 80
 
 
 def test_a_report_has_a_row_for_each_parameter_and_a_column_for_each_keyword():

@@ -295,6 +295,12 @@ def test_wrong_selections_are_refused_by_name(trainable, error, message):
         training.thaw(start(optax.sgd(0.1)), optax.sgd(0.1), trainable=nnx.LoRAParam)
 
 
+def test_a_thaw_refuses_another_optimizer():
+    state = start(optax.adam(0.1), trainable="head/**")
+    with pytest.raises(ValueError, match=r"thaw: `state\.opt_state` must be that of this"):
+        training.thaw(state, optax.sgd(0.1), trainable="**")
+
+
 def test_rules_stand_beside_a_line_search():
     tx = optax.chain(optax.lbfgs(), transforms.scale_by_rules([("head/**", 1.0), ("**", 0.5)]))
     state = start(tx)

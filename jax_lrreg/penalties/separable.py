@@ -103,7 +103,7 @@ class L2(ArrayPenalty):
         """
         for name, value in (("steps", steps), ("learning_rate", learning_rate)):
             require_number("from_timescale", name, value, "a positive number", lambda x: x > 0)
-        return cls(1 / (steps * learning_rate))
+        return cls(1 / steps / learning_rate)
 
     def value(self, w):
         return jnp.sum(self.strength * half_square(w))

@@ -8,12 +8,12 @@ from typing import TypeAlias
 import chex
 import optax
 
-from jax_lrreg._arrays import leaves
+from jax_lrreg._arrays import Parameters
 from jax_lrreg._check import require, require_number
 from jax_lrreg.select.patterns import matcher, require_alive
 from jax_lrreg.select.rules import Factors
 
-Layer: TypeAlias = "str | tuple[str, ...]"
+Layer: TypeAlias = "str | Sequence[str]"
 
 
 def layer_decay(params: optax.Params, decay: chex.Numeric, *, order: Sequence[Layer]) -> Factors:
@@ -29,7 +29,8 @@ def layer_decay(params: optax.Params, decay: chex.Numeric, *, order: Sequence[La
             that are named without one. Several patterns in a tuple are one layer.
 
     Raises:
-        ValueError: a parameter is outside `order`, or a pattern matches none.
+        ValueError: a parameter is outside `order`, a pattern matches none, or a layer decides
+            about none, since the layers before it have all that it names.
 
     Source:
         Bao et al., BEiT: BERT pre-training of image transformers, 2021, as in timm's
@@ -89,16 +90,22 @@ def _by_layer(layers: list[tuple[str, ...]], values: list[chex.Numeric]) -> Fact
 def _layers(owner: str, params: optax.Params, order: Sequence[Layer]) -> list[tuple[str, ...]]:
     """The patterns of each layer, a `*` in one expanded; every parameter is in one of them."""
     listed = isinstance(order, list | tuple) and len(order) > 0
-    listed = listed and all(isinstance(layer, str | tuple) for layer in order)
-    require(listed, owner, "order", order, "a list of patterns, from the first layer to the last")
-    paths = [leaf.path for leaf in leaves(params)]
+    listed = listed and all(isinstance(x, str | tuple | list) and len(x) > 0 for x in order)
+    allowed = "a list of patterns, or of tuples of them, from the first layer to the last"
+    require(listed, owner, "order", order, allowed)
+    paths = Parameters(params).paths
     written = [(layer,) if isinstance(layer, str) else tuple(layer) for layer in order]
-    layers = _written_out(written, paths)
-    for pattern in itertools.chain.from_iterable(layers):
+    for pattern in itertools.chain.from_iterable(written):
         require_alive(owner, pattern, paths)
-    for path in paths:
+    layers = _written_out(written, paths)
+    owned = [next((n for n, one in enumerate(layers) if _inside(x, [one])), None) for x in paths]
+    for path, index in zip(paths, owned, strict=True):
         allowed = f"such that {path!r} is in one of its layers"
-        require(_inside(path, layers), owner, "order", order, allowed)
+        require(index is not None, owner, "order", order, allowed)
+    for index, layer in enumerate(layers):
+        # It would count as a layer all the same, and move the rates of those before it.
+        allowed = f"such that {' or '.join(layer)!r} has a parameter that no other layer has"
+        require(index in owned or not paths, owner, "order", order, allowed)
     return layers
 
 
@@ -121,7 +128,6 @@ def _inside(path: str, layers: Sequence[tuple[str, ...]]) -> bool:
 
 def _starred(pattern: str) -> list[int]:
     """Where the names of a pattern have a `*` that stands for one text."""
-    matcher(pattern)
     names = [] if pattern.startswith("re:") else pattern.split("/")
     return [n for n, name in enumerate(names) if "*" in name.replace("**", "")]
 
@@ -135,10 +141,11 @@ def _expanded(pattern: str, paths: Sequence[str]) -> list[str]:
         prefixes = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
         found.add(next(filter(matcher(head), prefixes)))
     # A name that holds a star itself is meant as it is; block_10 comes after block_9.
-    escaped = (re.sub(r"([*?\[])", r"[\1]", prefix) for prefix in sorted(found, key=_natural))
+    escaped = (re.sub(r"^r(?=e:)|[*?\[]", r"[\g<0>]", one) for one in sorted(found, key=_natural))
     return ["/".join([prefix, *names[last:]]) for prefix in escaped] or [pattern]
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts the numbers in a text by their size."""
-    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", text)]
+def _natural(text: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts the numbers in a text by their size, 1 and 01 by their texts."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(t), "") if t.isdecimal() else (-1, t) for t in parts], text

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 
-def matcher(pattern: object) -> Callable[[str], bool]:
+def matcher(pattern: object, owner: str = "on") -> Callable[[str], bool]:
     """Whether a path is meant by `pattern`, as a function of the path."""
     if not isinstance(pattern, str) or not 0 < len(pattern) <= 256:
-        raise TypeError(
-            f"on: a pattern must be a text of 1 to 256 characters, got {pattern!r:.300}"
-        )
-    return _expression(pattern) if pattern.startswith("re:") else _glob(pattern)
+        allowed = "a pattern must be a text of 1 to 256 characters"
+        raise TypeError(f"{owner}: {allowed}, got {pattern!r:.300}")
+    try:
+        return _expression(pattern) if pattern.startswith("re:") else _glob(pattern)
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -21,7 +23,7 @@ def _expression(pattern: str) -> Callable[[str], bool]:
     try:
         expression = re.compile(pattern[3:])
     except (re.error, OverflowError, RecursionError) as error:  # `a{99999999999}` overflows
-        raise ValueError(f"on: {pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
     return lambda path: expression.fullmatch(path) is not None
 
 
@@ -87,7 +89,7 @@ def _set(pattern: str, token: str) -> _Place:
     inside = re.fullmatch(r"\[(!?)(.+)\]", token, re.DOTALL)
     if inside is None:
         why = "which is empty or never closed; the bracket itself is '[[]'"
-        raise ValueError(f"on: pattern {pattern!r} holds the set of characters {token!r}, {why}")
+        raise ValueError(f"pattern {pattern!r} holds the set of characters {token!r}, {why}")
     sign, characters = inside.groups()
     pieces = re.findall("(.)-(.)|(.)", characters, re.DOTALL)
     ranges = tuple((low or one, high or one) for low, high, one in pieces)
@@ -95,13 +97,13 @@ def _set(pattern: str, token: str) -> _Place:
         wrong = low > high or low <= "/" <= high
         why = "which runs backwards" if low > high else "but no set takes the '/' between names"
         if wrong:
-            raise ValueError(f"on: pattern {pattern!r} holds the range '{low}-{high}', {why}")
+            raise ValueError(f"pattern {pattern!r} holds the range '{low}-{high}', {why}")
     return _Place(ranges + _SLASH, True) if sign else _Place(ranges)
 
 
 def require_alive(owner: str, pattern: str, paths: Sequence[str]) -> None:
     """Refuses a pattern that matches none of `paths`, where there are any."""
-    if paths and not any(map(matcher(pattern), paths)):
+    if paths and not any(map(matcher(pattern, owner), paths)):
         near = _nearest(pattern, paths)
         raise ValueError(f"{owner}: pattern {pattern!r} matches no parameter; {near}")
 
@@ -112,4 +114,5 @@ def _nearest(pattern: str, paths: Sequence[str]) -> str:
 
     ranked = sorted(paths, key=likeness, reverse=True)
     more = f", and {len(ranked) - 8} more" if len(ranked) > 8 else ""
-    return f"the parameters are, nearest first: {', '.join(ranked[:8])}{more}"
+    names = (path or "'' (an array alone)" for path in ranked[:8])
+    return f"the parameters are, nearest first: {', '.join(names)}{more}"

@@ -34,11 +34,15 @@ class Report:
         self.title, self.rows, self.headings = title, rows, tuple(headings)
 
     def __repr__(self) -> str:
-        rows = [
-            [_pieces(cell, " " if column else " /") for column, cell in enumerate(row)]
-            for row in (self.headings, *self.rows)
-        ]
-        widths = _widths(rows)
+        # Where patterns are too long for it, they are broken too, between names, then within them.
+        for first, others in ((" /", " "), (" /", " /"), (" /_", " /_")):
+            rows = [
+                [_pieces(cell, others if column else first) for column, cell in enumerate(row)]
+                for row in (self.headings, *self.rows)
+            ]
+            widths = _widths(rows)
+            if sum(widths) + 2 * len(widths) - 2 <= _WIDTH:
+                break
         rows.insert(1, [["-" * width] for width in widths])
         lines = [line for row in rows for line in _lines(row, widths)]
         return "\n".join([*_filled(_pieces(self.title, " "), _WIDTH), "", *lines])
@@ -103,7 +107,13 @@ def report(params: optax.Params, **columns: Any) -> Report:
         head/kernel  2x3    10.0 by 'head/**'  yes, chosen by 'head/**'
     """
     items = Parameters(params)
-    texts = [_column(name, spec, params, items) for name, spec in columns.items()]
+    texts = []
+    for name, spec in columns.items():
+        try:
+            texts.append(_column(name, spec, params, items))
+        except (TypeError, ValueError) as error:
+            error.add_note(f"report: it is the column `{name}`")
+            raise
     rows = [
         (leaf.path, "x".join(map(str, np.shape(leaf.value))) or "scalar", *cells)
         for leaf, *cells in zip(items, *texts, strict=True)

@@ -1,5 +1,6 @@
 """Rules: ordered patterns, or a function, that give each path a multiplier or a factor."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from typing import TypeAlias
@@ -15,6 +16,8 @@ from jax_lrreg.select.patterns import matcher, require_alive
 Selection: TypeAlias = "Rules | Predicate"
 Factor: TypeAlias = "chex.Numeric | Callable[[chex.Numeric], chex.Numeric]"
 RulesLike: TypeAlias = "str | Sequence[tuple[str, Factor]] | Callable | Factors | FactorFunction"
+
+_OWNER = "scale_by_rules"  # whose argument factors are
 
 
 @pytree
@@ -126,7 +129,7 @@ def selection(spec: "str | Sequence[tuple[str, float]] | Callable | Selection") 
         return Rules(((spec, 1.0),))
     if isinstance(spec, list | tuple):
         return Rules(tuple(spec))
-    if callable(spec):
+    if callable(spec) and not isinstance(spec, type):
         return Predicate(spec)
     allowed = "a pattern, a list of rules (pattern, multiplier) or a function (path, value)"
     raise TypeError(f"on: `pattern` must be {allowed}, got {spec!r}")
@@ -159,12 +162,12 @@ class Factors:
     def __post_init__(self):
         for name in ("patterns", "factors"):
             listed = isinstance(getattr(self, name), tuple)
-            require(listed, "rules", name, getattr(self, name), "a tuple", error=TypeError)
-        require(self.patterns != (), "rules", "rules", [], "at least one pair (pattern, factor)")
+            require(listed, _OWNER, name, getattr(self, name), "a tuple", error=TypeError)
+        require(self.patterns != (), _OWNER, "rules", [], "at least one pair (pattern, factor)")
         count, allowed = len(self.patterns), "as many as `patterns`"
-        require(len(self.factors) == count, "rules", "factors", self.factors, allowed)
+        require(len(self.factors) == count, _OWNER, "factors", self.factors, allowed)
         for pattern, factor in zip(self.patterns, self.factors, strict=True):
-            matcher(pattern)  # one that is no pattern is refused here, not at the first tree
+            matcher(pattern, _OWNER)  # refused here, not at the first tree
             require_factor(factor)
 
     def of(self, path: str, value: chex.Array) -> Factor:  # noqa: ARG002 - rules look at paths only
@@ -172,7 +175,7 @@ class Factors:
         index = self._rule(path)
         if index is None:
             hint = "end the list with ('**', 1.0) to leave the rest as it is"
-            raise ValueError(f"rules: no rule covers the parameter {path!r}; {hint}")
+            raise ValueError(f"{_OWNER}: no rule covers the parameter {path!r}; {hint}")
         return self.factors[index]
 
     def reason(self, path: str, value: chex.Array) -> str:  # noqa: ARG002
@@ -183,7 +186,7 @@ class Factors:
     def check(self, paths: Sequence[str]) -> None:
         """Raises unless every pattern matches one of `paths`, or there are none."""
         for pattern in self.patterns:
-            require_alive("rules", pattern, paths)
+            require_alive(_OWNER, pattern, paths)
 
     def _rule(self, path: str) -> int | None:
         found = (n for n, pattern in enumerate(self.patterns) if matcher(pattern)(path))
@@ -232,12 +235,12 @@ def factors(spec: "RulesLike") -> Factors | FactorFunction:
     if isinstance(spec, list | tuple):
         for rule in spec:
             pair = isinstance(rule, tuple | list) and len(rule) == 2
-            require(pair, "rules", "rules", rule, "pairs (pattern, factor)")
+            require(pair, _OWNER, "rules", rule, "pairs (pattern, factor)")
         return Factors(tuple(r[0] for r in spec), factors=tuple(r[1] for r in spec))
-    if isinstance(spec, dict) or not callable(spec):
+    if not _takes_path_and_value(spec):
         why = " (the first that matches decides, and a dict says nothing of order)"
-        allowed = f"a list of pairs (pattern, factor){why * isinstance(spec, dict)}, or a function"
-        raise TypeError(f"rules: `rules` must be {allowed}, got {spec!r:.300}")
+        allowed = f"a list of pairs (pattern, factor){why * isinstance(spec, dict)}, or a function (path, value)"
+        raise TypeError(f"{_OWNER}: `rules` must be {allowed}, got {spec!r:.300}")
     return FactorFunction(spec)
 
 
@@ -250,6 +253,21 @@ def _multiplier(argument: str, value: object, allowed: str) -> float:
 
 def require_factor(factor: Factor) -> None:
     """Refuses all but a number >= 0, an array of them, or a function of the count."""
-    if not callable(factor):
+    if not callable(factor) or isinstance(factor, type):
         allowed = "a number >= 0, an array of them, or a schedule"
-        require_number("rules", "factor", factor, allowed, lambda x: x >= 0)
+        # What float32 takes for infinite would make NaN of an update that is 0.
+        most = float(np.finfo(np.float32).max)
+        require_number(_OWNER, "factor", factor, allowed, lambda x: (x >= 0) & (x <= most))
+
+
+def _takes_path_and_value(spec: object) -> bool:
+    """Whether it is a function `(path, value)`: a schedule and a class are called otherwise."""
+    if not callable(spec) or isinstance(spec, type):
+        return False
+    try:
+        inspect.signature(spec).bind("", None)
+    except TypeError:
+        return False
+    except ValueError:  # some callables written in C have no signature
+        return True
+    return True

@@ -212,6 +212,7 @@ def thaw(state: State, tx: Optimizer, *, trainable: Any) -> State:
     """
     flags = chosen("thaw", trainable, state.params)
     optimizer = optimizer_of(tx, state.hyper)
+    check_opt_state(optimizer, state, "thaw")
     new = dataclasses.replace(state, trainable=flags)
     opt_state = carried_over(optimizer.init(new.trained), state.opt_state)
     count = update_count(state.opt_state)
@@ -276,16 +277,18 @@ def require_optimizer(tx: object, argument: str = "tx") -> None:
         raise TypeError(f"`{argument}` must be {allowed}, got {tx!r}{hint}")
 
 
-def check_opt_state(optimizer: optax.GradientTransformation, state: State) -> None:
-    """Refuses, while a step is traced, the state of another optimizer or of other parameters."""
+def check_opt_state(
+    optimizer: optax.GradientTransformation, state: State, owner: str = "step"
+) -> None:
+    """Refuses the state of another optimizer or of other parameters; a step, while traced."""
     expected = jax.eval_shape(optimizer.init, state.trained)
     forms = [
         (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
         for tree in (expected, state.opt_state)
     ]
     names = [[type(node).__name__ for node in nodes(x)] for x in (expected, state.opt_state)]
-    allowed = f"that of this step's optimizer for these parameters, of {', '.join(names[0])}"
-    require(forms[0] == forms[1], "step", "state.opt_state", names[1], allowed)
+    allowed = f"that of this {owner}'s optimizer for these parameters, of {', '.join(names[0])}"
+    require(forms[0] == forms[1], owner, "state.opt_state", names[1], allowed)
 
 
 def is_function(value: object) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jax_lrreg._arrays import Leaf, Parameters, is_parameter, known, leaves, widened
-from jax_lrreg._check import require
+from jax_lrreg._check import require, require_number
 from jax_lrreg.select import FactorFunction, Factors, RulesLike, factors
 
 
@@ -56,7 +56,9 @@ def scale_by_rules(rules: RulesLike) -> optax.GradientTransformationExtraArgs:
         items, count = Parameters(params), jnp.zeros((), jnp.int32)
         table.check(items.paths)
         for item in items:
-            _factor(table, item, count)
+            first = _factor(table, item, count)
+            allowed = f"a schedule of numbers >= 0 at {item.path!r}"
+            require_number("scale_by_rules", "factor", first, allowed, lambda x: x >= 0)
         return ScaleByRulesState(count)
 
     def update(
@@ -89,7 +91,7 @@ def _factor(table: Factors | FactorFunction, item: Leaf, count: jax.Array) -> ch
         return factor
     fits = np.ndim(factor) == 1 and np.shape(factor) == shape[:1]
     allowed = f"a number, or {shape[:1]} of them at {item.path!r}, which has shape {shape}"
-    require(fits, "rules", "factor", f"shape {np.shape(factor)}", allowed)
+    require(fits, "scale_by_rules", "factor", f"shape {np.shape(factor)}", allowed)
     return jnp.reshape(factor, shape[:1] + (1,) * (len(shape) - 1))
 
 
@@ -100,4 +102,4 @@ def _times(item: Leaf, factor: chex.Numeric) -> chex.Array:
     # Adding -0.0 changes no number, and not the sign of a -0.0 either; 0.0 would. An infinite
     # update times 0 is NaN.
     scaled = jnp.where(factor == 0, -0.0, widened(update) * factor)
-    return scaled.astype(update.dtype)
+    return scaled.astype(jnp.result_type(update))  # a number of Python has a dtype too

@@ -1,6 +1,7 @@
 """Any number of an Optax transformation as a schedule: momentum against the rate, say."""
 
 import inspect
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_lrreg._check import nearest
+from jax_lrreg._check import nearest, require
 from jax_lrreg.schedules import Schedule
 
 
@@ -50,6 +51,10 @@ def scheduled(
     Returns:
         An Optax transformation, whose state records the numbers applied.
 
+    Raises:
+        ValueError: the factory has no argument of a name.
+        TypeError: it lacks one that it needs, or gets a text or a flag where it takes a float.
+
     Example:
         >>> from jax_lrreg.schedules import Linear
         >>> momentum = Linear(0.9, steps=2, end_value=0.5)
@@ -60,20 +65,32 @@ def scheduled(
         >>> print(update, state.hyperparams["momentum"])
         [-0.17] 0.7
     """
-    known = inspect.signature(factory).parameters
+    allowed = "a function that makes a transformation, such as optax.sgd"
+    made = isinstance(factory, optax.GradientTransformation) or not callable(factory)
+    require(not made, "scheduled", "factory", factory, allowed, error=TypeError)
+    signature = inspect.signature(factory)
+    which, known = getattr(factory, "__name__", repr(factory)), signature.parameters
+    free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     for name in arguments:
-        if name not in known:
+        if name not in known and not free:
             near = [*nearest(name, known), *known][0]
-            which = getattr(factory, "__name__", repr(factory))
             raise ValueError(
                 f"scheduled: `{name}` must be an argument of {which}, which has "
                 f"{', '.join(known)}; did you mean {near!r}?"
             )
-    numbers = {name: value for name, value in arguments.items() if _varies(value, known[name])}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise TypeError(f"scheduled: {which} has {error}") from None
+    numbers = {
+        name: value for name, value in arguments.items() if _varies(name, value, known.get(name))
+    }
     fixed = {name: value for name, value in arguments.items() if name not in numbers}
 
     def at(count: jax.Array) -> tuple[dict[str, jax.Array], optax.GradientTransformationExtraArgs]:
-        now = {n: jnp.asarray(x(count) if callable(x) else x) for n, x in numbers.items()}
+        values = {name: x(count) if callable(x) else x for name, x in numbers.items()}
+        # A rate written as 1 is the float: in a state, or a sweep, it may become 0.5.
+        now = {n: jnp.asarray(float(x) if isinstance(x, int) else x) for n, x in values.items()}
         return now, optax.with_extra_args_support(factory(**fixed, **now))
 
     def init(params: optax.Params) -> ScheduledState:
@@ -95,12 +112,22 @@ def scheduled(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _varies(value: object, parameter: inspect.Parameter) -> bool:
+def _varies(name: str, value: object, parameter: inspect.Parameter | None) -> bool:
     """Whether an argument is a number that may change, or a schedule of one.
 
-    A whole number is a size, as of a memory. A function is a schedule where the factory expects a
-    number: a mask is a function too, but stands where None is the default.
+    A whole number is a size, as of a memory, and a function may be a mask, but not where the
+    factory says that it takes a float.
     """
-    if callable(value) and not isinstance(value, Schedule):
-        return parameter.default is inspect.Parameter.empty or isinstance(parameter.default, float)
-    return isinstance(value, float | np.floating | jax.Array | Schedule)
+    if isinstance(value, float | np.floating | jax.Array | Schedule):
+        return True
+    if parameter is None:
+        return False
+    default, kinds = parameter.default, typing.get_args(parameter.annotation)
+    number = isinstance(default, float) or float in (parameter.annotation, *kinds)
+    bare = default is inspect.Parameter.empty and not kinds  # a factory of one's own
+    if callable(value) and not isinstance(value, type):
+        return number or bare
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    wrong = isinstance(default, float) and not whole and value is not None
+    require(not wrong, "scheduled", name, value, "a number or a schedule", error=TypeError)
+    return number and whole
