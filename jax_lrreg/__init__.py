@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from jax_lrreg import averages as averages
+    from jax_lrreg import checkpoints as checkpoints
     from jax_lrreg import controllers as controllers
     from jax_lrreg import finder as finder
     from jax_lrreg import interop as interop
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _NAMESPACES = (
     "averages",
+    "checkpoints",
     "controllers",
     "finder",
     "interop",

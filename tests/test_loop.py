@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -376,15 +377,59 @@ class TestInterrupts:
         assert not hasattr(caught.value, "state")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    def test_a_handler_that_returns_lets_the_run_go_on(self, monkeypatch):
-        expected, heard = self.run("fit"), []
-        previous = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_first_one_ends_the_run_after_the_call_of_the_device(self, number, monkeypatch):
+        """A handler of the user's own hears it too, and is there again afterwards."""
+        expected, _ = training.fit(STEP, start(), DATA, steps=30)
+        heard = []
+
+        def handler(*signal):
+            heard.append(signal)
+
+        previous = signal.signal(number, handler)
         try:
-            self.ends_with(signal.SIGINT, monkeypatch)
-            chex.assert_trees_all_equal(self.run("fit"), expected)
+            self.ends_with(number, monkeypatch)
+            state, history = training.fit(STEP, start(), DATA, steps=90, chunk=10)
+            assert signal.getsignal(number) is handler
         finally:
-            signal.signal(signal.SIGINT, previous)
-        assert heard == [1]
+            signal.signal(number, previous)
+        chex.assert_trees_all_equal(state, expected)
+        assert str(history["interrupted"]) == signal.Signals(number).name
+        assert str(history["ended"]) == f"after step 30: {signal.Signals(number).name}"
+        assert history["step"].tolist() == [30]
+        assert len(heard) == 1
+
+    def test_a_second_sigterm_does_what_the_system_does(self):
+        code = (
+            "import signal, jax, jax.numpy as jnp, optax\n"
+            "from jax_lrreg import training\n"
+            "apply = lambda w, x: x * w\n"
+            "state = training.init(apply, optax.sgd(0.1), key=jax.random.key(0), params=1.0)\n"
+            "loss = lambda model, batch: jnp.mean(model(batch) ** 2)\n"
+            "def evaluate(state):\n"
+            "    signal.raise_signal(signal.SIGTERM)\n"
+            "    print('once', flush=True)\n"
+            "    signal.raise_signal(signal.SIGTERM)\n"
+            "    print('never', flush=True)\n"
+            "step = training.make_step(apply, loss, optax.sgd(0.1))\n"
+            "training.fit(step, state, [jnp.ones(2)] * 9, steps=9, eval_fn=evaluate)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (-signal.SIGTERM, "once\n")
+
+    def test_one_that_is_ignored_stays_ignored(self):
+        previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+
+            def evaluate(state):
+                signal.raise_signal(signal.SIGTERM)
+                return {"x": 0.0}
+
+            _, history = training.fit(STEP, start(), DATA, steps=9, eval_every=3, eval_fn=evaluate)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        assert history["eval_step"].tolist() == [3, 6, 9]
+        assert "interrupted" not in history
 
     def test_another_thread_leaves_the_handlers_alone(self):
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
@@ -397,12 +442,14 @@ class TestInterrupts:
         for wait in rng.uniform(0.01, 0.1, 8):
             given = start()
             threading.Timer(wait, signal.raise_signal, [signal.SIGINT]).start()
-            with pytest.raises(KeyboardInterrupt) as caught:
-                training.fit(STEP, given, batches(), steps=10**6, chunk=2, log_every=10)
-            left = getattr(caught.value, "state", given)
+            options = {"steps": 10**6, "chunk": 2, "log_every": 10}
+            left, history = training.fit(STEP, given, batches(), **options)
+            assert str(history["interrupted"]) == "SIGINT"
             made = int(left.step)
-            expected, _ = training.fit(STEP, start(), DATA, steps=made) if made else (start(), {})
+            expected, _ = training.fit(STEP, start(), DATA, steps=made)
             chex.assert_trees_all_equal(left, expected)
+            assert made > 0
+            assert history["step"][-1] == made
 
 
 def test_an_update_that_is_not_finite_leaves_the_state_in_the_error():

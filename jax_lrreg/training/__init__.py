@@ -2,6 +2,7 @@
 
 from jax_lrreg.training.averaging import averaged as averaged
 from jax_lrreg.training.averaging import refresh_statistics as refresh_statistics
+from jax_lrreg.training.chunks import Chunk as Chunk
 from jax_lrreg.training.data import ArrayData as ArrayData
 from jax_lrreg.training.data import Stream as Stream
 from jax_lrreg.training.evaluate import make_eval as make_eval
@@ -9,7 +10,6 @@ from jax_lrreg.training.history import compare as compare
 from jax_lrreg.training.loggers import log_csv as log_csv
 from jax_lrreg.training.loggers import log_jsonl as log_jsonl
 from jax_lrreg.training.loggers import log_tensorboard as log_tensorboard
-from jax_lrreg.training.loop import Chunk as Chunk
 from jax_lrreg.training.loop import fit as fit
 from jax_lrreg.training.loop import steps as steps
 from jax_lrreg.training.precision import mixed_precision as mixed_precision

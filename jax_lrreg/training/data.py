@@ -200,6 +200,9 @@ class Stream:
         remainder: what becomes of a batch that is too short: "drop" leaves it out, "pad" fills it
             up with its own examples and adds `mask` (1.0 for real ones) to every batch, which must
             be a dict, and "error" refuses it, as an iterable without this wrapper does.
+        skip: whether a run that goes on from a checkpoint may draw the batches before it again, and
+            leave them out. The iterable must then begin each time with the same ones. One that has
+            `get_state` and `set_state`, as Grain's iterators do, needs no skipping.
 
     Example:
         >>> batches = [{"x": np.ones(4)}, {"x": np.ones(3)}]
@@ -209,32 +212,37 @@ class Stream:
         [1. 1. 1. 0.]
     """
 
-    def __init__(self, batches: Iterable[Batch], remainder: str = "drop"):
+    def __init__(self, batches: Iterable[Batch], remainder: str = "drop", skip: bool = False):
         require_batches(batches, "Stream", "batches", "an iterable of batches")
         require_choice(self, "remainder", remainder, REMAINDERS)
-        self.batches, self.remainder = batches, remainder
-        self._size = 0
+        require(isinstance(skip, bool), self, "skip", skip, "True or False", TypeError)
+        self.batches, self.remainder, self.skip = batches, remainder, skip
+        self.size = 0
 
     def __repr__(self) -> str:
         count = f" of {len(self.batches)}" if isinstance(self.batches, list | tuple) else ""
         return f"Stream(<{type(self.batches).__name__}{count}>, remainder={self.remainder!r})"
 
     def __iter__(self) -> Iterator[Batch]:
-        for number, batch in enumerate(self.batches):
+        return self.cut(iter(self.batches))
+
+    def cut(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches of one iterator over them, cut to the size of the first."""
+        for number, batch in enumerate(batches):
             count = self._count(batch, f"batches[{number}]")
             if self.remainder == "pad":
-                rows = np.arange(self._size)
-                if count < self._size:
+                rows = np.arange(self.size)
+                if count < self.size:
                     batch = gather(jax.tree.map(as_array, batch), rows % count)
                 yield {**batch, "mask": (rows < count).astype(np.float32)}
-            elif count == self._size:
+            elif count == self.size:
                 yield batch
 
     def _count(self, batch: Batch, name: str) -> int:
         """The examples of a batch to be given, padded or left out; the first one is full."""
         count = count_examples(batch, "Stream", name)
         require(bool(count), self, name, outline(batch), "a batch with examples along axis 0")
-        self._size = size = self._size or count or 0
+        self.size = size = self.size or count or 0
         fits = count == size if self.remainder == "error" else (count or 0) <= size
         allowed = (
             f"a batch of {size} examples, as the first, or fewer with remainder='drop' or 'pad'"
@@ -246,11 +254,15 @@ class Stream:
 
 
 class Draw(NamedTuple):
-    """The batches of one call of the device, and the error that came instead of the next."""
+    """The batches of one call of the device, and the error that came instead of the next.
+
+    Where a run is kept, `position` is where the data stood before them.
+    """
 
     steps: int
     payload: Any = None
     error: Exception | None = None
+    position: Any = None
 
 
 def source_of(
@@ -277,6 +289,15 @@ class ArraySource:
 
     def __init__(self, data: ArrayData, place: Callable):
         self.data, self.arrays, self.gather = data, place(data.device_arrays), data.gather
+
+    def keep(self) -> None:
+        """A position is the number of the step: there is nothing to keep."""
+
+    def position(self) -> None:
+        """None to tell."""
+
+    def go_to(self, drawn: int, position: Any) -> None:
+        """And none to go to."""
 
     def example(self, now: int) -> Batch:
         """A batch as shapes and dtypes."""
@@ -314,8 +335,45 @@ class StreamSource:
     """Batches from an iterable, checked against the first one and stacked for each call."""
 
     def __init__(self, data: Iterable[Batch], owner: str, place: Callable):
-        self.iterator, self.owner, self.place = iter(data), owner, place
-        self.arrays, self.drawn = (), 0
+        self.data, self.owner, self.place = data, owner, place
+        self.stream = data if isinstance(data, Stream) else None
+        self.inner = iter(data if self.stream is None else self.stream.batches)
+        self.iterator = self.inner if self.stream is None else self.stream.cut(self.inner)
+        self.arrays, self.drawn, self.kept = (), 0, False
+        self.before: Any = None  # the position before the batch that `example` has drawn
+
+    def keep(self) -> None:
+        """From now on each draw says where the data stood before it."""
+        data = self.data if self.stream is None else self.stream.batches
+        held = isinstance(data, list | tuple)
+        again = held or (self.stream is not None and self.stream.skip)
+        allowed = (
+            "data that can go on from a checkpoint: an ArrayData, a list, an iterator with "
+            "get_state and set_state, or training.Stream(..., skip=True), which draws again what "
+            "was used before"
+        )
+        require(again or self._tells(), self.owner, "data", data, allowed)
+        self.kept = True
+
+    def go_to(self, drawn: int, position: Any) -> None:
+        """Goes to where a kept position was, or draws so many batches and leaves them out."""
+        if position is not None and self._tells():
+            self.inner.set_state(position["state"])  # type: ignore[attr-defined]
+            if self.stream is not None:
+                self.stream.size = position["size"]
+        else:
+            for _ in itertools.islice(self.iterator, drawn):
+                pass
+        self.drawn = drawn
+
+    def _tells(self) -> bool:
+        return all(callable(getattr(self.inner, f"{verb}_state", None)) for verb in ("get", "set"))
+
+    def position(self) -> Any:
+        if not (self.kept and self._tells()):
+            return None
+        size = 0 if self.stream is None else self.stream.size
+        return {"state": self.inner.get_state(), "size": size}  # type: ignore[attr-defined]
 
     @staticmethod
     def gather(arrays: Batch, row: Batch) -> Batch:
@@ -326,6 +384,7 @@ class StreamSource:
     def example(self, now: int) -> Batch:
         """The first batch as shapes and dtypes."""
         del now
+        self.before = self.position()
         drawn = list(itertools.islice(self.iterator, 1))
         require(len(drawn) > 0, self.owner, "data", drawn, "an iterable of at least one batch")
         (first,), self.iterator = drawn, itertools.chain(drawn, self.iterator)
@@ -358,6 +417,7 @@ class StreamSource:
         What the iterable raises comes behind the batches before it, so that those are not lost.
         """
         del now
+        position, self.before = self.before or self.position(), None
         columns: list[Any] = [
             np.zeros((size or 1, *shape), dtype) if place is None else []
             for place, (shape, dtype) in zip(self.places, self.form, strict=True)
@@ -375,9 +435,9 @@ class StreamSource:
         except Exception as caught:
             error = caught
         if not done:
-            return Draw(0, error=error)
+            return Draw(0, error=error, position=position)
         leaves = [self._sent(*pair, size) for pair in zip(columns, self.places, strict=True)]
-        return Draw(done, jax.tree.unflatten(self.structure, leaves), error)
+        return Draw(done, jax.tree.unflatten(self.structure, leaves), error, position)
 
     def _sent(self, column: Any, place: Any, size: int | None) -> Any:
         if place is not None:  # the others may lie on other devices than the first

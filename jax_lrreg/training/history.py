@@ -112,7 +112,7 @@ class History:
         self.loggers = loggers
         self.entries: dict[str, list[float]] = {"step": []}
         self.evaluations: dict[str, list[float]] = {}
-        self.ended = ""
+        self.ended = self.interrupted = ""
         self._waiting: Interval | None = None
 
     def write(self, latest: Interval | None = None) -> tuple[int, Entry]:
@@ -144,8 +144,10 @@ class History:
         return self._log(self.evaluations, {"eval_step": now, **entry})
 
     def _log(self, table: dict[str, list[float]], row: Entry) -> Entry:
-        for name, value in row.items():
-            table.setdefault(name, []).append(value)
+        rows = len(next(iter(table.values()), []))
+        for name in {**table, **row}:  # a branch of a run may report others than the run did
+            column = table.setdefault(name, [float("nan")] * rows)
+            column.append(row.get(name, float("nan")))
         (_, now), *entry = row.items()
         for logger in self.loggers:
             logger(int(now), dict(entry))
@@ -155,9 +157,22 @@ class History:
         """Says after which step the run ended, and why."""
         self.ended = f"after step {step}: {why}"
 
+    def go_on(self, entries: dict[str, list], evaluations: dict[str, list], since: int) -> None:
+        """Takes up the rows of a run that has come so far, and the loggers those alone.
+
+        What a killed run logged after its last checkpoint is going to be logged again.
+        """
+        self.entries, self.evaluations = entries, evaluations
+        steps = [since, *entries["step"], *evaluations.get("eval_step", [])]
+        for logger in self.loggers:
+            rewind = getattr(logger, "rewind", None)
+            if rewind is not None:
+                rewind(int(max(steps)))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The columns."""
-        ended = {"ended": self.ended} if self.ended else {}
+        said = {"ended": self.ended, "interrupted": self.interrupted}
+        ended = {name: text for name, text in said.items() if text}
         columns = ended | self.entries | self.evaluations
         return {name: np.asarray(values) for name, values in columns.items()}
 

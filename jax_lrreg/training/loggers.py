@@ -2,7 +2,9 @@
 
 A file that is there already is continued and never cut, so a run that goes on writes where it
 stopped. An entry is in the file when the call returns: a crash loses nothing that was logged. Where
-the disk is full, the OSError comes with the file as it was before the entry.
+the disk is full, the OSError comes with the file as it was before the entry. A run that goes on
+from a checkpoint calls `rewind(step)` first, which takes out the rows after that step: what a
+killed run logged after its last checkpoint is logged again.
 """
 
 import csv
@@ -45,8 +47,7 @@ def log_csv(path: Location) -> Callable[[int, dict[str, float]], None]:
         100,0.5,
         200,0.25,0.75
     """
-    table = _Table(_file(path, "log_csv"))
-    return table.write
+    return _Table(_file(path, "log_csv"))
 
 
 class _Table:
@@ -72,7 +73,7 @@ class _Table:
     def _has_rows(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
         """Adds to the row of `step` if it is the last one, and else a row."""
         there = self._has_rows()
         same = there and self.last.get("step") == step
@@ -84,6 +85,21 @@ class _Table:
         _write_tail(self.path, self.begin, _row([row.get(name, "") for name in self.names]))
         self.last = row
 
+    def rewind(self, step: int) -> None:
+        """Takes out the rows after `step`."""
+        self.last, self.begin = {}, 0
+        if self._has_rows():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                head, *rows = csv.reader(file)
+            rows = [row for row in rows if not _is_after(row[0], step)]
+            if rows:  # what an evaluation finds next may belong to the last of them
+                pairs = zip(head, rows[-1], strict=False)
+                self.last = {name: value for name, value in pairs if value != ""}
+                self.last["step"] = int(rows[-1][0]) if rows[-1][0].isdigit() else rows[-1][0]
+            lines = [_row(row) for row in (head, *rows)]
+            write_whole(self.path, lambda file: file.writelines(lines))
+            self.begin = sum(map(len, lines[:-1]))
+
     def _widen(self, new: list[str], there: bool) -> None:
         """Writes the file anew with more columns: it appears whole, or the old one stays."""
         rows: list[list[str]] = []
@@ -94,6 +110,14 @@ class _Table:
         lines = [_row(row + [""] * (len(self.names) - len(row))) for row in [self.names, *rows]]
         write_whole(self.path, lambda file: file.writelines(lines))
         self.begin = sum(map(len, lines[:-1]))
+
+
+def _is_after(text: object, step: int) -> bool:
+    """Whether a row is of a later step; one that is cut off is of none, and stays."""
+    try:
+        return int(str(text)) > step
+    except ValueError:
+        return False
 
 
 def _row(values: list[Any]) -> bytes:
@@ -129,7 +153,20 @@ def log_jsonl(path: Location) -> Callable[[int, dict[str, float]], None]:
         file.touch()
         _write_tail(file, file.stat().st_size, line.encode())
 
+    def rewind(step: int) -> None:
+        lines = file.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if not _is_after(_step_of(line), step)]
+        write_whole(file, lambda whole: whole.writelines(kept))
+
+    log.rewind = rewind  # type: ignore[attr-defined]
     return log
+
+
+def _step_of(line: bytes) -> object:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]:
@@ -153,7 +190,7 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
     """
     try:
         from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-not-found]
-        from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-not-found]
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-not-found]
         from tensorboardX.summary import scalar  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImportError(
@@ -172,6 +209,12 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
         writer.write_event(event)
         writer.flush()
 
+    def rewind(step: int) -> None:
+        # TensorBoard forgets what an older file of the folder says of later steps.
+        writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        writer.flush()
+
+    log.rewind = rewind  # type: ignore[attr-defined]
     weakref.finalize(log, writer.close)
     return log
 

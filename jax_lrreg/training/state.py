@@ -1,5 +1,6 @@
 """The state of a training run: arrays only, in one tree."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from jax_lrreg._check import nearest, require, require_choice
 from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.averages import Average
+from jax_lrreg.text import from_dict, to_dict
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.noise import NoiseState
 from jax_lrreg.training.spikes import SpikeState
@@ -97,6 +99,29 @@ class State:
                 value = _of_the_kind_of(value, old)
             changes[name] = _hyper_like(value, old) if name == "hyper" else _with_copies(value, old)
         return dataclasses.replace(self, **changes)
+
+    @property
+    def added(self) -> dict[str, Any]:
+        """What a step may have added to a state from `init`, as JSON: see `completed`."""
+        kind = None
+        with contextlib.suppress(TypeError, ValueError):  # one of the user's own has no text
+            kind = None if self.averaging is None else to_dict(self.averaging)
+        window = None if self.spikes is None else list(self.spikes.values.shape)
+        return {"average": kind, "spikes": window}
+
+    def completed(self, added: dict[str, Any]) -> "State":
+        """A state with places for what another has that says `added`: average, window of spikes."""
+        new: dict[str, Any] = {}
+        if added["average"] and self.average is None:
+            # The numbers of an average are the step's: any will do to make its places.
+            full = {k: 0.0 if x is None else x for k, x in added["average"].items()}
+            kind = from_dict(full)
+            new["average"] = kind.init(self.trained)
+            new["averaging"] = jax.tree.map(lambda _: None, kind)
+        if added["spikes"] and self.spikes is None:
+            zero = jnp.zeros((), jnp.int32)
+            new["spikes"] = SpikeState(jnp.zeros(added["spikes"], jnp.float32), zero, zero)
+        return dataclasses.replace(self, **new)
 
     def copy(self) -> "State":
         """A state that shares no array with this one: to keep it, or to go on from it twice.

@@ -184,6 +184,7 @@ class Step:
         at_end: `state -> {name: scalar}`, compiled: the monitors that are read from a state.
         on_nonfinite: what happens to an update that is not finite.
         donate: whether a call takes the memory of the state it is given.
+        update: what it was made of.
     """
 
     def __init__(self, update: "Update", donate: bool, name: str):
@@ -192,7 +193,7 @@ class Step:
         read = jax.jit(lambda state: at_end(state, monitors))
         self.at_end = read if set(monitors) & set(AT_END) else lambda _: {}
         self.on_nonfinite, self.donate, self._name = update.on_nonfinite, donate, name
-        self._update = update
+        self.update = update
 
         def call(changing: tuple, kept: tuple, batch: Batch) -> Any:
             state, metrics = self.body(_assembled(changing, kept), batch)
@@ -204,8 +205,8 @@ class Step:
         self._call = jax.jit(call, donate_argnums=0 if donate else ())
 
     def __repr__(self) -> str:
-        function = getattr(self._update.loss_fn, "__name__", type(self._update.loss_fn).__name__)
-        return f"Step({', '.join([self._name, function, *arguments_text(self._update, skip=3)])})"
+        function = getattr(self.update.loss_fn, "__name__", type(self.update.loss_fn).__name__)
+        return f"Step({', '.join([self._name, function, *arguments_text(self.update, skip=3)])})"
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update. The given state is donated: go on with the one returned."""
@@ -242,7 +243,7 @@ class Step:
                 "step: `state` must be the latest one, got one whose memory an earlier call was "
                 "given: go on with the state that was returned, or keep a state.copy()"
             )
-        return self._update.complete(state)
+        return self.update.complete(state)
 
 
 def _assembled(changing: tuple, kept: tuple) -> State:

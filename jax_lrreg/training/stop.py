@@ -1,12 +1,9 @@
 """What may stop a run and when, and the state that was best until then."""
 
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax_lrreg._check import require, require_choice, require_number, require_whole
@@ -57,6 +54,15 @@ class Patience:
         else:
             self.waited += 1
         return self.waited >= self.evaluations
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"name": self.name, "mode": self.mode, "best": self.best, "waited": self.waited}
+
+    def set_state(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from what a checkpoint kept."""
+        _check_same("stop", self, saved)
+        self.best, self.waited = saved["best"], saved["waited"]
 
 
 @dataclasses.dataclass
@@ -131,6 +137,15 @@ class Best:
         if _is_better(value, self.value, self.mode):
             self.state, self.step, self.value = state.copy(), step, value
 
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it beside the state."""
+        return {"name": self.name, "mode": self.mode, "step": self.step, "value": self.value}
+
+    def set_state(self, saved: Mapping[str, Any], state: State | None) -> None:
+        """Goes on from what a checkpoint kept."""
+        _check_same("keep_best", self, saved)
+        self.step, self.value, self.state = saved["step"], saved["value"], state
+
 
 def check_stopping(
     stop: Stop | None, keep_best: Best | None, eval_fn: Callable | None, eval_every: int | None
@@ -170,6 +185,13 @@ def name_of(stop: Any) -> str:
     return getattr(stop, "__name__", None) or repr(stop)
 
 
+def _check_same(argument: str, own: Patience | Best, saved: Mapping[str, Any]) -> None:
+    """Refuses to compare values with those of another metric."""
+    same = (own.name, own.mode) == (saved["name"], saved["mode"])
+    allowed = f"of {saved['name']!r} and mode {saved['mode']!r}, as that of the checkpoint"
+    require(same, "fit", argument, own, allowed)
+
+
 def _check_metric(owner: str, name: object, mode: object) -> None:
     allowed = "the name of a metric that `eval_fn` returns"
     require(isinstance(name, str) and name, owner, "name", name, allowed, TypeError)
@@ -185,42 +207,3 @@ def _is_better(value: float, best: float | None, mode: str, min_delta: float = 0
     if math.isnan(value) or best is None:
         return not math.isnan(value)
     return value < best - min_delta if mode == "min" else value > best + min_delta
-
-
-# Those that a program may handle; to look at all 64 would take a third of a millisecond.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGALRM", "SIGUSR1", "SIGUSR2")
-_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # not all on Windows
-
-
-def handled_signals() -> list[int]:
-    """The signals that call a Python function in the main thread; Ctrl-C is one of them."""
-    if threading.current_thread() is not threading.main_thread():
-        return []
-    return [number for number in _SIGNALS if callable(signal.getsignal(number))]
-
-
-@contextlib.contextmanager
-def held_back(signals: Sequence[int]) -> Iterator[None]:
-    """Keeps what handles these signals from running in here, but at a second one of a kind.
-
-    Each is put back by a frame of its own, since what was held back may raise as soon as it is let
-    go.
-    """
-    if not signals:
-        yield
-        return
-    number, handler, came = signals[0], signal.getsignal(signals[0]), []
-
-    def wait(*call: Any) -> None:
-        if came:  # whoever asks twice does not want to wait
-            handler(*call)  # type: ignore[operator]
-        came.append(call)
-
-    signal.signal(number, wait)
-    try:
-        with held_back(signals[1:]):
-            yield
-    finally:
-        signal.signal(number, handler)
-        if came:
-            handler(*came[0])  # type: ignore[operator]

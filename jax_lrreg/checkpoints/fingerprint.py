@@ -1,0 +1,100 @@
+"""What makes two runs the same: texts by name, and a program's numbers, compared one by one."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_lrreg._arrays import is_key
+from jax_lrreg._struct import number_text
+
+Fingerprint = dict[str, Any]
+SHOWN = 6  # numbers of a program in a message
+
+
+def text_of(value: Any) -> str:
+    """The text of an object: as it prints, with a sum of the numbers that it does not print."""
+    if value is None:
+        return "None"
+    leaves = jax.tree.leaves(value)
+    if callable(value) and jax.tree_util.all_leaves([value]) and not hasattr(value, "dtype"):
+        name = getattr(value, "__name__", type(value).__name__)
+        return f"function {name}"
+    if is_key(value):
+        numbers = np.asarray(jax.random.key_data(value)).ravel().tolist()
+        return f"key {jax.random.key_impl(value)} {numbers}"
+    long = [x for x in leaves if np.ndim(x) and np.size(x) > 8]
+    return number_text(value) + (f" #{_sum(long)}" if long or len(leaves) > 8 else "")
+
+
+def program_of(function: Callable, *args: Any) -> dict[str, Any]:
+    """What a function computes, as far as JAX can say: a sum of its program, and its numbers."""
+    closed = jax.make_jaxpr(function)(*args)
+    literals: list[float] = []
+    _collect(closed.jaxpr, literals)
+    consts = [x for x in closed.consts if not is_key(x)]
+    literals += [float(x) for x in consts if np.ndim(x) == 0]
+    digest = hashlib.sha256(str(closed.jaxpr).encode())
+    digest.update(_sum(consts).encode())
+    # In their order, so that the first that differs can be named.
+    return {"sum": digest.hexdigest()[:16], "numbers": literals[:200]}
+
+
+def _collect(jaxpr: Any, found: list[float]) -> None:
+    for equation in jaxpr.eqns:
+        for variable in equation.invars:
+            value = getattr(variable, "val", None)
+            if value is not None and np.ndim(value) == 0 and not is_key(value):
+                number = complex(value)
+                found.append(number.real if number.imag == 0 else float(abs(number)))
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                _collect(getattr(inner, "jaxpr", inner), found)
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _sum(leaves: list[Any]) -> str:
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:12]
+
+
+def refuse_difference(
+    owner: str, saved: Mapping[str, Any], now: Mapping[str, Any], same_versions: bool
+) -> None:
+    """Raises by the name of the first difference, with both values.
+
+    The program of an optimizer is compared only between the same versions of JAX and Optax, since
+    another version may write the same arithmetic in another way.
+    """
+    for name in [*now, *(saved.keys() - now.keys())]:
+        before, here = saved.get(name), now.get(name)
+        if before == here or (isinstance(here, dict) and not same_versions):
+            continue
+        if isinstance(before, dict) and isinstance(here, dict):
+            before, here = _differing(before["numbers"], here["numbers"])
+        way = "checkpoints.branch(run, into=) says that it is another run from here on"
+        raise ValueError(
+            f"{owner}: `{name}` must be that of the run in `checkpoint`, {_short(before)}, got "
+            f"{_short(here)}; {way}"
+        )
+
+
+def _differing(before: list[float], here: list[float]) -> tuple[str, str]:
+    """The numbers that only one of the two has, or else that the programs differ."""
+    odd = [[x for x in mine if x not in other] for mine, other in ((before, here), (here, before))]
+    if not any(odd):
+        return "one that computes something else", "this one"
+    return tuple(f"one with the numbers {x[:SHOWN]}" for x in odd)  # type: ignore[return-value]
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,184 @@
+"""What a run keeps in its checkpoints, and how it goes on from them, bit for bit.
+
+Beside the state these are the rows of the history, the sums of the interval that is under way, the
+best state and what `stop` has seen, and where an iterator stands.
+"""
+
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_lrreg._check import require
+from jax_lrreg.checkpoints.fingerprint import refuse_difference
+from jax_lrreg.checkpoints.folder import Folder, Saved, restored
+from jax_lrreg.checkpoints.writer import Writer
+from jax_lrreg.training.chunks import Run
+from jax_lrreg.training.history import History, Interval, zero_sums
+from jax_lrreg.training.identity import identity, versions
+from jax_lrreg.training.program import settled
+from jax_lrreg.training.stop import Best, Stop
+
+Checkpoint = str | os.PathLike[str] | Folder
+
+
+class Unkept:
+    """A run without a checkpoint: nothing to go on from, nothing to keep."""
+
+    keeps = finished = False
+    best: str | None = None
+
+    def after(self, values: Mapping[str, float], ended: bool, finished: bool) -> None:
+        """Called after each call of the device, with what an evaluation there found."""
+
+
+@contextlib.contextmanager
+def kept(
+    checkpoint: Checkpoint | None,
+    run: Run,
+    history: History,
+    data: Any,
+    stop: Stop | None,
+    keep_best: Best | None,
+    control_on: str | None,
+) -> Iterator[Unkept]:
+    """Brings a run to where its newest checkpoint is, and holds its folder meanwhile."""
+    if checkpoint is None:
+        yield Unkept()
+        return
+    folder = folder_of(checkpoint)
+    run.source.keep()
+    control = control_on and [control_on, run.eval_every]
+    plan = identity(run.step, run.now.state, data, run.start, control)
+    writer = Writer(folder)
+    try:
+        keeper = Kept(writer, run, history, stop, keep_best, plan)
+        keeper.go_on()
+        yield keeper
+    finally:
+        writer.close()
+
+
+def folder_of(checkpoint: object) -> Folder:
+    """A `Folder`, or the one that a path is short for."""
+    if isinstance(checkpoint, Folder):
+        return checkpoint
+    allowed = "a path, a checkpoints.Folder, or None"
+    fits = isinstance(checkpoint, str | os.PathLike) and bool(os.fspath(checkpoint))
+    require(fits, "fit", "checkpoint", checkpoint, allowed, TypeError)
+    path = Path(checkpoint)  # type: ignore[arg-type]
+    file = path.exists() and not path.is_dir()
+    require(not file, "fit", "checkpoint", str(path), "a folder, not a file")
+    return Folder(path)
+
+
+class Kept(Unkept):
+    """A run with a checkpoint.
+
+    Attributes:
+        finished: whether `stop` ended it, in this call or an earlier one.
+        best: the metric whose best checkpoint is kept.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        run: Run,
+        history: History,
+        stop: Stop | None,
+        keep_best: Best | None,
+        plan: dict[str, Any],
+    ):
+        self.writer, self.run, self.history, self.plan = writer, run, history, plan
+        self.stop, self.keep_best, self.best = stop, keep_best, writer.folder.best
+        self.keeps = True
+        self.versions = versions()
+
+    def go_on(self) -> None:
+        """Takes up the newest checkpoint, if there is one."""
+        saved, run = self.writer.latest(), self.run
+        if saved is None:
+            if self.writer.begun:  # a run that was killed before its first checkpoint
+                self.history.go_on({"step": []}, {}, run.start)
+            return
+        notes, like = saved.notes, run.now.state
+        if "branched" in notes:  # another plan, whose step may keep other things in the state
+            like = dataclasses.replace(like, average=None, averaging=None, spikes=None)
+        else:
+            self._compare(notes)
+            allowed = f"a state of at most the {saved.step} steps of the run in `checkpoint`"
+            given = f"one of {run.start} steps"
+            require(run.start <= saved.step, "fit", "state", given, allowed)
+        state = settled(run.step.complete(restored(saved, like, "fit")))
+        if notes.get("keep"):
+            run.go_on(state, run.now.interval, None)
+            return
+        run.go_on(state, self._interval(saved), notes["position"])
+        self.history.go_on(notes["entries"], notes["evaluations"], min(run.start, saved.step))
+        self.history.ended = notes["ended"]
+        self.finished = notes["finished"] and "branched" not in notes
+        self._take_up(saved)
+
+    def _compare(self, notes: dict[str, Any]) -> None:
+        changed = {
+            name: (notes["versions"].get(name), here)
+            for name, here in self.versions.items()
+            if notes["versions"].get(name) != here
+        }
+        same = not changed.keys() - {"devices", "numpy", "orbax-checkpoint"}
+        refuse_difference("fit", notes["plan"], self.plan, same)
+        if changed:
+            texts = (f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+            message = "the run goes on, but not bit for bit as it would have"
+            warnings.warn(f"fit: since the checkpoint {', '.join(texts)}: {message}", stacklevel=6)
+
+    def _interval(self, saved: Saved) -> Interval:
+        """The steps of the entry that is under way."""
+        begin, names = saved.notes["begin"], saved.notes["names"]
+        raises, open_ = self.run.step.on_nonfinite == "raise", saved.holds("sums")
+        interval = Interval(begin, saved.step, names, not open_, raises)
+        if open_:
+            zeros = zero_sums(names)
+            interval.sums = self.run.place(np.asarray(saved.load("sums", zeros, "fit")))
+        return interval
+
+    def _take_up(self, saved: Saved) -> None:
+        if saved.notes["stop"] is not None and hasattr(self.stop, "set_state"):
+            self.stop.set_state(saved.notes["stop"])  # type: ignore[union-attr]
+        if saved.notes["best"] is not None and self.keep_best is not None:
+            state = saved.load("best", self.run.now.state, "fit") if saved.holds("best") else None
+            self.keep_best.set_state(saved.notes["best"], state)
+
+    def after(self, values: Mapping[str, float], ended: bool, finished: bool) -> None:
+        """Writes a checkpoint if one is due, and in any case where the run ends."""
+        step = self.run.now.step
+        metric = values.get(self.best) if self.best else None
+        if not (ended or self.writer.is_due(step, metric)):
+            return
+        self.history.write()  # the rows up to here are read, so that they can be kept
+        interval, state = self.run.now.interval, self.run.now.state
+        trees: dict[str, Any] = {"state": state}
+        if not interval.closed:
+            trees["sums"] = interval.sums
+        if self.keep_best is not None and self.keep_best.state is not None:
+            trees["best"] = self.keep_best.state
+        about = {
+            "plan": self.plan,
+            "versions": self.versions,
+            "added": state.added,
+            "entries": self.history.entries,
+            "evaluations": self.history.evaluations,
+            "begin": interval.begin,
+            "names": interval.names,
+            "position": self.run.position,
+            "stop": self.stop.get_state() if hasattr(self.stop, "get_state") else None,  # type: ignore
+            "best": self.keep_best and self.keep_best.get_state(),
+            "ended": self.history.ended,
+            "finished": finished,
+        }
+        self.writer.save(step, trees, about, metric)
