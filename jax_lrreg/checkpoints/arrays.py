@@ -27,7 +27,7 @@ def checkpointer() -> "ocp.AsyncCheckpointer":
     return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
 
 
-def begin(writer: "ocp.AsyncCheckpointer", folder: Path, values: dict[str, Any]) -> None:
+def begin(writer: "ocp.AsyncCheckpointer", folder: Path, values: dict[str, jax.Array]) -> None:
     """Begins to write leaves; returns when they have been copied to the host."""
     import orbax.checkpoint as ocp
 
@@ -45,34 +45,43 @@ def flat(tree: chex.ArrayTree) -> tuple[dict[str, Any], Records]:
     return values, records
 
 
-def record_of(path: str, leaf: Any) -> dict[str, Any]:
+def record_of(path: str, leaf: chex.Array) -> dict[str, Any]:
     """What is to be the same where a leaf is restored."""
     kind = str(jax.random.key_impl(leaf)) if is_key(leaf) else None
     dtype = "key" if kind else jnp.result_type(leaf).name
     return {"path": path, "shape": list(np.shape(leaf)), "dtype": dtype, "key": kind}
 
 
-def load(folder: Path, records: Records, begin: str, like: Any, owner: str) -> Any:
+def load(
+    folder: Path, records: Records, begin: str, like: chex.ArrayTree, owner: str
+) -> chex.ArrayTree:
     """The tree whose paths begin so, with the structure, devices and shardings of `like`."""
-    import orbax.checkpoint as ocp
-
     pairs, structure = jax.tree_util.tree_flatten_with_path(like)
     found = {x["path"]: (str(i), x) for i, x in enumerate(records) if x["path"].startswith(begin)}
     own = {begin + jax.tree_util.keystr(path): leaf for path, leaf in pairs}
     _refuse_others(found, own, begin, owner)
     numbers = [found[path][0] for path in own]
-    # A leaf that is nowhere in particular comes through NumPy, so that it stays so.
-    wanted = {n: x for n, x in zip(numbers, own.values(), strict=True) if 0 not in np.shape(x)}
-    args = {n: _how(x) for n, x in wanted.items()}
-    item = {n: jax.random.key_data(x) if is_key(x) else x for n, x in wanted.items()}
-    request = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        values = reader.restore(folder.absolute(), args=request) if wanted else {}
+    values = _read(folder, {n: x for n, x in zip(numbers, own.values(), strict=True) if np.size(x)})
     leaves = [_placed(values.get(n), x) for n, x in zip(numbers, own.values(), strict=True)]
     return jax.tree.unflatten(structure, leaves)
 
 
-def _refuse_others(found: dict[str, Any], own: dict[str, Any], begin: str, owner: str) -> None:
+def _read(folder: Path, wanted: dict[str, chex.Array]) -> dict[str, chex.Array]:
+    """The leaves under these numbers, where and of the dtypes that those given are."""
+    import orbax.checkpoint as ocp
+
+    if not wanted:
+        return {}
+    data = {n: jax.random.key_data(x) if is_key(x) else x for n, x in wanted.items()}
+    args = {n: _how(x, _is_placed(wanted[n])) for n, x in data.items()}
+    request = ocp.args.PyTreeRestore(item=data, restore_args=args, partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(folder.absolute(), args=request)
+
+
+def _refuse_others(
+    found: dict[str, tuple], own: dict[str, chex.Array], begin: str, owner: str
+) -> None:
     for path in sorted(found.keys() ^ own.keys()):
         has = "the checkpoint has" if path in found else "the checkpoint does not have"
         name = path.removeprefix(begin)
@@ -85,20 +94,20 @@ def _refuse_others(found: dict[str, Any], own: dict[str, Any], begin: str, owner
             raise ValueError(f"{owner}: `like{name}` must be {texts[0]}, as saved, got {texts[1]}")
 
 
-def _how(leaf: Any) -> "ocp.RestoreArgs":
+def _how(leaf: chex.Array, placed: bool) -> "ocp.RestoreArgs":
     import orbax.checkpoint as ocp
 
-    if not _is_placed(leaf):
+    if not (placed and isinstance(leaf, jax.Array)):
+        # What is nowhere in particular comes through NumPy, so that it stays so.
         return ocp.RestoreArgs(restore_type=np.ndarray)
-    data = jax.random.key_data(leaf) if is_key(leaf) else leaf
-    return ocp.ArrayRestoreArgs(sharding=data.sharding, global_shape=data.shape, dtype=data.dtype)
+    return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
-def _is_placed(leaf: Any) -> bool:
+def _is_placed(leaf: chex.Array) -> bool:
     return isinstance(leaf, jax.Array) and (leaf.committed or len(leaf.sharding.device_set) > 1)
 
 
-def _placed(value: Any, leaf: Any) -> Any:
+def _placed(value: chex.Array | None, leaf: chex.Array) -> chex.Array:
     if value is None:
         return leaf  # empty: there is nothing that could differ
     if not isinstance(value, jax.Array):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jax_lrreg._check import require
 from jax_lrreg.checkpoints import manifest, notes
-from jax_lrreg.checkpoints.folder import NOTES, Location, find
+from jax_lrreg.checkpoints.folder import ARRAYS, NOTES, Location, find
 from jax_lrreg.checkpoints.writer import LOCK
 
 KEPT = ("params",)
@@ -42,6 +42,24 @@ def branch(
         >>> branch("run/", into="cooled/", step=8000)  # doctest: +SKIP
         8000
     """
+    place = _checked(into, keep)
+    saved = find(Path(run), step)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / LOCK).touch()
+    # What begins anew has made no step: its checkpoints are to be newer than this one.
+    target = place / str(0 if keep else saved.step)
+    manifest.open_folder(target)
+    shutil.copytree(saved.folder / ARRAYS, target / ARRAYS)
+    origin = {"run": str(Path(run).absolute()), "step": saved.step}
+    about = {**saved.notes, "branched": origin, "keep": list(keep or ())}
+    text = notes.dumps({"notes": about, "arrays": saved.records})
+    (target / NOTES).write_text(text, encoding="utf-8")
+    manifest.seal(target, {"step": saved.step, "metric": None})
+    return saved.step
+
+
+def _checked(into: Location, keep: Sequence[str] | None) -> Path:
+    """The new folder, refused where there is something in it."""
     allowed = 'None or ("params",)'
     fits = keep is None or (not isinstance(keep, str) and tuple(keep) == KEPT)
     require(fits, "branch", "keep", keep, allowed)
@@ -50,20 +68,4 @@ def branch(
     place = Path(into)
     empty = not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir()))
     require(empty, "branch", "into", str(place), "a folder that is new or empty")
-    saved = find(Path(run), step)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / LOCK).touch()
-    # What begins anew has made no step: its checkpoints are to be newer than this one.
-    target = place / str(0 if keep else saved.step)
-    manifest.open_folder(target)
-    for path in saved.folder.iterdir():
-        if path.name == manifest.NAME or path.name == NOTES:
-            continue
-        copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, target / path.name)
-    origin = {"run": str(Path(run).absolute()), "step": saved.step}
-    about = {**saved.notes, "branched": origin, "keep": list(keep or ())}
-    content = {"notes": about, "arrays": saved.records}
-    (target / NOTES).write_text(notes.dumps(content), encoding="utf-8")
-    manifest.seal(target, {"step": saved.step, "metric": None})
-    return saved.step
+    return place

@@ -1,35 +1,35 @@
 """What makes two runs the same: texts by name, and a program's numbers, compared one by one."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
+import jax.extend
 import numpy as np
 
 from jax_lrreg._arrays import is_key
 from jax_lrreg._struct import number_text
+from jax_lrreg.checkpoints.notes import Json
 
-Fingerprint = dict[str, Any]
+Fingerprint = dict[str, Json]  # by the names of the arguments that say it
 SHOWN = 6  # numbers of a program in a message
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """The text of an object: as it prints, with a sum of the numbers that it does not print."""
-    if value is None:
-        return "None"
-    leaves = jax.tree.leaves(value)
-    if callable(value) and jax.tree_util.all_leaves([value]) and not hasattr(value, "dtype"):
-        name = getattr(value, "__name__", type(value).__name__)
-        return f"function {name}"
     if is_key(value):
         numbers = np.asarray(jax.random.key_data(value)).ravel().tolist()
         return f"key {jax.random.key_impl(value)} {numbers}"
-    long = [x for x in leaves if np.ndim(x) and np.size(x) > 8]
-    return number_text(value) + (f" #{_sum(long)}" if long or len(leaves) > 8 else "")
+    leaves = jax.tree.leaves(value)
+    if len(leaves) == 1 and leaves[0] is value and callable(value):
+        return f"function {getattr(value, '__name__', type(value).__name__)}"
+    long = len(leaves) > 8 or any(np.size(leaf) > 8 for leaf in leaves)
+    return number_text(value) + (f" #{_sum(leaves)}" if long else "")
 
 
-def program_of(function: Callable, *args: Any) -> dict[str, Any]:
+def program_of(function: Callable, *args: chex.ArrayTree) -> dict[str, Any]:
     """What a function computes, as far as JAX can say: a sum of its program, and its numbers."""
     closed = jax.make_jaxpr(function)(*args)
     literals: list[float] = []
@@ -42,7 +42,7 @@ def program_of(function: Callable, *args: Any) -> dict[str, Any]:
     return {"sum": digest.hexdigest()[:16], "numbers": literals[:200]}
 
 
-def _collect(jaxpr: Any, found: list[float]) -> None:
+def _collect(jaxpr: jax.extend.core.Jaxpr, found: list[float]) -> None:
     for equation in jaxpr.eqns:
         for variable in equation.invars:
             value = getattr(variable, "val", None)
@@ -54,11 +54,11 @@ def _collect(jaxpr: Any, found: list[float]) -> None:
                 _collect(getattr(inner, "jaxpr", inner), found)
 
 
-def _is_program(value: Any) -> bool:
+def _is_program(value: object) -> bool:
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
-def _sum(leaves: list[Any]) -> str:
+def _sum(leaves: Sequence[chex.Array]) -> str:
     digest = hashlib.sha256()
     for leaf in leaves:
         array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
@@ -67,7 +67,7 @@ def _sum(leaves: list[Any]) -> str:
 
 
 def refuse_difference(
-    owner: str, saved: Mapping[str, Any], now: Mapping[str, Any], same_versions: bool
+    owner: str, saved: Fingerprint, now: Fingerprint, same_versions: bool
 ) -> None:
     """Raises by the name of the first difference, with both values.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg.checkpoints import arrays, manifest, notes
 from jax_lrreg.checkpoints.manifest import Damaged
+from jax_lrreg.checkpoints.notes import Json
 
 Location = str | os.PathLike[str]
 T = TypeVar("T")
@@ -140,50 +141,53 @@ def restored(saved: Saved, like: T, owner: str) -> T:
 
 def find(root: Path, step: int | str = "latest", damaged: str = "error") -> Saved:
     """A checkpoint of a run, its files verified."""
-    choice = step if isinstance(step, str) else "a number"
-    if not isinstance(step, str):
-        require_whole("restore", "step", step, 0, allowed="'latest', 'best' or a step")
-    require_choice("restore", "step", choice, ("latest", "best", "a number"))
     there = {number: about for number, about in _each(root, damaged) if about is not None}
-    if step == "latest":
-        wanted = max(there, default=None)
-    elif step == "best":
-        wanted = best_of(there)
-    else:
-        wanted = step if step in there else None
-    if wanted is None:
-        have = ", ".join(map(str, sorted(there))) or "none"
-        which = "with a metric" if step == "best" else f"of step {step}" * (choice != "latest")
-        raise FileNotFoundError(f"restore: {str(root)!r} has no checkpoint {which}; it has {have}")
-    for number in sorted((n for n in there if n <= wanted), reverse=True):
-        folder = root / str(number)
+    wanted = _wanted(root, there, step)
+    left = sorted(number for number in there if number <= wanted)
+    while left:
         try:
-            manifest.check(folder)
-            found = notes.load(folder / NOTES)
-            return Saved(folder, number, found["notes"], found["arrays"])
+            return _verified(root / str(left.pop()))
         except Damaged as error:
             if damaged == "error":
-                older = [n for n in there if n < number]
-                hint = f"; the next older one is of step {max(older)}" if older else ""
+                hint = f"; the next older one is of step {left[-1]}" if left else ""
                 raise Damaged(f"{error}{hint}") from None
             warnings.warn(f"{error}; looking at an older checkpoint", stacklevel=3)
     raise Damaged(f"restore: {str(root)!r} has no checkpoint up to step {wanted} that is whole")
 
 
-def best_of(about: dict[int, dict[str, Any]]) -> int | None:
+def _wanted(root: Path, there: dict[int, Json], step: int | str) -> int:
+    """The number of the step that is meant, which must be there."""
+    if isinstance(step, str):
+        require_choice("restore", "step", step, ("latest", "best"))
+        found = max(there, default=None) if step == "latest" else best_of(there)
+    else:
+        number = require_whole("restore", "step", step, 0, allowed="'latest', 'best' or a step")
+        found = number if number in there else None
+    if found is None:
+        have = ", ".join(map(str, sorted(there))) or "none"
+        kinds = {"latest": "", "best": " with a metric"}
+        which = kinds.get(str(step), f" of step {step}")
+        raise FileNotFoundError(f"restore: {str(root)!r} has no checkpoint{which}; it has {have}")
+    return found
+
+
+def _verified(folder: Path) -> Saved:
+    manifest.check(folder)
+    found = notes.load(folder / NOTES)
+    return Saved(folder, int(folder.name), found["notes"], found["arrays"])
+
+
+def best_of(about: dict[int, Json]) -> int | None:
     """The step of the best metric, the first of equal ones, or None where none has one."""
-    scores = {step: x["metric"] for step, x in about.items() if x.get("metric") is not None}
+    scores = {step: x["metric"] for step, x in sorted(about.items()) if x["metric"] is not None}
     if not scores:
         return None
     # A run may have been given another `best` on the way: the latest says what counts.
-    latest = scores[max(scores)]
-    sign = 1 if latest["mode"] == "min" else -1
-    same = {
-        n: x
-        for n, x in scores.items()
-        if (x["name"], x["mode"]) == (latest["name"], latest["mode"])
-    }
-    return min(sorted(same), key=lambda n: sign * same[n]["value"])
+    meant = list(scores.values())[-1]
+    sign = 1 if meant["mode"] == "min" else -1
+    keys = ("name", "mode")
+    same = {n: x["value"] for n, x in scores.items() if all(x[k] == meant[k] for k in keys)}
+    return min(same, key=lambda step: sign * same[step])
 
 
 def valid(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -12,7 +12,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from jax_lrreg.checkpoints.notes import Json
 
 NAME = "manifest.json"
 PART = "manifest.json.part"
@@ -30,13 +31,13 @@ def open_folder(folder: Path) -> None:
     _write(folder, {"files": None})
 
 
-def seal(folder: Path, about: dict[str, Any]) -> None:
+def seal(folder: Path, about: dict[str, Json]) -> None:
     """Makes a step valid: the last thing that is written."""
     files = {name: _sum_of(folder / name) for name in sorted(_names(folder)) if name != NAME}
     _write(folder, {"files": files, "about": about})
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def read(folder: Path) -> dict[str, Json] | None:
     """What was said `about` a finished step; None where the folder is unfinished or not ours."""
     body = _read(folder)
     return body["about"] if body and body["files"] is not None else None
@@ -100,14 +101,14 @@ def _sum_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _text(body: dict[str, Any]) -> str:
+def _text(body: dict[str, Json]) -> str:
     # Its own sum is in it too: a flipped bit in the name of a file is no missing file.
     inner = json.dumps(body, sort_keys=True)
     own = hashlib.sha256(inner.encode()).hexdigest()
     return f'{{"format": "{FORMAT}", "sha256": "{own}", "body": {inner}}}\n'
 
 
-def _write(folder: Path, body: dict[str, Any]) -> None:
+def _write(folder: Path, body: dict[str, Json]) -> None:
     part = folder / PART
     with part.open("w", encoding="utf-8") as file:
         file.write(_text(body))
@@ -131,7 +132,7 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> dict[str, Json] | None:
     path = folder / NAME
     if folder.is_symlink() or path.is_symlink() or not path.is_file():
         return None

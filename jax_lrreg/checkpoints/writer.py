@@ -85,7 +85,7 @@ class Writer:
         self,
         step: int,
         trees: dict[str, chex.ArrayTree],
-        about: dict[str, Any],
+        about: dict[str, notes.Json],
         metric: float | None = None,
     ) -> None:
         """Writes a checkpoint; it returns as soon as the arrays may change."""
@@ -109,7 +109,7 @@ class Writer:
         if not self.folder.asynchronous:
             self.wait()
 
-    def _finish(self, step: int, metric: dict[str, Any] | None) -> None:
+    def _finish(self, step: int, metric: dict[str, notes.Json] | None) -> None:
         try:
             self._checkpointer.wait_until_finished()
             if self.process == 0:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import chex
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import hears_metrics, listen
+from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, ArraySource, Batch, Draw, source_of
 from jax_lrreg.training.history import Entry, History, Interval, names_of, zero_sums
@@ -94,10 +94,10 @@ class Run:
         self.place = placement(state)
         self.source = source_of(data, owner, self.end - self.start, self.place)
         self.now = Chunk(self.start, state, Interval(self.start, self.start, [], True, False))
-        self.position: Any = None  # of the data after the latest chunk, where a checkpoint asks
+        self.position: Json = None  # of the data after the latest chunk, where a checkpoint asks
         self.noticed: Sequence[int] = ()  # signals that are noted, and need not be held back
 
-    def go_on(self, state: State, interval: Interval, position: Any) -> None:
+    def go_on(self, state: State, interval: Interval, position: Json) -> None:
         """Takes the place of a run that has come so far."""
         self.now = Chunk(interval.end, state, interval)
         self.position = position

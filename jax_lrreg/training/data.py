@@ -14,6 +14,7 @@ import numpy as np
 
 from jax_lrreg._arrays import is_key
 from jax_lrreg._check import require, require_choice, require_whole
+from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.batch import (
     Batch,
     _form,
@@ -296,7 +297,7 @@ class ArraySource:
     def position(self) -> None:
         """None to tell."""
 
-    def go_to(self, drawn: int, position: Any) -> None:
+    def go_to(self, drawn: int, position: Json) -> None:
         """And none to go to."""
 
     def example(self, now: int) -> Batch:
@@ -355,7 +356,7 @@ class StreamSource:
         require(again or self._tells(), self.owner, "data", data, allowed)
         self.kept = True
 
-    def go_to(self, drawn: int, position: Any) -> None:
+    def go_to(self, drawn: int, position: Json) -> None:
         """Goes to where a kept position was, or draws so many batches and leaves them out."""
         if position is not None and self._tells():
             self.inner.set_state(position["state"])  # type: ignore[attr-defined]

@@ -1,23 +1,28 @@
 """What makes a run this run: texts by name, which a checkpoint keeps and a resume compares."""
 
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jax_lrreg._optax_state import nodes
 from jax_lrreg.checkpoints.fingerprint import Fingerprint, program_of, text_of
+from jax_lrreg.checkpoints.notes import Json
+from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.data import ArrayData, Stream
 from jax_lrreg.training.state import State, is_function, optimizer_of
 from jax_lrreg.training.step import Step
 from jax_lrreg.transforms.rules import ScaleByRulesState
 
+DataLike = ArrayData | Iterable[Batch]
 LIBRARIES = ("jax", "jaxlib", "optax", "flax", "chex", "numpy", "orbax-checkpoint", "jax_lrreg")
 
 
-def identity(step: Step, state: State, data: Any, start: int, control: Any) -> Fingerprint:
+def identity(step: Step, state: State, data: DataLike, start: int, control: Json) -> Fingerprint:
     """The plan of a run, by the names of the arguments that make it.
 
     `control` is what the controllers hear, and how often, where that is an evaluation's metric.
@@ -58,10 +63,10 @@ def _version(name: str) -> str:
         return "unknown"
 
 
-def _function_text(value: Any) -> str:
+def _function_text(value: object) -> str:
     """The text of an object; of an Optax schedule its program, since it has no text."""
     text = text_of(value)
-    if is_function(value):
+    if callable(value) and is_function(value):
         try:
             text += f" {program_of(value, jnp.zeros((), jnp.int32))}"
         except Exception:  # a function of hyperparameters, whose text stands under `hyper`
@@ -69,7 +74,7 @@ def _function_text(value: Any) -> str:
     return text
 
 
-def _structure_text(opt_state: Any) -> str:
+def _structure_text(opt_state: optax.OptState) -> str:
     """The kinds of an optimizer's states, and a shape for each leaf."""
     names = [type(node).__name__ for node in nodes(opt_state)]
     shapes = [f"{jnp.result_type(x)}{list(np.shape(x))}" for x in jax.tree.leaves(opt_state)]
@@ -81,7 +86,7 @@ def _updated(step: Step, state: State, tables: list | None = None) -> tuple[Any,
     update, params = step.update, state.trained
     asked = {} if tables is None else {"applied_rules": tables}
 
-    def function(grads: Any, opt_state: Any, params: Any, hyper: Any, value: Any) -> Any:
+    def function(grads, opt_state, params, hyper, value):
         optimizer = optimizer_of(update.tx, hyper)
         extra = {"value": value, "grad": grads, "value_fn": lambda _, **__: value}
         return optimizer.update(grads, opt_state, params, **extra, **asked)
@@ -107,7 +112,7 @@ def _rules_text(step: Step, state: State) -> str:
     return "; ".join(map(text_of, tables))
 
 
-def _data_texts(data: Any) -> dict[str, Any]:
+def _data_texts(data: DataLike) -> dict[str, Json]:
     if isinstance(data, ArrayData):
         names = ("size", "batch_size", "shuffle", "key", "remainder")
         given = {name: getattr(data, name) for name in names}

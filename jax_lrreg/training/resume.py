@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from jax_lrreg._check import require
-from jax_lrreg.checkpoints.fingerprint import refuse_difference
+from jax_lrreg.checkpoints.fingerprint import Fingerprint, refuse_difference
 from jax_lrreg.checkpoints.folder import Folder, Saved, restored
 from jax_lrreg.checkpoints.writer import Writer
 from jax_lrreg.training.chunks import Run
 from jax_lrreg.training.history import History, Interval, zero_sums
-from jax_lrreg.training.identity import identity, versions
+from jax_lrreg.training.identity import DataLike, identity, versions
 from jax_lrreg.training.program import settled
 from jax_lrreg.training.stop import Best, Stop
 
@@ -42,7 +42,7 @@ def kept(
     checkpoint: Checkpoint | None,
     run: Run,
     history: History,
-    data: Any,
+    data: DataLike,
     stop: Stop | None,
     keep_best: Best | None,
     control_on: str | None,
@@ -92,7 +92,7 @@ class Kept(Unkept):
         history: History,
         stop: Stop | None,
         keep_best: Best | None,
-        plan: dict[str, Any],
+        plan: Fingerprint,
     ):
         self.writer, self.run, self.history, self.plan = writer, run, history, plan
         self.stop, self.keep_best, self.best = stop, keep_best, writer.folder.best
@@ -124,7 +124,7 @@ class Kept(Unkept):
         self.finished = notes["finished"] and "branched" not in notes
         self._take_up(saved)
 
-    def _compare(self, notes: dict[str, Any]) -> None:
+    def _compare(self, notes: Fingerprint) -> None:
         changed = {
             name: (notes["versions"].get(name), here)
             for name, here in self.versions.items()
@@ -148,8 +148,9 @@ class Kept(Unkept):
         return interval
 
     def _take_up(self, saved: Saved) -> None:
-        if saved.notes["stop"] is not None and hasattr(self.stop, "set_state"):
-            self.stop.set_state(saved.notes["stop"])  # type: ignore[union-attr]
+        take_up = getattr(self.stop, "set_state", None)
+        if saved.notes["stop"] is not None and take_up is not None:
+            take_up(saved.notes["stop"])
         if saved.notes["best"] is not None and self.keep_best is not None:
             state = saved.load("best", self.run.now.state, "fit") if saved.holds("best") else None
             self.keep_best.set_state(saved.notes["best"], state)
@@ -167,6 +168,7 @@ class Kept(Unkept):
             trees["sums"] = interval.sums
         if self.keep_best is not None and self.keep_best.state is not None:
             trees["best"] = self.keep_best.state
+        kept_by_stop = getattr(self.stop, "get_state", None)
         about = {
             "plan": self.plan,
             "versions": self.versions,
@@ -176,7 +178,7 @@ class Kept(Unkept):
             "begin": interval.begin,
             "names": interval.names,
             "position": self.run.position,
-            "stop": self.stop.get_state() if hasattr(self.stop, "get_state") else None,  # type: ignore
+            "stop": kept_by_stop() if kept_by_stop is not None else None,
             "best": self.keep_best and self.keep_best.get_state(),
             "ended": self.history.ended,
             "finished": finished,

@@ -17,6 +17,7 @@ from jax_lrreg._check import nearest, require, require_choice
 from jax_lrreg._optax_state import nodes, update_count
 from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.averages import Average
+from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.text import from_dict, to_dict
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.noise import NoiseState
@@ -101,7 +102,7 @@ class State:
         return dataclasses.replace(self, **changes)
 
     @property
-    def added(self) -> dict[str, Any]:
+    def added(self) -> dict[str, Json]:
         """What a step may have added to a state from `init`, as JSON: see `completed`."""
         kind = None
         with contextlib.suppress(TypeError, ValueError):  # one of the user's own has no text
@@ -109,7 +110,7 @@ class State:
         window = None if self.spikes is None else list(self.spikes.values.shape)
         return {"average": kind, "spikes": window}
 
-    def completed(self, added: dict[str, Any]) -> "State":
+    def completed(self, added: dict[str, Json]) -> "State":
         """A state with places for what another has that says `added`: average, window of spikes."""
         new: dict[str, Any] = {}
         if added["average"] and self.average is None:
