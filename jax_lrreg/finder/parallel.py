@@ -20,8 +20,8 @@ from jax_lrreg.finder.preparation import (
 from jax_lrreg.finder.suggestions import Found, fell
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
-from jax_lrreg.training.data import source_of
 from jax_lrreg.training.modules import Module
+from jax_lrreg.training.sources import source_of
 
 
 def parallel_test(

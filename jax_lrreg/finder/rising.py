@@ -22,8 +22,8 @@ from jax_lrreg.finder.suggestions import Found, suggest
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
-from jax_lrreg.training.data import source_of
 from jax_lrreg.training.modules import Module
+from jax_lrreg.training.sources import source_of
 
 SMOOTHING = 0.9  # of the losses: some ten steps
 DIVERGED = 4.0  # times the best loss

@@ -12,13 +12,14 @@ from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import hears_metrics, listen
 from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
-from jax_lrreg.training.data import ArrayData, ArraySource, Batch, Draw, source_of
+from jax_lrreg.training.data import ArrayData, Batch
 from jax_lrreg.training.history import Entry, History, Interval, names_of, zero_sums
 from jax_lrreg.training.interrupts import handled_signals, held_back
 from jax_lrreg.training.program import edited, placement, program_of, settled
+from jax_lrreg.training.sources import ArraySource, Draw, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
-from jax_lrreg.training.stop import Best, Deadline, Patience, Stop
+from jax_lrreg.training.stop import Best, Deadline, Stop, names_asked
 
 Evaluation = Callable[[State], Mapping[str, chex.Numeric]]
 
@@ -123,12 +124,10 @@ class Run:
                 require(False, "fit", "eval_every", None, "given where `control_on` is")
             allowed = "None for an optimizer without transforms.scale_by_controller"
             require(hears_metrics(state.opt_state), "fit", "control_on", control_on, allowed)
-        named = {"stop": stop, "keep_best": keep_best}
-        asked = {k: x.name for k, x in named.items() if isinstance(x, Patience | Best)}
-        asked |= {} if control_on is None else {"control_on": control_on}
         if best is not None:
             require(eval_fn is not None, "fit", "eval_fn", None, "given where `best` is")
-            asked["checkpoint"] = best
+        named = {"stop": stop, "keep_best": keep_best, "control_on": control_on}
+        asked = names_asked(**named, checkpoint=best)
         if asked and eval_fn is not None and self.now.step < self.end:
             names = sorted(eval_fn(state))
             for argument, name in asked.items():

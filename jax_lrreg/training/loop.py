@@ -9,13 +9,13 @@ from jax_lrreg._check import require, require_whole
 from jax_lrreg._optax_state import tell
 from jax_lrreg.training.chunks import Chunk, Evaluation, Run
 from jax_lrreg.training.data import ArrayData, Batch
-from jax_lrreg.training.history import Entry, History, Logger
+from jax_lrreg.training.history import History, Logger
 from jax_lrreg.training.interrupts import Interrupts
 from jax_lrreg.training.progress import Progress
-from jax_lrreg.training.resume import Checkpoint, kept
+from jax_lrreg.training.resume import Checkpoint, Unkept, kept
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
-from jax_lrreg.training.stop import Best, Deadline, Stop, check_stopping, name_of
+from jax_lrreg.training.stop import Best, Deadline, Stop, check_stopping, judged, name_of
 
 ALL = "all steps are made"
 
@@ -131,27 +131,15 @@ def fit(
                 for now in run.chunks():
                     if now.interval.closed:
                         bar.update(*history.write(now.interval))
-                    values: Entry = {}
+                    values, stopped = {}, False
                     if run.evaluates(now.step):
                         _, entry = history.write()
                         if eval_fn is not None:
                             values = _evaluate(now, eval_fn, control_on, history)
-                            if keep_best is not None:
-                                keep_best.see(now.step, values, now.state)
+                            stopped = judged(stop, keep_best, now.step, values, now.state)
                         bar.update(now.step, entry | values)
-                    stopped = bool(values) and stop is not None and bool(stop(now.step, values))
                     why = _reason(run, stopped, stop, interrupts.came)
-                    if stopped:
-                        run.close(history)
-                    if stopped or now.step == run.end:
-                        history.end(now.step, why)
-                    keeper.after(values, bool(why), stopped)
-                    if why and now.step != run.end:
-                        # What only the interruption cuts short is not kept, nor logged where there
-                        # is a checkpoint: the run that goes on writes the whole entry.
-                        history.loggers = () if keeper.keeps else loggers
-                        run.close(history)
-                        history.end(now.step, why)
+                    if _ends(run, history, keeper, values, why, stopped):
                         history.interrupted = interrupts.came
                         bar.stopped(now.step, history.ended)
                         break
@@ -239,6 +227,27 @@ def _evaluate(
     if control_on is not None:
         now.state = now.state.replace(opt_state=tell(now.state.opt_state, values[control_on]))
     return values
+
+
+def _ends(
+    run: Run, history: History, keeper: Unkept, values: dict[str, float], why: str, stopped: bool
+) -> bool:
+    """Whether the run ends here before its time; writes what is to be kept, here or there."""
+    if stopped:
+        run.close(history)
+    at_end = run.now.step == run.end
+    if stopped or at_end:
+        history.end(run.now.step, why)
+    keeper.after(values, bool(why), stopped)
+    if at_end or not why:
+        return False
+    if keeper.keeps:
+        # What only the interruption cuts short is not kept, nor logged: the run that goes on writes
+        # the whole entry.
+        history.loggers = ()
+    run.close(history)
+    history.end(run.now.step, why)
+    return True
 
 
 def _reason(run: Run, stopped: bool, stop: Stop | None, signal: str) -> str:

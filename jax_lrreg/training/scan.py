@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax_lrreg._check import require_whole
 from jax_lrreg._optax_state import listen
 from jax_lrreg.training.batch import Batch
-from jax_lrreg.training.data import ArrayData, source_of
+from jax_lrreg.training.data import ArrayData
 from jax_lrreg.training.metrics import Metrics
+from jax_lrreg.training.sources import source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 
