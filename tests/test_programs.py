@@ -20,6 +20,7 @@ from jax_lrreg import (
     plots,
     pytree,
     schedules,
+    select,
     text,
     training,
     transforms,
@@ -233,6 +234,89 @@ def test_program_10_find_a_learning_rate_and_look_at_things(digits):
     assert shown == list(found.suggestions)
     plots.schedule(schedules.Constant(found.suggestion), steps=10_000)
     plt.close("all")
+
+
+class Blocks(nn.Module):
+    """An embedding, three blocks and a head."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(8, name="embed")(x)
+        for index in range(3):
+            x = x + nn.relu(nn.Dense(8, name=f"block_{index}")(x))
+        return nn.Dense(10, name="head")(x)
+
+
+def cross_entropy(model, batch):
+    logits = model(batch["x"])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+
+def test_program_11_one_table_of_rules_for_every_parameter(digits):
+    (x, y), key, lr = digits, jax.random.key(0), 1e-3
+    data = training.ArrayData({"x": x, "y": y}, batch_size=128, key=jax.random.key(1))
+    module, reg = Blocks(), penalties.L2(1e-4).on("**/kernel")
+    params = module.init(key, x[:1])["params"]
+    rules = select.layer_decay(params, 0.75, order=["embed/**", "block_*/**", "head/**"])
+    assert dict(rules) == {
+        "head/**": 1.0,
+        "block_2/**": 0.75,
+        "block_1/**": 0.75**2,
+        "block_0/**": 0.75**3,
+        "embed/**": 0.75**4,
+    }
+    tx = optax.chain(optax.adamw(lr), transforms.scale_by_rules(rules))
+    state = training.init(module, tx, key=key, example=x[:1], trainable="head/**")
+    report = str(select.report(params, learning_rate=rules, decay=reg, trainable="head/**"))
+    assert len(report.splitlines()) > 10
+    step = training.make_step(module, cross_entropy, tx, learning_rate=lr)
+    before = jax.tree.map(np.asarray, state.params)
+    state, metrics = step(state, data(0))
+    assert metrics["learning_rate/head/**"] == np.float32(lr)
+    chex.assert_trees_all_equal(state.params["embed"], before["embed"])
+    state = training.thaw(state, tx, trainable="**")
+    state, _ = step(state, data(1))
+    assert not np.array_equal(state.params["embed"]["kernel"], before["embed"]["kernel"])
+
+    unfreeze = schedules.PiecewiseConstant(0.0, boundaries=(5,), values=(1.0,))
+    table = [("embed/**", unfreeze), ("head/**", 10.0), ("**", 1.0)]
+    tx = optax.chain(optax.adamw(lr), transforms.scale_by_rules(table))
+    assert training.init(module, tx, key=key, example=x[:1]).step == 0
+
+
+def test_program_12_the_loop_people_expect(digits):
+    (x, y), module, key, tx = digits, Blocks(), jax.random.key(0), optax.adam(1e-3)
+    data = training.ArrayData({"x": x, "y": y}, batch_size=128, key=jax.random.key(1))
+    evaluate = training.make_eval(module, lambda m, b: {"val_loss": cross_entropy(m, b)}, data)
+    state = training.init(module, tx, key=key, example=x[:1])
+    step = training.make_step(module, cross_entropy, tx)
+    best = training.Best("val_loss")
+    state, _ = training.fit(
+        step,
+        state,
+        data,
+        until=40,
+        eval_every=10,
+        eval_fn=evaluate,
+        stop=training.Patience("val_loss", evaluations=10),
+        keep_best=best,
+    )
+    assert int(state.step) == 40
+    assert best.step == 40
+    assert best.value == pytest.approx(evaluate(best.state)["val_loss"], rel=1e-5)
+    step = training.make_step(
+        module, cross_entropy, tx, on_spike=training.Spike(sigma=6.0, window=128)
+    )
+    state, metrics = step(state, data(0))
+    assert metrics["spikes"] == 0
+
+    def smoothed(model, batch, now):
+        smoothing = schedules.Linear(0.1, steps=1000)(now.step)
+        labels = optax.smooth_labels(jax.nn.one_hot(batch["y"], 10), smoothing)
+        return optax.softmax_cross_entropy(model(batch["x"]), labels).mean()
+
+    state, metrics = training.make_step(module, smoothed, tx)(state, data(1))
+    assert np.isfinite(metrics["loss"])
 
 
 def test_program_13_other_averages():

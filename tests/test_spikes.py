@@ -34,7 +34,8 @@ def reference(losses, norms, sigma, window, robust, lasting=8):
         if len(held) >= window:
             last = np.asarray(held[-window:], np.float64)
             center = np.median(last, 0) if robust else np.mean(last, 0)
-            spread = 1.4826 * np.median(abs(last - center), 0) if robust else np.std(last, 0)
+            above = np.quantile(last, 0.8413, axis=0) - center
+            spread = above if robust else np.std(last, 0)
             spike = bool(np.any(pair > center + sigma * np.maximum(spread, 1e-3 * abs(center))))
         spikes.append(spike)
         row = row + 1 if spike else 0

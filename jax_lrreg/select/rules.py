@@ -1,7 +1,7 @@
 """Rules: ordered patterns, or a function, that give each path a multiplier or a factor."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY
 from typing import TypeAlias
 
@@ -140,7 +140,8 @@ class Factors:
     """Ordered rules `(pattern, factor)`; the first pattern that matches a path decides.
 
     Unlike the multipliers of `Rules`, factors are data: they may be traced, swept and
-    differentiated, and they may be schedules. It prints as the list of its rules.
+    differentiated, and they may be schedules. It prints as the list of its rules, and iterates over
+    them: `[*rules, ("**", 1.0)]` has one more.
 
     Attributes:
         patterns: as in `Rules`.
@@ -188,13 +189,18 @@ class Factors:
         for pattern in self.patterns:
             require_alive(_OWNER, pattern, paths)
 
+    def __iter__(self) -> Iterator[tuple[str, Factor]]:
+        return zip(self.patterns, self.factors, strict=True)
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
     def _rule(self, path: str) -> int | None:
         found = (n for n, pattern in enumerate(self.patterns) if matcher(pattern)(path))
         return next(found, None)
 
     def __repr__(self):
-        pairs = zip(self.patterns, self.factors, strict=True)
-        return f"[{', '.join(f'({pattern!r}, {number_text(x)})' for pattern, x in pairs)}]"
+        return f"[{', '.join(f'({pattern!r}, {number_text(x)})' for pattern, x in self)}]"
 
 
 @pytree
@@ -239,7 +245,8 @@ def factors(spec: "RulesLike") -> Factors | FactorFunction:
         return Factors(tuple(r[0] for r in spec), factors=tuple(r[1] for r in spec))
     if not _takes_path_and_value(spec):
         why = " (the first that matches decides, and a dict says nothing of order)"
-        allowed = f"a list of pairs (pattern, factor){why * isinstance(spec, dict)}, or a function (path, value)"
+        pairs = f"a list of pairs (pattern, factor){why * isinstance(spec, dict)}"
+        allowed = f"{pairs}, or a function (path, value)"
         raise TypeError(f"{_OWNER}: `rules` must be {allowed}, got {spec!r:.300}")
     return FactorFunction(spec)
 

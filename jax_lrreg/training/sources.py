@@ -1,4 +1,4 @@
-"""What each call of the device is given: batches drawn, checked and placed, and where data stands."""
+"""What each call of the device is given: batches drawn, checked, placed, and where data stands."""
 
 import itertools
 from collections.abc import Callable, Iterable

@@ -14,7 +14,7 @@ from jax_lrreg._struct import pytree, static
 JUDGED = ("loss", "data_loss", "grad_norm")
 LASTING = 8  # spikes in a row are none: the loss has risen, and training has to go on from there
 NO_SPREAD = 1e-3  # of the mean: the least deviation of a window, whose numbers may all be equal
-NORMAL = 1.4826  # the standard deviation of a normal distribution, in median absolute deviations
+NORMAL = 0.8413  # of a normal distribution lies below its mean and one deviation more
 
 
 class SpikeState(NamedTuple):
@@ -46,8 +46,9 @@ class Spike:
         sigma: how many deviations above the mean, above 0.
         window: how many updates, at least 2.
         metrics: among "loss", "data_loss" and "grad_norm".
-        robust: the median instead of the mean, and the median absolute deviation times 1.4826: a
-            few spikes that were let through spoil a mean.
+        robust: the median instead of the mean, and as the deviation how far above it 84.13 % of
+            them reach, which is the same for a normal distribution: a few spikes that were let
+            through spoil a mean.
 
     Example:
         >>> on_spike = Spike(sigma=6.0, window=4, metrics=("loss",))
@@ -86,8 +87,10 @@ class Spike:
         """Whether an update with these metrics is a spike; one that is not finite is none."""
         values = self._values(found)
         if self.robust:
-            center = jnp.median(state.values, axis=1)
-            spread = NORMAL * jnp.median(jnp.abs(state.values - center[:, None]), axis=1)
+            # Losses and norms reach far above their median and never far below. A deviation to both
+            # sides would call 3 % of the digits' good batches spikes.
+            center, above = jnp.quantile(state.values, jnp.array([0.5, NORMAL]), axis=1)
+            spread = above - center
         else:
             center, spread = jnp.mean(state.values, axis=1), jnp.std(state.values, axis=1)
         high = values > center + self.sigma * jnp.maximum(spread, NO_SPREAD * jnp.abs(center))

@@ -158,7 +158,7 @@ def _decays(
         few = jax.tree.map(jnp.zeros_like, params)
     found = {}
     for node in updated(few):
-        # From the second moment of these the square of the mean is subtracted: no mean is corrected.
+        # From the second moment of these the mean's square is subtracted: no mean is corrected.
         mean = {} if type(node).__name__ in CENTERED else dict(leaves(getattr(node, "mu", ())))
         for path, left in leaves(getattr(node, "nu", ())):
             pair = (mean.get(path, jnp.zeros(())), left)
