@@ -98,15 +98,28 @@ def _layers(owner: str, params: optax.Params, order: Sequence[Layer]) -> list[tu
     for pattern in itertools.chain.from_iterable(written):
         require_alive(owner, pattern, paths)
     layers = _written_out(written, paths)
-    owned = [next((n for n, one in enumerate(layers) if _inside(x, [one])), None) for x in paths]
-    for path, index in zip(paths, owned, strict=True):
+    if paths:
+        _require_each_owned(owner, order, layers, paths)
+    return layers
+
+
+def _require_each_owned(
+    owner: str,
+    order: Sequence[Layer],
+    layers: Sequence[tuple[str, ...]],
+    paths: Sequence[str],
+) -> None:
+    """Refuses a parameter in no layer, and a layer that decides about no parameter."""
+    owned = set()
+    for path in paths:
+        index = next((n for n, layer in enumerate(layers) if _inside(path, [layer])), None)
         allowed = f"such that {path!r} is in one of its layers"
         require(index is not None, owner, "order", order, allowed)
+        owned.add(index)
     for index, layer in enumerate(layers):
         # It would count as a layer all the same, and move the rates of those before it.
         allowed = f"such that {' or '.join(layer)!r} has a parameter that no other layer has"
-        require(index in owned or not paths, owner, "order", order, allowed)
-    return layers
+        require(index in owned, owner, "order", order, allowed)
 
 
 def _written_out(written: Sequence[tuple[str, ...]], paths: Sequence[str]) -> list[tuple[str, ...]]:
