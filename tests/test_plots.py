@@ -1,8 +1,9 @@
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jax_lrreg import penalties, plots, schedules, training
+from jax_lrreg import penalties, plots, schedules, sweeps, training
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +204,40 @@ def test_wrong_calls():
         plots.path([1.0, 2.0], np.ones((3, 4)))
     with pytest.raises(ValueError, match="`strengths`"):
         plots.path([0.0, 2.0], np.ones((2, 4)))
+
+
+def swept(lr=None, **axes):
+    lr = np.float32([1e-3, 1e-2, 1e-1]) if lr is None else lr
+    grid = sweeps.grid(lr=lr, **axes, key=jax.random.split(jax.random.key(0), 4))
+    values = np.random.default_rng(0).normal(size=grid.shape)
+    values[0] = np.nan
+    return sweeps.Result(grid, {"loss": values})
+
+
+def test_a_heat_map_shows_means_over_seeds_and_marks_the_best():
+    result = swept(reg=penalties.L1(np.float32([0.1, 0.2])))
+    ax = plots.heatmap(result, "loss")
+    np.testing.assert_allclose(ax.images[0].get_array()[1:], result["loss"][1:].mean(axis=2))
+    best = result.best("loss", over="key").index
+    assert ax.lines[0].get_xydata().tolist() == [[best[1], best[0]]]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("lr", "reg.strength")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.001", "0.01", "0.1"]
+
+
+def test_a_metric_is_drawn_along_an_axis_with_an_interval_over_seeds():
+    result = swept(schedules.Cosine(np.float32([1e-3, 1e-2, 1e-1]), steps=9), steps=[10, 20])
+    ax = plots.sweep(result, "loss")
+    assert len(ax.lines) == len(ax.collections) == 2
+    np.testing.assert_allclose(ax.lines[1].get_ydata()[1:], result["loss"][1:, 1].mean(axis=-1))
+    assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "lr.init value")
+    ax = plots.sweep(result, "loss", over="steps")
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), result["loss"][2].mean(axis=-1))
+
+
+def test_pictures_of_sweeps_refuse_other_axes_by_name():
+    with pytest.raises(ValueError, match=r"plots\.heatmap: `result`"):
+        plots.heatmap(swept(), "loss")
+    with pytest.raises(ValueError, match=r"plots\.sweep: `over`.*lr"):
+        plots.sweep(swept(), "loss", over="lrr")
+    with pytest.raises(ValueError, match=r"`name`.*did you mean 'loss'"):
+        plots.sweep(swept(), "los")

@@ -21,6 +21,7 @@ from jax_lrreg import (
     pytree,
     schedules,
     select,
+    sweeps,
     text,
     training,
     transforms,
@@ -212,6 +213,54 @@ def test_programs_7_8_and_10_a_step_a_loop_and_a_look(kind, digits):
     if kind == "linen":
         assert len(plots.history(history)) == 4  # loss, accuracy, penalty, learning rate
         plt.close("all")
+
+
+def test_program_9_a_grid_of_runs_compiled_once(digits):
+    x, y = digits
+    module = nn.Dense(10)
+    data = training.ArrayData({"x": x[:1400], "y": y[:1400]}, 64, jax.random.key(1))
+    traces = []
+
+    def cross_entropy(model, batch):
+        logits = model(batch["x"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+    def val_loss(params):
+        held_out = {"x": x[1400:], "y": y[1400:]}
+        return cross_entropy(lambda x: module.apply({"params": params}, x), held_out)
+
+    def run(hp):
+        traces.append(1)
+        tx = transforms.proximal(optax.adam(hp["lr"]), hp["reg"], learning_rate=hp["lr"])
+        state = training.init(module, tx, key=hp["key"], example=x[:1])
+        step = training.make_step(module, cross_entropy, tx, learning_rate=hp["lr"])
+        state, metrics = training.scan(step, state, data, steps=60)
+        chex.assert_shape(metrics["loss"], (60,))
+        return {
+            "val_loss": val_loss(state.params),
+            "zeros": hp["reg"].sparsity(state.params).overall,
+        }
+
+    grid = sweeps.grid(
+        lr=schedules.Cosine(jnp.logspace(-4, -1, 8), steps=60).warmup(5),
+        reg=penalties.L1(jnp.logspace(-6, -2, 4)),
+        key=jax.random.split(jax.random.key(0), 3),
+    )
+    result = sweeps.run(run, grid, progress=True)
+    assert len(traces) == 1
+    assert result.axes == ("lr", "reg", "key")
+    assert result["val_loss"].shape == (8, 4, 3)
+    assert np.all(np.diff(result["zeros"].mean(axis=(0, 2))) >= 0)  # the stronger, the more
+    best = result.best("val_loss", over="key")
+    mean = result["val_loss"].mean(axis=2)
+    np.testing.assert_allclose(best.value, mean.min(), rtol=1e-6)
+    assert text.parse(repr(best.hyper["lr"])) == best.hyper["lr"]
+    assert text.parse(repr(best.hyper["reg"])) == best.hyper["reg"]
+    ax = plots.heatmap(result, "val_loss")
+    np.testing.assert_allclose(ax.images[0].get_array(), mean, rtol=1e-6)
+    alone = run({**best.hyper, "key": jax.random.split(jax.random.key(0), 3)[1]})
+    index = (*best.index[:2], 1)
+    np.testing.assert_allclose(alone["val_loss"], result["val_loss"][index], rtol=1e-3)
 
 
 def test_program_10_find_a_learning_rate_and_look_at_things(digits):

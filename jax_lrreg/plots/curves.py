@@ -1,4 +1,4 @@
-"""Pictures with Matplotlib: each function takes data and axes, draws, and returns the axes."""
+"""Pictures of schedules, histories, penalties and range tests."""
 
 import contextlib
 import itertools
@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from jax_lrreg._arrays import LAST_STEP
 from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
+from jax_lrreg.plots.frame import COLORS, axes_of, cycle
 from jax_lrreg.schedules import Function, Schedule
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 COLUMNS = 2000  # more than a picture is wide in pixels
 SAMPLES = 64  # steps looked at in each column of more than that
-# Okabe and Ito's colours, which colour-blind people tell apart too.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def schedule(
@@ -57,8 +54,8 @@ def schedule(
         drawable = callable(one) and not isinstance(one, type | Penalty)
         allowed = "a schedule, a function of the step, or a dict of them"
         require(drawable, "plots.schedule", "schedule", one, allowed, error=TypeError)
-    ax = _axes(ax, (7.0, 3.2))
-    for (name, one), color in zip(named.items(), _cycle(len(named)), strict=True):
+    ax = axes_of(ax, (7.0, 3.2))
+    for (name, one), color in zip(named.items(), cycle(len(named)), strict=True):
         marks = {mark: label for mark, label in phases(one) if 0 < mark < steps}
         _draw(ax, one, columns(steps, list(map(int, marks))), log, color, name)
         if named is not schedule:  # the marks of several would not say whose they are
@@ -167,7 +164,7 @@ def history(
 
 def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[Mapping[str, Any], str, str]]) -> None:
     """Lines of one panel: a run, the metric of it, and what to call the line."""
-    for (run, name, title), color in zip(lines, _cycle(len(lines)), strict=True):
+    for (run, name, title), color in zip(lines, cycle(len(lines)), strict=True):
         late = name in _evaluated(run)
         style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
         style |= {"color": color, "label": title, "linewidth": 1.6}
@@ -273,7 +270,7 @@ def penalty(
     require(len(axes) == 3, "plots.penalty", "axes", len(axes), "three axes")
     w = jnp.linspace(low, high, 1001)
     axes[2].plot(w, w, color="0.8", linewidth=0.8)  # no penalty
-    for (name, one), color in zip(named.items(), _cycle(len(named)), strict=True):
+    for (name, one), color in zip(named.items(), cycle(len(named)), strict=True):
         style = {"color": color, "label": name or None, "linewidth": 1.8}
         axes[0].plot(w, _each(one, w), **style)
         axes[1].plot(w, _each(one.gradient, w)[:, 0], **style)
@@ -296,52 +293,6 @@ def _each(function: Callable, w: jax.Array) -> jax.Array:
     return jax.vmap(lambda x: function(x[None]))(w)
 
 
-def path(
-    strengths: ArrayLike,
-    coefficients: ArrayLike,
-    *,
-    names: Sequence[str] = (),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draws a regularization path: each coefficient against the strength.
-
-    The axis above counts the coefficients that are not zero.
-
-    Args:
-        strengths: [points], positive.
-        coefficients: [points, coefficients].
-        names: of the coefficients, for a legend; none by default.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-    """
-    strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
-    shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
-    fits = strengths.ndim == 1 and len(shape) == 2 and shape[0] == len(strengths)
-    require(fits, "plots.path", "coefficients", shape, allowed)
-    require(np.all(strengths > 0), "plots.path", "strengths", strengths, "numbers > 0")
-    count = shape[1]
-    require(len(names) in (0, count), "plots.path", "names", len(names), f"{count} names or none")
-    ax = _axes(ax, (7.0, 3.6))
-    for index, color in enumerate(_cycle(count)):
-        dashes = ("-", "--", ":", "-.")[index // len(COLORS) % 4]
-        label = names[index] if names else None
-        ax.plot(strengths, coefficients[:, index], dashes, color=color, linewidth=1.5, label=label)
-    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    ax.set(xscale="log", xlabel="strength", ylabel="coefficient")
-    ax.set_xlim(strengths.min(), strengths.max())
-    left = np.count_nonzero(coefficients, axis=1)
-    top = ax.secondary_xaxis("top")
-    chosen = np.unique(np.linspace(0, len(strengths) - 1, 7).round().astype(int))
-    top.set_xticks(strengths[chosen], [str(left[index]) for index in chosen])
-    top.minorticks_off()
-    top.set_xlabel("coefficients that are not zero", fontsize=9)
-    if names:
-        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return ax
-
-
 def range_test(found: "Found", ax: Axes | None = None) -> Axes:
     """Draws what a test of `finder` found: loss over learning rate, and the suggestions.
 
@@ -354,7 +305,7 @@ def range_test(found: "Found", ax: Axes | None = None) -> Axes:
     """
     known, kind = hasattr(found, "suggestions"), type(found).__name__
     require(known, "plots.range_test", "found", kind, "what the finder returns")
-    ax = _axes(ax, (7.0, 3.6))
+    ax = axes_of(ax, (7.0, 3.6))
     rates, marker = found.learning_rates, "." if found.losses.ndim > 1 else None
     losses = np.where(np.isfinite(found.losses), found.losses, np.nan)
     for one in np.atleast_2d(losses):
@@ -383,18 +334,6 @@ def _evaluated(history: Mapping[str, np.ndarray]) -> list[str]:
     return names[names.index("eval_step") + 1 :] if "eval_step" in names else []
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that the axes are in, to save or close."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure
-
-
-def formats() -> list[str]:
-    """The endings of files that a picture can be saved to."""
-    return sorted(FigureCanvasBase.get_supported_filetypes())
-
-
 def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
     if isinstance(schedule, Schedule):
         # Steps are int32 on the device: 2^31 would wrap round to a step below 0.
@@ -405,20 +344,9 @@ def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
     return [float(schedule(int(step))) for step in steps]  # it may take one plain number only
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    if ax is None:
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
 def _plain_steps(ax: Axes, steps: int) -> None:
     """Ticks at round steps, and at the last one in place of a round one close to it."""
     round_ones = MaxNLocator(8, integer=True).tick_values(0, steps)
     ax.set_xticks([*(t for t in round_ones if 0 <= t <= 0.94 * steps), steps])
     if steps >= 10_000:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLORS[index % len(COLORS)] for index in range(count)]

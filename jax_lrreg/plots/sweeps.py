@@ -1,0 +1,182 @@
+"""Pictures of many runs: regularization paths, heat maps, and a metric along one axis."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from jax_lrreg._arrays import is_key
+from jax_lrreg._check import require, require_choice
+from jax_lrreg.plots.frame import COLORS, axes_of, cycle, figure_of
+
+if TYPE_CHECKING:
+    from jax_lrreg.sweeps import Result
+
+
+def path(
+    strengths: ArrayLike,
+    coefficients: ArrayLike,
+    *,
+    names: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a regularization path: each coefficient against the strength.
+
+    The axis above counts the coefficients that are not zero.
+
+    Args:
+        strengths: [points], positive.
+        coefficients: [points, coefficients].
+        names: of the coefficients, for a legend; none by default.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
+    shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
+    fits = strengths.ndim == 1 and len(shape) == 2 and shape[0] == len(strengths)
+    require(fits, "plots.path", "coefficients", shape, allowed)
+    require(np.all(strengths > 0), "plots.path", "strengths", strengths, "numbers > 0")
+    count = shape[1]
+    require(len(names) in (0, count), "plots.path", "names", len(names), f"{count} names or none")
+    ax = axes_of(ax, (7.0, 3.6))
+    for index, color in enumerate(cycle(count)):
+        dashes = ("-", "--", ":", "-.")[index // len(COLORS) % 4]
+        label = names[index] if names else None
+        ax.plot(strengths, coefficients[:, index], dashes, color=color, linewidth=1.5, label=label)
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.set(xscale="log", xlabel="strength", ylabel="coefficient")
+    ax.set_xlim(strengths.min(), strengths.max())
+    left = np.count_nonzero(coefficients, axis=1)
+    top = ax.secondary_xaxis("top")
+    chosen = np.unique(np.linspace(0, len(strengths) - 1, 7).round().astype(int))
+    top.set_xticks(strengths[chosen], [str(left[index]) for index in chosen])
+    top.minorticks_off()
+    top.set_xlabel("coefficients that are not zero", fontsize=9)
+    if names:
+        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def heatmap(
+    result: "Result", name: str, *, mode: str = "min", log: bool = False, ax: Axes | None = None
+) -> Axes:
+    """Draws a metric of a sweep over its two axes; a star marks the best point.
+
+    Args:
+        result: of `sweeps.run`, with two axes beside those of seeds, over which the mean is drawn.
+        name: of the metric.
+        mode: whether "min" or "max" of it is best.
+        log: whether the colours go by the logarithm.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes. Members that diverged are left blank.
+    """
+    names = _shown("plots.heatmap", result)
+    require(len(names) == 2, "plots.heatmap", "result", names, "of two axes beside those of seeds")
+    seeds = [axis for axis in result.axes if axis not in names]
+    values = result.mean(name, seeds, "plots.heatmap")[0].reshape([*_lengths(result, names)])
+    best = result.best(name, mode, over=seeds).index
+    at = [where for where in best if not isinstance(where, slice)]
+    ax = axes_of(ax, (1.5 + 0.7 * values.shape[1], 1.5 + 0.5 * values.shape[0]))
+    image = ax.imshow(values, aspect="auto", norm="log" if log else "linear")
+    ax.plot(at[1], at[0], "*", color="white", markeredgecolor="black", markersize=14)
+    for axis, of in zip((ax.yaxis, ax.xaxis), names, strict=True):
+        texts = _texts(result, of)
+        axis.set_ticks(range(len(texts)), texts)
+        axis.set_label_text(_label(result, of))
+    ax.tick_params("x", rotation=45 if values.shape[1] > 6 else 0)
+    figure_of(ax).colorbar(image, ax=ax, label=name.replace("_", " "))
+    return ax
+
+
+def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draws a metric of a sweep along one axis, with an interval of two standard errors over seeds.
+
+    Args:
+        result: of `sweeps.run`, with one or two axes beside those of seeds; of two, each point of
+            the other makes a line.
+        name: of the metric.
+        over: the axis to draw along; the first one by default.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+    """
+    names = _shown("plots.sweep", result)
+    few = len(names) in (1, 2)
+    require(few, "plots.sweep", "result", names, "of one or two axes beside those of seeds")
+    along = names[0] if over is None else over
+    require_choice("plots.sweep", "over", along, names)
+    others = [axis for axis in names if axis != along]
+    seeds = [axis for axis in result.axes if axis not in names]
+    mean, error = result.mean(name, seeds, "plots.sweep")
+    order = [result.axes.index(axis) for axis in (*others, along)]
+    shape = (-1, _lengths(result, [along])[0])
+    lines = np.transpose(mean, [*order, *(result.axes.index(a) for a in seeds)]).reshape(shape)
+    texts = _texts(result, others[0]) if others else [""]
+    x = _numbers(result, along)
+    ax = axes_of(ax, (7.0, 3.6))
+    for number, (line, text, color) in enumerate(zip(lines, texts, cycle(len(lines)), strict=True)):
+        label = f"{_label(result, others[0])} {text}" if others else None
+        places = np.arange(len(line)) if x is None else x
+        ax.plot(places, line, color=color, marker="o", markersize=3, linewidth=1.5, label=label)
+        if error is not None:
+            spread = np.transpose(error, [*order, *(result.axes.index(a) for a in seeds)])
+            half = 2 * spread.reshape(shape)[number]
+            ax.fill_between(places, line - half, line + half, color=color, alpha=0.2, linewidth=0)
+    if x is None:
+        ax.set_xticks(range(shape[1]), _texts(result, along))
+    elif np.all(x > 0) and np.ptp(np.log(x)) > 2:
+        ax.set_xscale("log")
+    ax.set(xlabel=_label(result, along), ylabel=name.replace("_", " "))
+    if others:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def _shown(owner: str, result: "Result") -> list[str]:
+    """The names of the axes that are no seeds."""
+    known = hasattr(result, "grid") and hasattr(result, "axes")
+    require(known, owner, "result", type(result).__name__, "what sweeps.run returns")
+    parts = zip(result.axes, result.grid.parts, strict=True)
+    return [name for name, part in parts if not all(map(is_key, jax.tree.leaves(part.points)))]
+
+
+def _lengths(result: "Result", names: Sequence[str]) -> list[int]:
+    return [result.shape[result.axes.index(name)] for name in names]
+
+
+def _moving(result: "Result", name: str) -> list[tuple[str, Any]]:
+    """The numbers that change along an axis, by their paths."""
+    points = result.grid.parts[result.axes.index(name)].points
+    pairs, _ = jax.tree_util.tree_flatten_with_path(points)
+    path = lambda keys: jax.tree_util.keystr(keys, simple=True, separator=".")  # noqa: E731
+    return [(path(keys), leaf) for keys, leaf in pairs if jnp.ndim(leaf)]
+
+
+def _numbers(result: "Result", name: str) -> np.ndarray | None:
+    """The places along an axis where one number changes; None where it is several."""
+    moving = _moving(result, name)
+    alone = len(moving) == 1 and np.ndim(moving[0][1]) == 1
+    return np.asarray(moving[0][1], float) if alone else None
+
+
+def _label(result: "Result", name: str) -> str:
+    """An axis by its name, and the field of its object that changes."""
+    moving = _moving(result, name)
+    return moving[0][0].replace("_", " ") if len(moving) == 1 else name
+
+
+def _texts(result: "Result", name: str) -> list[str]:
+    numbers = _numbers(result, name)
+    if numbers is not None:
+        return [f"{number:.3g}" for number in numbers]
+    labels = result.grid.labels(result.axes.index(name))
+    return [", ".join(f"{value}" for value in row.values()) for row in labels]
