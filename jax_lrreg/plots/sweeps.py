@@ -9,17 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from jax_lrreg._arrays import is_key
+from jax_lrreg._arrays import is_key, leaves
 from jax_lrreg._check import require, require_choice
 from jax_lrreg.plots.frame import COLORS, axes_of, cycle, figure_of
 
 if TYPE_CHECKING:
-    from jax_lrreg.sweeps import Result
+    from jax_lrreg.sweeps import CrossValidation, Path, Result
 
 
 def path(
-    strengths: ArrayLike,
-    coefficients: ArrayLike,
+    strengths: "ArrayLike | Path | CrossValidation",
+    coefficients: ArrayLike | None = None,
     *,
     names: Sequence[str] = (),
     ax: Axes | None = None,
@@ -29,14 +29,24 @@ def path(
     The axis above counts the coefficients that are not zero.
 
     Args:
-        strengths: [points], positive.
-        coefficients: [points, coefficients].
+        strengths: [points], positive; or what `sweeps.path` or `sweeps.cross_validate` returns, of
+            which what is penalised is drawn, and the strengths that were chosen are marked.
+        coefficients: [points, coefficients], with strengths that are an array.
         names: of the coefficients, for a legend; none by default.
         ax: where to draw; a new figure by default.
 
     Returns:
         The axes.
     """
+    found: Any = strengths
+    whole = getattr(found, "path", found)  # of a cross-validation, the solutions on all data
+    if coefficients is None:
+        known, kind = hasattr(whole, "penalised"), type(found).__name__
+        allowed = "what sweeps.path returns, or an array with `coefficients`"
+        require(known, "plots.path", "strengths", kind, allowed, error=TypeError)
+        strengths = whole.strengths
+        columns = [x.value for x in leaves(whole.params) if x.path in whole.penalised]
+        coefficients = np.concatenate([np.reshape(x, (len(strengths), -1)) for x in columns], 1)
     strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
     shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
     fits = strengths.ndim == 1 and len(shape) == 2 and shape[0] == len(strengths)
@@ -58,6 +68,13 @@ def path(
     top.set_xticks(strengths[chosen], [str(left[index]) for index in chosen])
     top.minorticks_off()
     top.set_xlabel("coefficients that are not zero", fontsize=9)
+    if whole is not found:
+        marks = {"best": (found.best, "-"), "one standard error": (found.one_standard_error, "--")}
+        for text, (mark, dashes) in marks.items():
+            ax.axvline(mark, color="0.4", linewidth=1.0, linestyle=dashes)
+            ax.annotate(
+                text, (mark, 0), xycoords=("data", "axes fraction"), rotation=90, fontsize=8
+            )
     if names:
         ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax

@@ -79,7 +79,7 @@ class Grid:
         for name, at in self.places.items():
             where = index[at]
             if not isinstance(where, slice):
-                found[name] = jax.tree.map(_plain, taken(self.points[name], where))
+                found[name] = jax.tree.map(plain, taken(self.points[name], where))
         return found
 
     def labels(self, axis: int) -> list[dict[str, Any]]:
@@ -239,9 +239,9 @@ def _drawn(n: int, key: chex.PRNGKey, name: str, low: Any, high: Any) -> np.ndar
     return np.clip(numbers, low, high).astype(np.float32)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A scalar as the shortest Python number that is it in its precision."""
-    if is_key(value) or jnp.ndim(value) or isinstance(value, bool | int | float):
+    if is_key(value) or jnp.ndim(value) or type(value) in (bool, int, float):
         return value
     number = np.asarray(value)
     if jnp.issubdtype(number.dtype, jnp.floating):

@@ -20,6 +20,7 @@ Loss = Callable[..., jax.Array]  # (params) or (params, batch) -> a smooth scala
 Batch = Any
 
 CERTAIN = 1e15  # a strength at which all that is penalised is 0; its square is still a float32
+STALLED = 1000  # iterations without a smaller certificate
 WEAKEST = 1e-3  # of the strongest strength, as scikit-learn has it
 
 
@@ -35,6 +36,7 @@ class Path:
             strength at which all that is penalised becomes 0.
         sparsity: the fraction of exact zeros among what is penalised.
         iterations: steps of the method.
+        penalised: the paths of the parameters that the penalty is on.
     """
 
     strengths: np.ndarray
@@ -43,6 +45,7 @@ class Path:
     certificate: np.ndarray
     sparsity: np.ndarray
     iterations: np.ndarray
+    penalised: tuple[str, ...]
 
     def __repr__(self) -> str:
         first, last = self.strengths[0], self.strengths[-1]
@@ -63,7 +66,7 @@ def path(
     penalty: Penalty,
     *,
     strengths: int | chex.ArrayNumpy | list[float] = 100,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> Path:
     """Minimises `loss(params) + strength * penalty(params)` at many strengths.
@@ -81,8 +84,8 @@ def path(
         penalty: one with a prox and a certificate.
         strengths: how many, from the least at which all that is penalised is 0 down to a thousandth
             of it, in geometric progression; or an array of them.
-        tolerance: of the certificate, relative to the strength at which all is 0. In float32 it
-            reaches 1e-5 or so.
+        tolerance: of the certificate, relative to the strength at which all is 0. In float32
+            rounding may end it above that, at some 1e-6 for an intercept of 100.
         max_iterations: at each strength; where it is reached the certificate says so.
 
     Returns:
@@ -121,11 +124,12 @@ def _solved(
     """The path of a loss on some data."""
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), params)
     limits = Limits(jnp.float32(tolerance), jnp.int32(max_iterations))
-    start, strongest = _start(loss, params, penalty, batch, limits)
+    start, strongest, curvature = _start(loss, params, penalty, batch, limits)
     chosen = strengths_of(owner, strengths, float(strongest))
     scale = strongest if np.isfinite(float(strongest)) else jnp.float32(chosen[0])
-    found = _along(loss, start, penalty, batch, jnp.asarray(chosen), scale, limits)
-    return Path(chosen, found.params, *map(np.asarray, found[1:]))
+    found = _along(loss, start, penalty, batch, curvature, jnp.asarray(chosen), scale, limits)
+    penalised = tuple(penalty.sparsity(start).leaves)
+    return Path(chosen, found.params, *map(np.asarray, found[1:]), penalised)
 
 
 def strengths_of(owner: str, strengths: Any, strongest: float) -> np.ndarray:
@@ -169,6 +173,8 @@ class Moving(NamedTuple):
         steepness: what the curvatures are multiplied by, found by backtracking.
         rest: the certificate here.
         count: of iterations.
+        least: the smallest certificate so far.
+        since: iterations after it.
     """
 
     here: optax.Params
@@ -177,13 +183,15 @@ class Moving(NamedTuple):
     steepness: jax.Array
     rest: jax.Array
     count: jax.Array
+    least: jax.Array
+    since: jax.Array
 
 
 @partial(jax.jit, static_argnums=0)
 def _start(
     loss: Loss, params: optax.Params, penalty: Penalty, batch: Any, limits: Limits
-) -> tuple[optax.Params, jax.Array]:
-    """The solution with all that is penalised at 0, and the least strength that keeps it there."""
+) -> tuple[optax.Params, jax.Array, optax.Params]:
+    """The solution with all that is penalised at 0, the least strength that keeps it so, curvatures."""
     slopes, curvature = jax.grad(loss), _curvatures(loss, params, batch)
     params = shrunk(penalty * CERTAIN, params, 1.0)
     scale = norm(slopes(params, *batch))
@@ -196,7 +204,7 @@ def _start(
         return norm([x.value for x in leaves(rest) if x.path in penalised]) == 0
 
     # Any penalty says by its certificate where 0 solves: the least such strength lies between two
-    # neighbouring powers of 2, and is halved in on from there.
+    # neighbouring powers of 2.
     high = jax.lax.while_loop(
         lambda s: ~solves(s) & jnp.isfinite(s), lambda s: 2 * s, jnp.float32(1e-30)
     )
@@ -207,7 +215,7 @@ def _start(
         enough = solves(middle)
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    return moved.here, jax.lax.fori_loop(0, 30, halve, (high / 2, high))[1]
+    return moved.here, jax.lax.fori_loop(0, 30, halve, (high / 2, high))[1], curvature
 
 
 @partial(jax.jit, static_argnums=0)
@@ -216,12 +224,12 @@ def _along(
     start: optax.Params,
     penalty: Penalty,
     batch: Any,
+    curvature: optax.Params,
     strengths: jax.Array,
     scale: jax.Array,
     limits: Limits,
 ) -> Solution:
     """The solutions at each strength, each begun at the one before."""
-    curvature = _curvatures(loss, start, batch)
 
     def one(carry: Any, strength: jax.Array) -> tuple[Any, Solution]:
         here, steepness = carry
@@ -249,7 +257,9 @@ def _minimise(
     slopes = jax.grad(loss)
 
     def unsolved(now: Moving) -> jax.Array:
-        return (now.rest > limits.tolerance) & (now.count < limits.iterations)
+        # After a thousand iterations without progress rounding has the last word.
+        going = (now.count < limits.iterations) & (now.since < STALLED)
+        return (now.rest > limits.tolerance) & going
 
     def step(now: Moving) -> Moving:
         slope = slopes(now.ahead, *batch)
@@ -268,8 +278,9 @@ def _minimise(
             steepness, _ = tried
             return 2 * steepness, moved(2 * steepness)
 
-        first = (now.steepness, moved(now.steepness))
-        # A loss that is not finite ends the search as well.
+        # Half of it, as the loop doubles it at once: so `moved` is compiled in one place only. Where
+        # the loss is not finite the search has an end as well.
+        first = (now.steepness / 2, (now.ahead, slope, jnp.array(False)))
         steepness, (to, new, _) = jax.lax.while_loop(
             lambda tried: ~tried[1][2] & (tried[0] < CERTAIN), steeper, first
         )
@@ -279,12 +290,14 @@ def _minimise(
         momentum = (1 + jnp.sqrt(1 + 4 * now.momentum**2)) / 2
         pull = jnp.where(back, 0.0, (now.momentum - 1) / momentum)
         ahead = jax.tree.map(lambda a, b: a + (pull * (a - b)).astype(a.dtype), to, now.here)
-        return Moving(to, ahead, jnp.where(back, 1.0, momentum), steepness, rest, now.count + 1)
+        since = jnp.where(rest < now.least, 0, now.since + 1)
+        momentum, least = jnp.where(back, 1.0, momentum), jnp.minimum(rest, now.least)
+        return Moving(to, ahead, momentum, steepness, rest, now.count + 1, least, since)
 
     rest = norm(term.certificate(params, slopes(params, *batch))) / scale
-    one, zero = jnp.float32(1), jnp.int32(0)
-    begin = Moving(params, params, one, jnp.float32(steepness), jnp.float32(rest), zero)
-    return jax.lax.while_loop(unsolved, step, begin)
+    rest, zero = jnp.float32(rest), jnp.int32(0)
+    begin = (params, params, jnp.float32(1), jnp.float32(steepness), rest, zero, rest, zero)
+    return jax.lax.while_loop(unsolved, step, Moving(*begin))
 
 
 def _curvatures(loss: Loss, params: optax.Params, batch: Any) -> optax.Params:

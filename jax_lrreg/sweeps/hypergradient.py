@@ -1,0 +1,222 @@
+"""Gradients of a whole run by its hyperparameters, and going down them."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jax_lrreg._arrays import is_key
+from jax_lrreg._check import require, require_choice, require_number, require_whole
+from jax_lrreg._struct import number_text
+from jax_lrreg.sweeps.grid import plain
+
+Hyper = Any  # schedules, penalties and numbers, in any tree
+Objective = Callable[[Hyper], chex.Numeric]
+
+MODES = ("forward", "reverse")
+CURE = "a root at 0, as Adam's of a gradient of 0, has no slope: optax.adam(..., eps_root=1e-8) has one"
+
+
+def hypergradient(
+    function: Objective, hyper: Hyper, *, mode: str = "forward"
+) -> tuple[jax.Array, Hyper]:
+    """The value of a run and its slope by every real number among the hyperparameters.
+
+    Args:
+        function: `hyper -> scalar`, a pure function, such as one that trains with `training.scan`
+            and returns the loss on validation data.
+        hyper: a tree of numbers, schedules and penalties. A duration has a slope where it is
+            written as a float, 500.0. Whole numbers and keys have none.
+        mode: "forward" pushes all slopes along with the run, in the memory of a few runs: for up to
+            some tens of numbers. "reverse" goes back through the run, which costs a few runs for
+            any count of numbers, and keeps all of it: see `training.scan(checkpoint=)`.
+
+    Returns:
+        The value, and a tree like `hyper` of slopes, with None for what has none.
+
+    Raises:
+        ValueError: the value is not a finite real scalar, or a slope is not finite: it says which
+            one.
+
+    Source:
+        Franceschi, Donini, Frasconi and Pontil, Forward and reverse gradient-based hyperparameter
+        optimization, 2017.
+
+    Example:
+        >>> from jax_lrreg import penalties, sweeps
+        >>> hyper = {"reg": penalties.L2(0.5), "steps": 10}
+        >>> value, slopes = sweeps.hypergradient(lambda hp: hp["reg"](jnp.ones(4)), hyper)
+        >>> print(value, slopes)
+        1.0 {'reg': L2(2.0), 'steps': None}
+    """
+    require_choice("hypergradient", "mode", mode, MODES)
+    parts = _Parts(hyper, "hypergradient")
+    value, slopes = _slopes(parts.of(function), mode, parts.numbers)
+    _refuse_nonfinite(parts, value, slopes)
+    return value, parts.tree(slopes, rest=False)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Tuned:
+    """What `tune` found.
+
+    Attributes:
+        hyper: the best hyperparameters, which print and read back.
+        value: what the function gave for them.
+        losses: what it gave at each step, the first of them at the start; NaN where it diverged.
+        values: the numbers at each step, by their paths.
+    """
+
+    hyper: Hyper
+    value: float
+    losses: np.ndarray
+    values: dict[str, np.ndarray]
+
+    def __repr__(self) -> str:
+        return f"Tuned({number_text(self.hyper)}; value {self.value:.6g})"
+
+
+def tune(
+    function: Objective,
+    hyper: Hyper,
+    *,
+    steps: int = 10,
+    learning_rate: float = 0.5,
+    mode: str = "forward",
+) -> Tuned:
+    """Goes down the slopes of a run by its hyperparameters.
+
+    Adam moves the logarithms of all numbers > 0, so that they stay positive and a rate 30 times too
+    small is as near as one 30 times too large. Whole numbers, keys, zeros and negative numbers are
+    held, and so is what makes no difference. Where the value or a slope is not finite, it goes back
+    to the best point with half the step.
+
+    Args:
+        function: as in `hypergradient`.
+        hyper: where to begin.
+        steps: how many runs with their slopes.
+        learning_rate: of Adam: 0.5 multiplies or divides each number by up to 1.65 in a step.
+        mode: as in `hypergradient`.
+
+    Returns:
+        A `Tuned` with the best of all runs made.
+
+    Raises:
+        ValueError: no number is > 0, or the value is not finite at the start.
+
+    Example:
+        >>> from jax_lrreg import sweeps
+        >>> tuned = sweeps.tune(lambda hp: (jnp.log(hp["lr"]) + 3) ** 2, {"lr": 1e-3}, steps=30)
+        >>> 0.03 < tuned.hyper["lr"] < 0.08
+        True
+    """
+    steps = require_whole("tune", "steps", steps)
+    allowed = "a number > 0"
+    require_number("tune", "learning_rate", learning_rate, allowed, lambda x: x > 0)
+    require_choice("tune", "mode", mode, MODES)
+    parts = _Parts(hyper, "tune")
+    program, numbers = parts.of(function), parts.numbers
+    moving = [np.asarray(x > 0) for x in numbers]
+    require(any(map(np.any, moving)), "tune", "hyper", hyper, "a tree with a real number > 0")
+    # A shorter memory than in training: ten steps are all there are.
+    tx = optax.adam(1.0, b1=0.5, b2=0.9)
+    memory, rate = tx.init(numbers), learning_rate
+    best, least, losses, visited = numbers, np.inf, [], []
+    for number in range(steps):
+        value, slopes = jax.device_get(_slopes(program, mode, numbers))
+        sound = all(np.all(np.isfinite(x)) for x in (value, *slopes))
+        if number == 0:
+            _refuse_nonfinite(parts, value, slopes)
+        losses.append(float(value) if sound else np.nan)
+        visited.append(numbers)
+        if sound and value < least:
+            best, least = numbers, float(value)
+        if not sound:
+            numbers, memory, rate = best, tx.init(best), rate / 2
+            value, slopes = jax.device_get(_slopes(program, mode, numbers))
+        # The slope by a logarithm is that by the number times it.
+        by_log = [jnp.where(m, s * x, 0) for m, s, x in zip(moving, slopes, numbers, strict=True)]
+        update, memory = tx.update(by_log, memory)
+        pairs = zip(moving, numbers, update, strict=True)
+        numbers = [jnp.where(m, x * jnp.exp(rate * u), x) for m, x, u in pairs]
+    columns = zip(parts.names, zip(*visited, strict=True), strict=True)
+    values = {name: np.stack([np.asarray(x) for x in column]) for name, column in columns}
+    found = jax.tree.map(plain, parts.tree(best))
+    return Tuned(found, least, np.array(losses), values)
+
+
+class _Parts:
+    """The real numbers of a tree of hyperparameters, and what is put together with them."""
+
+    def __init__(self, hyper: Hyper, owner: str):
+        pairs, self.structure = jax.tree_util.tree_flatten_with_path(hyper)
+        self.leaves = [leaf for _, leaf in pairs]
+        self.real = [_is_real(leaf) for leaf in self.leaves]
+        allowed = "a tree with at least one real number; a whole one has no slope, 500.0 has"
+        require(any(self.real), owner, "hyper", hyper, allowed)
+        chosen = [pair for pair, real in zip(pairs, self.real, strict=True) if real]
+        self.names = [jax.tree_util.keystr(path) for path, _ in chosen]
+        self.numbers = [jnp.asarray(leaf, jnp.asarray(leaf).dtype) for _, leaf in chosen]
+        self.owner = owner
+
+    def tree(self, numbers: list[Any], rest: bool = True) -> Hyper:
+        """The tree with these numbers; without the rest, None in its place."""
+        given = iter(numbers)
+        pairs = zip(self.leaves, self.real, strict=True)
+        leaves = [next(given) if real else leaf if rest else None for leaf, real in pairs]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def of(self, function: Objective) -> Callable[[list[jax.Array]], jax.Array]:
+        """The function of the real numbers alone."""
+        owner = self.owner
+        require(callable(function), owner, "function", function, "a function", error=TypeError)
+
+        def program(numbers: list[jax.Array]) -> jax.Array:
+            value = function(self.tree(numbers))
+            number = isinstance(value, float | jax.Array | np.ndarray | np.generic)
+            real = number and jnp.ndim(value) == 0
+            real = real and jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating)
+            require(real, owner, "function", value, "one that returns a real scalar")
+            return jnp.asarray(value)
+
+        return program
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _slopes(
+    program: Callable, mode: str, numbers: list[jax.Array]
+) -> tuple[jax.Array, list[jax.Array]]:
+    """The value of a program and its slopes by each number."""
+    if mode == "reverse":
+        return jax.value_and_grad(program)(numbers)
+    flat, unravel = ravel_pytree(numbers)
+
+    def along(direction: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(lambda x: program(unravel(x)), (flat,), (direction,))
+
+    # What does not depend on the direction, the run itself, is made once for all of them.
+    value, slopes = jax.vmap(along, out_axes=(None, 0))(jnp.eye(len(flat), dtype=flat.dtype))
+    return value, unravel(slopes.astype(flat.dtype))
+
+
+def _refuse_nonfinite(parts: _Parts, value: chex.Numeric, slopes: list[Any]) -> None:
+    """Refuses, by its path, a slope that is not finite, and before that a value."""
+    owner, finite = parts.owner, bool(np.isfinite(value))
+    require(finite, owner, "function", float(value), "one that returns a finite number here")
+    for name, slope in zip(parts.names, slopes, strict=True):
+        finite = bool(np.all(np.isfinite(slope)))
+        allowed = f"of a finite slope ({CURE})"
+        require(finite, owner, f"hyper{name}", np.asarray(slope), allowed)
+
+
+def _is_real(leaf: Any) -> bool:
+    if is_key(leaf) or isinstance(leaf, bool | int):
+        return False
+    return isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
