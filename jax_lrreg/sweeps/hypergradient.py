@@ -21,7 +21,7 @@ Hyper = Any  # schedules, penalties and numbers, in any tree
 Objective = Callable[[Hyper], chex.Numeric]
 
 MODES = ("forward", "reverse")
-CURE = "a root at 0, as Adam's of a gradient of 0, has no slope: optax.adam(..., eps_root=1e-8) has one"
+CURE = "a root at 0, as Adam's of a gradient of 0, has none: optax.adam(..., eps_root=1e-8) has"
 
 
 def hypergradient(

@@ -191,7 +191,7 @@ class Moving(NamedTuple):
 def _start(
     loss: Loss, params: optax.Params, penalty: Penalty, batch: Any, limits: Limits
 ) -> tuple[optax.Params, jax.Array, optax.Params]:
-    """The solution with all that is penalised at 0, the least strength that keeps it so, curvatures."""
+    """The solution with all that is penalised at 0, the least strength for it, and curvatures."""
     slopes, curvature = jax.grad(loss), _curvatures(loss, params, batch)
     params = shrunk(penalty * CERTAIN, params, 1.0)
     scale = norm(slopes(params, *batch))
@@ -278,8 +278,8 @@ def _minimise(
             steepness, _ = tried
             return 2 * steepness, moved(2 * steepness)
 
-        # Half of it, as the loop doubles it at once: so `moved` is compiled in one place only. Where
-        # the loss is not finite the search has an end as well.
+        # Half of it, as the loop doubles it at once: so `moved` is compiled in one place only. The
+        # search has an end also where the loss is not finite.
         first = (now.steepness / 2, (now.ahead, slope, jnp.array(False)))
         steepness, (to, new, _) = jax.lax.while_loop(
             lambda tried: ~tried[1][2] & (tried[0] < CERTAIN), steeper, first
