@@ -80,7 +80,7 @@ def eased(
     opt_state: optax.OptState,
     count: jax.Array,
     params: optax.Params,
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
 ) -> optax.Updates:
     """The updates, those of thawed parameters as if their optimizer began with the thaw.
 
@@ -126,7 +126,7 @@ def _decays(
     tx: optax.GradientTransformationExtraArgs,
     opt_state: optax.OptState,
     params: optax.Params,
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """By path, what one update without a gradient leaves of means that are 1: b1 and b2."""
     if not any(hasattr(node, "nu") for node in memories(opt_state)):
