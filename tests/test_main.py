@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from jax_lrreg import schedules, text
+from jax_lrreg import schedules, text, training
 from jax_lrreg.cli import main
 
 SHORT = ["--epochs", "1", "--hidden", "4"]
@@ -334,3 +334,45 @@ def test_a_wrong_option_gives_one_line_that_names_it(arguments, words, tmp_path,
 
 def test_runs_as_a_module():
     assert outside("--version").stdout.startswith(b"jax_lrreg ")
+
+
+def test_the_same_command_goes_on_and_a_run_that_has_ended_is_shown(tmp_path, capsys, monkeypatch):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    train = ["train", "--hidden", "4", "--lr", "1e-2", "--epochs", "6", "--out"]
+    assert main([*train, str(whole)]) == 0
+    fit = training.fit
+
+    def interrupted(*args, eval_fn, **options):
+        def evaluation(state):
+            if state.step == 66:
+                signal.raise_signal(signal.SIGTERM)
+            return eval_fn(state)
+
+        return fit(*args, eval_fn=evaluation, **options)
+
+    monkeypatch.setattr(training, "fit", interrupted)
+    assert main([*train, str(part)]) == 143
+    assert "interrupted after step 66 of 132" in capsys.readouterr().err
+    monkeypatch.undo()
+    for _ in range(2):
+        assert main([*train, str(part)]) == 0
+        assert rows(part) == rows(whole)
+        assert "Trained on digits" in capsys.readouterr().out
+
+
+def test_a_branch_goes_on_from_another_run_with_another_rate(tmp_path, capsys):
+    old, new = tmp_path / "old", tmp_path / "new"
+    train = ["train", "--hidden", "4", "--epochs", "2"]
+    assert main([*train, "--lr", "1e-2", "--out", str(old)]) == 0
+    before = rows(old)
+    options = ["--lr", "Constant(1e-2).cooldown(44, at=44)", "--branch", str(old), "--at", "44"]
+    train[-1] = "4"
+    for _ in range(2):  # again it goes on, and does not branch again
+        assert main([*train, *options, "--out", str(new)]) == 0
+        assert [int(row["step"]) for row in rows(new)] == [22, 44, 66, 88][-len(rows(new)) :]
+        assert float(rows(new)[-1]["learning_rate"]) < 1e-3
+    assert rows(old) == before
+    assert main([*train, "--at", "44", "--out", str(tmp_path / "x")]) == 2
+    assert "--branch" in capsys.readouterr().err
+    assert main([*train, "--branch", str(old), "--at", "7", "--out", str(tmp_path / "x")]) == 2
+    assert "no checkpoint of step 7; it has 44" in capsys.readouterr().err

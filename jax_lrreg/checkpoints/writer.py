@@ -176,3 +176,12 @@ class Writer:
             os.truncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         return handle
+
+
+def discard(root: Path) -> None:
+    """Deletes the checkpoints in a folder, and the folder if nothing else is in it."""
+    for path in step_folders(root):
+        manifest.remove(path)
+    (root / LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        root.rmdir()

@@ -28,7 +28,8 @@ HELP_LR = (
     "(default: warmup and cosine over all steps; for diabetes a polynomial)"
 )
 EXIT_CODES = (
-    "Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted."
+    "Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted, "
+    "143 ended by SIGTERM."
 )
 
 
@@ -90,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--epochs", type=_whole, help="passes over the training examples")
     train.add_argument("--out", default="run", metavar="FOLDER", help="the run (default: run)")
+    train.add_argument("--branch", metavar="RUN", help="go on from this run, with another plan")
+    train.add_argument("--at", type=_natural, metavar="STEP", help="from this step of it")
     train.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
     find.add_argument("--low", type=_positive, default=1e-6, help="first rate (default: 1e-6)")
     find.add_argument("--high", type=_positive, default=10.0, help="last rate (default: 10)")

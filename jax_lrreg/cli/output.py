@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jax_lrreg._check import require
+from jax_lrreg.checkpoints.writer import discard
 from jax_lrreg.cli.options import PROGRAM, needing
 from jax_lrreg.training.loggers import write_whole
 
@@ -57,7 +58,7 @@ def folder(out: str, files: Sequence[str], overwrite: bool) -> Path:
         with tempfile.TemporaryFile(dir=path):  # now, not after an hour of training
             pass
         for name in there:
-            (path / name).unlink()
+            discard(path / name) if (path / name).is_dir() else (path / name).unlink()
     return path
 
 

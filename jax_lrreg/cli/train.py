@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import optax
 
-from jax_lrreg import schedules, training
+from jax_lrreg import checkpoints, schedules, training
 from jax_lrreg._arrays import leaves
+from jax_lrreg._check import require
 from jax_lrreg.cli.options import PROGRAM, needing, parsed
 from jax_lrreg.cli.output import folder, print_pairs, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, problem
@@ -20,19 +21,31 @@ from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.loggers import write_whole
 
 FILES = ("metrics.csv", "config.json", "history.png")
+KEPT = "checkpoints"
+CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 and the number of the signal, as shells have it
 
 
 def run(
-    *, lr: str | None, units: str, epochs: int | None, out: str, overwrite: bool, **options: Any
+    *,
+    lr: str | None,
+    units: str,
+    epochs: int | None,
+    out: str,
+    overwrite: bool,
+    branch: str | None,
+    at: int | None,
+    **options: Any,
 ) -> int:
     """Trains, writes a run folder, and prints a summary.
 
-    The folder `out` gets `metrics.csv`, `config.json` and `history.png`.
+    The folder `out` gets `metrics.csv`, `config.json`, `history.png` and `checkpoints`. Where it
+    holds this very run, that goes on, or is shown if it has ended.
 
     Returns:
-        0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it. What there is has been
-        written.
+        0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it, and 143 where SIGTERM
+        did. What there is has been written, and the same command goes on.
     """
+    require(at is None or branch is not None, PROGRAM, "--branch", None, "given where --at is")
     with needing("matplotlib", "train"):
         from jax_lrreg import plots
 
@@ -47,28 +60,39 @@ def run(
     rate = {"penalty": task.penalty, "learning_rate": schedule}
     step = training.make_step(task.module, task.measure, tx, **rate)
     test, train = _evaluation(task, "test"), _evaluation(task, "train")
-    place = folder(out, FILES, overwrite)  # last of what can be refused, since it may empty it
-    _write_config(place, task, schedule, epochs, options)
+    origin = {"branch": branch, "at": at}
+    config = _config(task, schedule, epochs, {**options, **origin})
+    # Last of what can be refused, since it may empty the folder.
+    place = Path(out)
+    if overwrite or not _is_same(place, config):
+        place = folder(out, (*FILES, KEPT), overwrite)
+        if branch is not None:
+            whence = Path(branch) / KEPT
+            checkpoints.branch(whence, into=place / KEPT, step="latest" if at is None else at)
+    text = (json.dumps(config, indent=2) + "\n").encode()
+    write_whole(place / "config.json", lambda file: file.write(text))
     times: dict[int, float] = {}
     began = time.perf_counter()
-    interrupted = False
     every: dict[str, Any] = {"log_every": per_epoch, "eval_every": per_epoch * max(1, epochs // 20)}
     clock = lambda step, _: times.setdefault(step, time.perf_counter())  # noqa: E731
     every |= {"loggers": [training.log_csv(place / "metrics.csv"), clock], "progress": True}
+    every |= {"eval_fn": test, "checkpoint": place / KEPT}
     try:
-        state, history = training.fit(step, state, task.source, steps=steps, eval_fn=test, **every)
-    except KeyboardInterrupt as stop:  # `fit` hands over what there is
-        history, interrupted = getattr(stop, "history", {}), True
+        state, history = training.fit(step, state, task.source, until=steps, **every)
+    except KeyboardInterrupt as stop:  # a second one; `fit` hands over what there is
+        history = {"interrupted": "SIGINT", **getattr(stop, "history", {})}
     seconds = time.perf_counter() - began
     done = int(history["step"][-1]) if len(history.get("step", ())) else 0
     if done:
         save(plots.history(history)[0], place / "history.png")
     wrote = f"{out} has {', '.join(filter(lambda name: (place / name).exists(), FILES))}"
-    if interrupted:
-        return _complain(f"interrupted after step {done} of {steps}; {wrote}", 130)
+    if "interrupted" in history:
+        code = CODES[str(history["interrupted"])]
+        return _complain(f"interrupted after step {done} of {steps}; {wrote}", code)
     ends = {**train(state), **test(state), "train data loss": float(history["data_loss"][-1])}
-    first, last = min(times), max(times)  # the first interval has the compilation in it
-    pace = (times[last] - times[first]) / max(last - first, 1)
+    first, last = min(times, default=0), max(times, default=0)
+    # The first interval has the compilation in it; a run that had ended has none.
+    pace = (times[last] - times[first]) / max(last - first, 1) if times else math.nan
     each = f"{epochs} epochs of {per_epoch}, each of {task.source.batch_size} examples"
     summary = {
         **_about(task),
@@ -107,16 +131,12 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _write_config(
-    place: Path,
-    task: Problem,
-    schedule: schedules.Schedule,
-    epochs: int,
-    options: dict[str, object],
-) -> None:
-    """What the run is made with, before it begins: one that is killed can still be told apart."""
+def _config(
+    task: Problem, schedule: schedules.Schedule, epochs: int, options: dict[str, object]
+) -> dict[str, object]:
+    """What the run is made with: one that is killed can be told apart by it."""
     mean, deviation = task.dataset.target
-    config = {
+    return {
         **options,
         "task": "classes" if task.dataset.labels else "regression",
         "labels": task.dataset.labels,
@@ -129,8 +149,28 @@ def _write_config(
         "batch_size": task.source.batch_size,
         "hidden": task.hidden,
     }
-    text = (json.dumps(config, indent=2) + "\n").encode()
-    write_whole(place / "config.json", lambda file: file.write(text))
+
+
+def _is_same(place: Path, config: dict[str, object]) -> bool:
+    """Whether a folder holds this run; another one is refused by what differs.
+
+    More epochs of the same schedule are the same run.
+    """
+    try:
+        there = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not (isinstance(there, dict) and (place / KEPT).is_dir()):
+        return False
+    here = json.loads(json.dumps(config))
+    for name in here:
+        if name != "epochs" and here[name] != there.get(name):
+            raise ValueError(
+                f"{PROGRAM}: --out must be a folder without another run: {str(place)!r} holds one "
+                f"with {name} {there.get(name)!r}, got {here[name]!r}; --overwrite replaces it, "
+                "and --branch goes on from it in a new folder"
+            )
+    return True
 
 
 def _about(task: Problem) -> dict[str, object]:
