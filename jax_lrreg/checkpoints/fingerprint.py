@@ -20,8 +20,9 @@ SHOWN = 6  # numbers of a program in a message
 def text_of(value: object) -> str:
     """The text of an object: as it prints, with a sum of the numbers that it does not print."""
     if is_key(value):
-        numbers = np.asarray(jax.random.key_data(value)).ravel().tolist()
-        return f"key {jax.random.key_impl(value)} {numbers}"
+        key: Any = value
+        numbers = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        return f"key {jax.random.key_impl(key)} {numbers}"
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0] is value and callable(value):
         return f"function {getattr(value, '__name__', type(value).__name__)}"

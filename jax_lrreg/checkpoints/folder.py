@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg.checkpoints import arrays, manifest, notes
@@ -84,8 +84,8 @@ class Saved(NamedTuple):
 
     def load(self, name: str, like: T, owner: str, field: str = "") -> T:
         """The tree of this name, or a field of it, with the structure and the places of `like`."""
-        begin = f"['{name}']{field}"
-        return arrays.load(self.folder / ARRAYS, self.records, begin, like, owner)
+        begin, tree = f"['{name}']{field}", cast(Any, like)
+        return cast(T, arrays.load(self.folder / ARRAYS, self.records, begin, tree, owner))
 
 
 def steps(path: Location) -> list[int]:

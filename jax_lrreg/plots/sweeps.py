@@ -44,9 +44,9 @@ def path(
         known, kind = hasattr(whole, "penalised"), type(found).__name__
         allowed = "what sweeps.path returns, or an array with `coefficients`"
         require(known, "plots.path", "strengths", kind, allowed, error=TypeError)
-        strengths = whole.strengths
+        strengths, count = whole.strengths, len(whole.strengths)
         columns = [x.value for x in leaves(whole.params) if x.path in whole.penalised]
-        coefficients = np.concatenate([np.reshape(x, (len(strengths), -1)) for x in columns], 1)
+        coefficients = np.concatenate([np.reshape(x, (count, -1)) for x in columns], 1)
     strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
     shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
     fits = strengths.ndim == 1 and len(shape) == 2 and shape[0] == len(strengths)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import chex
 import numpy as np
@@ -248,7 +248,8 @@ def factors(spec: "RulesLike") -> Factors | FactorFunction:
         pairs = f"a list of pairs (pattern, factor){why * isinstance(spec, dict)}"
         allowed = f"{pairs}, or a function (path, value)"
         raise TypeError(f"{_OWNER}: `rules` must be {allowed}, got {spec!r:.300}")
-    return FactorFunction(spec)
+    function: Any = spec
+    return FactorFunction(function)
 
 
 def _multiplier(argument: str, value: object, allowed: str) -> float:

@@ -114,7 +114,7 @@ def examples_in(batch: Batch, pieces: int, used: jax.Array | None) -> chex.Numer
     return jnp.sum(jnp.where(jnp.arange(size) < rows, batch["mask"], 0), dtype=jnp.float32)
 
 
-def most_of(accumulate: Any) -> int:
+def most_of(accumulate: int | Schedule) -> int:
     """The largest number of micro-batches; refuses what is neither whole nor a schedule of such."""
     if not isinstance(accumulate, Schedule):
         allowed = "a whole number >= 1, or a schedule of such numbers"
@@ -135,7 +135,7 @@ def most_of(accumulate: Any) -> int:
     return int(values.max())
 
 
-def used_of(accumulate: Any, count: jax.Array) -> jax.Array | None:
+def used_of(accumulate: int | Schedule, count: jax.Array) -> jax.Array | None:
     """How many micro-batches an update uses, by the optimizer's count; None for all there are."""
     if not isinstance(accumulate, Schedule):
         return None

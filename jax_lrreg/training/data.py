@@ -126,7 +126,7 @@ class ArrayData:
     def _host_key(self) -> chex.PRNGKey | None:
         if self.key is None:
             return None
-        numbers = np.asarray(jax.random.key_data(self.key))
+        numbers: Any = np.asarray(jax.random.key_data(self.key))
         return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(self.key))
 
     @property
@@ -156,7 +156,7 @@ def _epoch_order(
 ) -> jax.Array:
     """The numbers of the examples of an epoch, [steps, batch], by its number and the key alone."""
     order = jnp.arange(size, dtype=jnp.int32)
-    if shuffle:
+    if shuffle and key is not None:
         order = jax.random.permutation(jax.random.fold_in(key, epoch), order)
     missing = max(steps * batch - size, 0)
     padding = size + order[jnp.arange(missing) % size]

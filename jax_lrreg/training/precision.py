@@ -52,15 +52,15 @@ class MixedPrecision(NamedTuple):
         """The trained model, in the dtypes of the state."""
         return self.adapter.merge(params, model_state)
 
-    def split(self, merged: Any) -> tuple[optax.Params, ModelState]:
+    def split(self, merged: object) -> tuple[optax.Params, ModelState]:
         """The parameters and the model state that were merged."""
         return self.adapter.split(merged)
 
-    def apply(self, merged: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, merged: object, *args: object, **kwargs: object) -> Any:
         """What the trained model predicts, in evaluation form: `apply(merge(module, state), x)`."""
         return self.evaluate(*self.split(merged))(*args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: the parameters are in the state."""
         del args, kwargs
         raise TypeError(
@@ -151,7 +151,7 @@ def rescaled(loss_scale: Any, finite: jax.Array) -> Any:
     return loss_scale.value_and_grad(lambda x: x * witness)(jnp.ones(())).dynamic_scale
 
 
-def check_loss_scale(loss_scale: Any, on_nonfinite: str) -> None:
+def check_loss_scale(loss_scale: object, on_nonfinite: str) -> None:
     """Refuses what is no scale of Flax's kind, and a step that does not skip."""
     fits = hasattr(loss_scale, "scale") and callable(getattr(loss_scale, "value_and_grad", None))
     allowed = "a flax.training.dynamic_scale.DynamicScale or None"

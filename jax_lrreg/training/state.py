@@ -79,7 +79,7 @@ class State:
         """All parameters, with other values for those that are trained."""
         return trained if self.trainable is None else self.trainable.whole(trained, self.params)
 
-    def replace(self, **changes: Any) -> "State":
+    def replace(self, **changes: object) -> "State":
         """A state with other values in the named fields; the other fields are shared with this one.
 
         The new arrays are copied, so that nothing that others hold is ever donated. A tree of
@@ -369,20 +369,20 @@ def _copied(value: Any) -> Any:
     return jnp.copy(value) if is_key(value) else jnp.array(value, jnp.asarray(value).dtype)
 
 
-def _with_copies(value: Any, old: Any) -> Any:
+def _with_copies(value: object, old: object) -> Any:
     """`value` with copies of what `old` does not hold already: that is the state's own."""
     own = {id(leaf) for leaf in jax.tree.leaves(old)}
     return jax.tree.map(lambda x: x if id(x) in own else _copied(x), value)
 
 
-def _hyper_like(value: Any, old: Any) -> Any:
+def _hyper_like(value: object, old: object) -> Any:
     """Hyperparameters of the same structure in the dtypes of the old; others as they are."""
     if jax.tree.structure(value) == jax.tree.structure(old):
         return jax.tree.map(_in_place_of, value, old)
     return jax.tree.map(lambda x: _copied(x) if isinstance(x, jax.Array) else x, value)
 
 
-def _in_place_of(value: Any, old: Any) -> Any:
+def _in_place_of(value: object, old: object) -> Any:
     """A copy of `value` in the dtype and the place of `old`."""
     if not isinstance(old, jax.Array) or is_key(old):
         return _copied(value)
@@ -396,7 +396,7 @@ def _in_place_of(value: Any, old: Any) -> Any:
     return jax.device_put(copy, old.sharding) if old.committed and copy.shape == old.shape else copy
 
 
-def _of_the_kind_of(value: Any, old: Any) -> Any:
+def _of_the_kind_of(value: object, old: object) -> Any:
     """`value` as a tree of the same nodes as `old`, where their leaves have the same paths."""
     if jax.tree.structure(value) == jax.tree.structure(old):
         return value

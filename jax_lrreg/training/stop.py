@@ -180,7 +180,7 @@ def names_asked(**arguments: object) -> dict[str, str]:
     return {key: name for key, name in named.items() if isinstance(name, str)}
 
 
-def name_of(stop: Any) -> str:
+def name_of(stop: object) -> str:
     """What to call that which stopped a run."""
     return getattr(stop, "__name__", None) or repr(stop)
 

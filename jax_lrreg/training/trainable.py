@@ -101,7 +101,7 @@ def eased(
     """
     decays = _decays(tx, opt_state, params, extra)
 
-    def one(leaf: Leaf, since: jax.Array) -> jax.Array:
+    def one(leaf: Leaf, since: jax.Array) -> Any:
         if leaf.path not in decays:
             return leaf.value
         own, all_ = (jnp.asarray(n, jnp.float32) for n in (count - since + 1, count + 1))

@@ -68,7 +68,8 @@ def scheduled(
     allowed = "a function that makes a transformation, such as optax.sgd"
     made = isinstance(factory, optax.GradientTransformation) or not callable(factory)
     require(not made, "scheduled", "factory", factory, allowed, error=TypeError)
-    signature = inspect.signature(factory)
+    make: Any = factory  # what is not a function has been refused
+    signature = inspect.signature(make)
     which, known = getattr(factory, "__name__", repr(factory)), signature.parameters
     free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     for name in arguments:
@@ -91,7 +92,7 @@ def scheduled(
         values = {name: x(count) if callable(x) else x for name, x in numbers.items()}
         # A rate written as 1 is the float: in a state, or a sweep, it may become 0.5.
         now = {n: jnp.asarray(float(x) if isinstance(x, int) else x) for n, x in values.items()}
-        return now, optax.with_extra_args_support(factory(**fixed, **now))
+        return now, optax.with_extra_args_support(make(**fixed, **now))
 
     def init(params: optax.Params) -> ScheduledState:
         count = jnp.zeros((), jnp.int32)
