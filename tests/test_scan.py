@@ -8,7 +8,7 @@ import optax
 import pytest
 from models import apply, loss_fn, problem, start
 
-from jax_lrreg import penalties, schedules, training, transforms
+from jax_lrreg import averages, penalties, schedules, training, transforms
 
 BATCH = problem()
 
@@ -53,7 +53,9 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "on_spike": training.Spike()}])
+@pytest.mark.parametrize(
+    "options", [{"average": averages.EMA(0.9)}, {"accumulate": 2, "on_spike": training.Spike()}]
+)
 def test_the_steps_are_those_of_fit(name, options):
     tx, data = OPTIMIZERS[name], data_of()
     step = training.make_step(apply, loss_fn, tx, donate=False, **options)

@@ -160,11 +160,11 @@ def random(n: int, *, key: chex.PRNGKey, **ranges: Any) -> Grid:
         if isinstance(values, tuple) and len(values) == 2:
             drawn[name] = _drawn(n, own, name, *values)
         else:
-            listed = isinstance(values, list) and len(values) > 0
+            listed = values if isinstance(values, list) else []
             allowed = "a pair (low, high), or a list to choose from"
-            require(listed, "random", name, values, allowed)
-            chosen = jax.random.randint(own, (n,), 0, len(values))
-            drawn[name] = jax.tree.map(lambda x, at=chosen: x[at], _stacked("random", name, values))
+            require(len(listed) > 0, "random", name, values, allowed)
+            chosen = jax.random.randint(own, (n,), 0, len(listed))
+            drawn[name] = jax.tree.map(lambda x, at=chosen: x[at], _stacked("random", name, listed))
     return Grid([_axis("random", drawn)])
 
 

@@ -144,7 +144,7 @@ def tune(
         # The slope by a logarithm is that by the number times it.
         by_log = [jnp.where(m, s * x, 0) for m, s, x in zip(moving, slopes, numbers, strict=True)]
         update, memory = tx.update(by_log, memory)
-        pairs = zip(moving, numbers, update, strict=True)
+        pairs = zip(moving, numbers, jax.tree.leaves(update), strict=True)
         numbers = [jnp.where(m, x * jnp.exp(rate * u), x) for m, x, u in pairs]
     columns = zip(parts.names, zip(*visited, strict=True), strict=True)
     values = {name: np.stack([np.asarray(x) for x in column]) for name, column in columns}

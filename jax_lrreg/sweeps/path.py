@@ -20,6 +20,7 @@ Loss = Callable[..., jax.Array]  # (params) or (params, batch) -> a smooth scala
 Batch = Any
 
 CERTAIN = 1e15  # a strength at which all that is penalised is 0; its square is still a float32
+COLUMNS = ("objective", "certificate", "sparsity", "iterations")
 STALLED = 1000  # iterations without a smaller certificate
 WEAKEST = 1e-3  # of the strongest strength, as scikit-learn has it
 
@@ -128,8 +129,9 @@ def _solved(
     chosen = strengths_of(owner, strengths, float(strongest))
     scale = strongest if np.isfinite(float(strongest)) else jnp.float32(chosen[0])
     found = _along(loss, start, penalty, batch, curvature, jnp.asarray(chosen), scale, limits)
+    columns = {name: np.asarray(getattr(found, name)) for name in COLUMNS}
     penalised = tuple(penalty.sparsity(start).leaves)
-    return Path(chosen, found.params, *map(np.asarray, found[1:]), penalised)
+    return Path(strengths=chosen, params=found.params, penalised=penalised, **columns)
 
 
 def strengths_of(owner: str, strengths: Any, strongest: float) -> np.ndarray:

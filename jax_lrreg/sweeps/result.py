@@ -2,18 +2,16 @@
 
 import csv
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._struct import number_text
 from jax_lrreg.sweeps.grid import Grid, require_axis
-
-if TYPE_CHECKING:
-    import pandas
 
 ROWS = 60  # of a table that are printed
 Over = str | Sequence[str] | None
@@ -73,11 +71,9 @@ class Table:
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def to_pandas(self) -> "pandas.DataFrame":
+    def to_pandas(self) -> Any:
         """The table as a frame of Pandas, which must be installed."""
-        import pandas
-
-        return pandas.DataFrame(self.rows)
+        return importlib.import_module("pandas").DataFrame(self.rows)
 
 
 class Result:
@@ -173,7 +169,7 @@ class Result:
         """Writes `table` as a file of comma-separated values."""
         self.table(over).to_csv(path)
 
-    def to_pandas(self, over: Over = None) -> "pandas.DataFrame":
+    def to_pandas(self, over: Over = None) -> Any:
         """`table` as a frame of Pandas, which must be installed."""
         return self.table(over).to_pandas()
 
