@@ -333,7 +333,10 @@ def _wrong(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
     """Which trials are not as claimed; none where a norm that clips has no derivative."""
     wrong, unclear = np.zeros((2, len(SMALL) + len(LARGER)), bool)
     for update, claimed, offset in zip(*map(jax.tree.leaves, found.trials), strict=True):
-        near = np.abs(update - claimed) <= 1e-3 * (np.abs(offset) + np.abs(claimed))
+        with np.errstate(
+            invalid="ignore"
+        ):  # at a rate of 1e30 both are infinite: it cannot be seen
+            near = np.abs(update - claimed) <= 1e-3 * (np.abs(offset) + np.abs(claimed))
         wrong |= ~np.all(near.reshape(len(wrong), -1), 1)
         unclear |= np.any(np.isnan(claimed).reshape(len(wrong), -1), 1)
     return wrong, unclear
