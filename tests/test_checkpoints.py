@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import warnings
+from pathlib import Path
 
 import chex
 import flax.linen as nn
@@ -491,3 +492,14 @@ def test_nothing_is_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         training.fit(STEP, start(TX), DATA, steps=3, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_1"])
+def test_checkpoints_of_earlier_versions_still_restore(name):
+    """One is added for each version of the format, by `fit` of `linen()` for 20 steps."""
+    folder = Path(__file__).parent / "data" / name
+    assert checkpoints.steps(folder) == [20]
+    state = checkpoints.restore(folder, like=linen()[0])
+    assert (int(state.step), state.average is None, state.spikes is None) == (20, False, False)
+    kernel = state.params["Dense_0"]["kernel"]
+    np.testing.assert_allclose(np.sum(kernel), -1.0790920, rtol=1e-5)

@@ -135,7 +135,7 @@ def events(place, expected, stride):
             options = {"asynchronous": asynchronous}
             child = start(place / "run", place / "out", case, event=number, **options)
             code = ended(child)
-            if code == 0 or number > 80 * stride:
+            if code == 0 or number > MOST_EVENTS:
                 break
             (place / "out").unlink(missing_ok=True)
             code = ended(start(place / "run", place / "out", case, **options))
@@ -193,6 +193,7 @@ def damage(rng, place, flips, cuts):
     os._exit(0 if silent == 0 and named == flips + cuts and fell_back else 1)
 
 
+MOST_EVENTS = 160  # the first saves, and a deletion
 SMALL = {"kills": 4, "signals": 4, "stride": 40, "flips": 150, "cuts": 30}
 FULL = {"kills": 200, "signals": 20, "stride": 1, "flips": 1000, "cuts": 200}
 
