@@ -59,9 +59,8 @@ def main():
     hundred = 100 * bare / options.calls
     print("| | |\n|---|---|")
     print(f"| a step without checkpoints | {1e6 * bare / steps:.1f} us |")
-    print(
-        f"| a save, and the share of 100 calls | {1e3 * per_save:.1f} ms, {per_save / hundred:.1%} |"
-    )
+    share = f"{1e3 * per_save:.1f} ms, {per_save / hundred:.1%}"
+    print(f"| a save, and the share of 100 calls | {share} |")
     print(f"| once a run: opening the folder, one save | {1e3 * fixed:.0f} ms |")
 
 
