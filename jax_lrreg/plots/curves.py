@@ -142,16 +142,11 @@ def history(
         what = f"what training.fit returns{f' at {name!r}' if name else ''}"
         require("step" in one, "plots.history", "history", sorted(one), what)
     panels = _panels_of_several(runs) if several else _panels(history)
-    if axes is None:
-        size = (7.0, 1.2 + 1.7 * len(panels))
-        options = {"sharex": True, "figsize": size, "layout": "constrained", "squeeze": False}
-        axes = list(plt.subplots(len(panels), 1, **options)[1][:, 0])
+    axes = _panel_axes(len(panels)) if axes is None else axes
     require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
     for ax, (label, names) in zip(axes, panels.items(), strict=True):
         if several:
-            _draw_panel(ax, label, [(runs[run], label, run) for run in runs if label in runs[run]])
-            ends = ((run, np.asarray(one[label])) for run, one in runs.items() if label in one)
-            text = ",  ".join(f"{run} {values[-1]:.4g}" for run, values in ends if values.size)
+            text = _draw_runs(ax, label, runs)
         else:
             _draw_panel(ax, label, [(history, name, name.replace("_", " ")) for name in names])
             text = _summary(history, names)
@@ -160,6 +155,20 @@ def history(
     axes[-1].set(xlabel="step", xlim=(0, last))
     _plain_steps(axes[-1], last)
     return axes
+
+
+def _panel_axes(count: int) -> list[Axes]:
+    options = {"sharex": True, "layout": "constrained", "squeeze": False}
+    size = (7.0, 1.2 + 1.7 * count)
+    return list(plt.subplots(count, 1, figsize=size, **options)[1][:, 0])
+
+
+def _draw_runs(ax: Axes, name: str, runs: Mapping[str, Any]) -> str:
+    """A metric of several runs, and what it was at the end of each."""
+    having = {label: run for label, run in runs.items() if name in run}
+    _draw_panel(ax, name, [(run, name, label) for label, run in having.items()])
+    ends = ((label, np.asarray(run[name])) for label, run in having.items())
+    return ",  ".join(f"{label} {values[-1]:.4g}" for label, values in ends if values.size)
 
 
 def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[Mapping[str, Any], str, str]]) -> None:

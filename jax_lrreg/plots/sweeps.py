@@ -134,20 +134,15 @@ def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | No
     others = [axis for axis in names if axis != along]
     seeds = [axis for axis in result.axes if axis not in names]
     mean, error = result.mean(name, seeds, "plots.sweep")
-    order = [result.axes.index(axis) for axis in (*others, along)]
+    order = [result.axes.index(axis) for axis in (*others, along, *seeds)]
     shape = (-1, _lengths(result, [along])[0])
-    lines = np.transpose(mean, [*order, *(result.axes.index(a) for a in seeds)]).reshape(shape)
-    texts = _texts(result, others[0]) if others else [""]
-    x = _numbers(result, along)
-    ax = axes_of(ax, (7.0, 3.6))
-    for number, (line, text, color) in enumerate(zip(lines, texts, cycle(len(lines)), strict=True)):
-        label = f"{_label(result, others[0])} {text}" if others else None
-        places = np.arange(len(line)) if x is None else x
-        ax.plot(places, line, color=color, marker="o", markersize=3, linewidth=1.5, label=label)
-        if error is not None:
-            spread = np.transpose(error, [*order, *(result.axes.index(a) for a in seeds)])
-            half = 2 * spread.reshape(shape)[number]
-            ax.fill_between(places, line - half, line + half, color=color, alpha=0.2, linewidth=0)
+    lines = np.transpose(mean, order).reshape(shape)
+    halves = None if error is None else 2 * np.transpose(error, order).reshape(shape)
+    texts = [
+        f"{_label(result, other)} {text}" for other in others for text in _texts(result, other)
+    ]
+    x, ax = _numbers(result, along), axes_of(ax, (7.0, 3.6))
+    _draw_lines(ax, x, lines, halves, texts)
     if x is None:
         ax.set_xticks(range(shape[1]), _texts(result, along))
     elif np.all(x > 0) and np.ptp(np.log(x)) > 2:
@@ -156,6 +151,22 @@ def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | No
     if others:
         ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _draw_lines(
+    ax: Axes,
+    x: np.ndarray | None,
+    lines: np.ndarray,
+    halves: np.ndarray | None,
+    texts: Sequence[str],
+) -> None:
+    """Lines, each in a band of so much on both sides, if any."""
+    for number, (line, color) in enumerate(zip(lines, cycle(len(lines)), strict=True)):
+        places, label = np.arange(len(line)) if x is None else x, texts[number] if texts else None
+        ax.plot(places, line, color=color, marker="o", markersize=3, linewidth=1.5, label=label)
+        if halves is not None:
+            low, high = line - halves[number], line + halves[number]
+            ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def _shown(owner: str, result: "Result") -> list[str]:
