@@ -130,7 +130,8 @@ class Kept(Unkept):
             for name, here in self.versions.items()
             if notes["versions"].get(name) != here
         }
-        same = not changed.keys() - {"devices", "numpy", "orbax-checkpoint"}
+        # The mesh stands in the text of a program too: on other devices it is another text.
+        same = not changed.keys() - {"numpy", "orbax-checkpoint"}
         refuse_difference("fit", notes["plan"], self.plan, same)
         if changed:
             texts = (f"{name} {old} -> {new}" for name, (old, new) in changed.items())
