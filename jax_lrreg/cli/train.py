@@ -60,15 +60,8 @@ def run(
     rate = {"penalty": task.penalty, "learning_rate": schedule}
     step = training.make_step(task.module, task.measure, tx, **rate)
     test, train = _evaluation(task, "test"), _evaluation(task, "train")
-    origin = {"branch": branch, "at": at}
-    config = _config(task, schedule, epochs, {**options, **origin})
-    # Last of what can be refused, since it may empty the folder.
-    place = Path(out)
-    if overwrite or not _is_same(place, config):
-        place = folder(out, (*FILES, KEPT), overwrite)
-        if branch is not None:
-            whence = Path(branch) / KEPT
-            checkpoints.branch(whence, into=place / KEPT, step="latest" if at is None else at)
+    config = _config(task, schedule, epochs, {**options, "branch": branch, "at": at})
+    place = _placed(Path(out), config, overwrite)  # last of what can be refused: it may empty it
     text = (json.dumps(config, indent=2) + "\n").encode()
     write_whole(place / "config.json", lambda file: file.write(text))
     times: dict[int, float] = {}
@@ -149,6 +142,17 @@ def _config(
         "batch_size": task.source.batch_size,
         "hidden": task.hidden,
     }
+
+
+def _placed(place: Path, config: dict[str, object], overwrite: bool) -> Path:
+    """The folder of the run: one that holds it, or a new one, where a branch begins."""
+    if overwrite or not _is_same(place, config):
+        folder(str(place), (*FILES, KEPT), overwrite)
+        branch, at = config["branch"], config["at"]
+        if isinstance(branch, str):
+            step = at if isinstance(at, int) else "latest"
+            checkpoints.branch(Path(branch) / KEPT, into=place / KEPT, step=step)
+    return place
 
 
 def _is_same(place: Path, config: dict[str, object]) -> bool:
