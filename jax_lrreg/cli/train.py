@@ -75,7 +75,7 @@ def run(
     except KeyboardInterrupt as stop:  # a second one; `fit` hands over what there is
         history = {"interrupted": "SIGINT", **getattr(stop, "history", {})}
     seconds = time.perf_counter() - began
-    done = int(history["step"][-1]) if len(history.get("step", ())) else 0
+    done = max(map(int, history.get("step", ())), default=0)
     if done:
         save(plots.history(history)[0], place / "history.png")
     wrote = f"{out} has {', '.join(filter(lambda name: (place / name).exists(), FILES))}"

@@ -23,6 +23,7 @@ from jax_lrreg.schedules import Function, Schedule
 if TYPE_CHECKING:
     from jax_lrreg.finder import Found
 
+History = Mapping[str, np.ndarray]  # as `training.fit` returns it
 COLUMNS = 2000  # more than a picture is wide in pixels
 SAMPLES = 64  # steps looked at in each column of more than that
 
@@ -136,25 +137,32 @@ def history(
         The axes, from top to bottom. Each title says what the last value is, and the best one
         where that is another.
     """
-    several = bool(history) and all(isinstance(one, Mapping) for one in history.values())
-    runs: Mapping[str, Any] = history if several else {"": history}
-    for name, one in runs.items():
-        what = f"what training.fit returns{f' at {name!r}' if name else ''}"
-        require("step" in one, "plots.history", "history", sorted(one), what)
-    panels = _panels_of_several(runs) if several else _panels(history)
+    runs = _runs_of(history)
+    several = "" not in runs
+    panels = _panels_of_several(runs) if several else _panels(runs[""])
     axes = _panel_axes(len(panels)) if axes is None else axes
     require(len(axes) == len(panels), "plots.history", "axes", len(axes), f"{len(panels)} axes")
     for ax, (label, names) in zip(axes, panels.items(), strict=True):
         if several:
             text = _draw_runs(ax, label, runs)
         else:
-            _draw_panel(ax, label, [(history, name, name.replace("_", " ")) for name in names])
-            text = _summary(history, names)
+            _draw_panel(ax, label, [(runs[""], name, name.replace("_", " ")) for name in names])
+            text = _summary(runs[""], names)
         ax.set_title(f"at the end: {text}", loc="left", fontsize=9, color="0.3")
     last = max(int(np.max(one["step"], initial=1)) for one in runs.values())
     axes[-1].set(xlabel="step", xlim=(0, last))
     _plain_steps(axes[-1], last)
     return axes
+
+
+def _runs_of(history: Mapping[str, Any]) -> dict[str, History]:
+    """Runs by their names; a single one has none."""
+    several = bool(history) and all(isinstance(one, Mapping) for one in history.values())
+    runs = dict(history) if several else {"": history}
+    for name, one in runs.items():
+        what = f"what training.fit returns{f' at {name!r}' if name else ''}"
+        require("step" in one, "plots.history", "history", sorted(one), what)
+    return runs
 
 
 def _panel_axes(count: int) -> list[Axes]:
@@ -163,7 +171,7 @@ def _panel_axes(count: int) -> list[Axes]:
     return list(plt.subplots(count, 1, figsize=size, **options)[1][:, 0])
 
 
-def _draw_runs(ax: Axes, name: str, runs: Mapping[str, Any]) -> str:
+def _draw_runs(ax: Axes, name: str, runs: Mapping[str, History]) -> str:
     """A metric of several runs, and what it was at the end of each."""
     having = {label: run for label, run in runs.items() if name in run}
     _draw_panel(ax, name, [(run, name, label) for label, run in having.items()])
@@ -171,7 +179,7 @@ def _draw_runs(ax: Axes, name: str, runs: Mapping[str, Any]) -> str:
     return ",  ".join(f"{label} {values[-1]:.4g}" for label, values in ends if values.size)
 
 
-def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[Mapping[str, Any], str, str]]) -> None:
+def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[History, str, str]]) -> None:
     """Lines of one panel: a run, the metric of it, and what to call the line."""
     for (run, name, title), color in zip(lines, cycle(len(lines)), strict=True):
         late = name in _evaluated(run)
@@ -204,7 +212,7 @@ def _positive(values: np.ndarray) -> bool:
     return len(numbers) > 0 and bool(np.all(numbers > 0))
 
 
-def _summary(run: Mapping[str, Any], names: Sequence[str]) -> str:
+def _summary(run: History, names: Sequence[str]) -> str:
     """The last value of each metric, and the best one where that is another."""
     texts = []
     for name in names:
@@ -221,7 +229,7 @@ def _summary(run: Mapping[str, Any], names: Sequence[str]) -> str:
     return ",  ".join(texts)
 
 
-def _panels_of_several(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _panels_of_several(runs: Mapping[str, History]) -> dict[str, list[str]]:
     """One panel for each metric that any of the runs has."""
     grouped = [names for run in runs.values() for names in _panels(run).values()]
     order = ["loss", *itertools.chain.from_iterable(grouped)]
@@ -229,7 +237,7 @@ def _panels_of_several(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[
     return {name: [name] for name in dict.fromkeys(order)}
 
 
-def _panels(history: Mapping[str, Any]) -> dict[str, list[str]]:
+def _panels(history: History) -> dict[str, list[str]]:
     """The names that are drawn together, by the label of their panel."""
     # A penalty that is 0 throughout is none, and the loss is the data's: two lines in one.
     free = not np.any(history.get("penalty", True))
@@ -355,6 +363,7 @@ def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
 
 def _plain_steps(ax: Axes, steps: int) -> None:
     """Ticks at round steps, and at the last one in place of a round one close to it."""
+    # The last step is what one looks for; a round one next to it would be printed over it.
     round_ones = MaxNLocator(8, integer=True).tick_values(0, steps)
     ax.set_xticks([*(t for t in round_ones if 0 <= t <= 0.94 * steps), steps])
     if steps >= 10_000:

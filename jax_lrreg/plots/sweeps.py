@@ -138,19 +138,26 @@ def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | No
     shape = (-1, _lengths(result, [along])[0])
     lines = np.transpose(mean, order).reshape(shape)
     halves = None if error is None else 2 * np.transpose(error, order).reshape(shape)
-    texts = [
-        f"{_label(result, other)} {text}" for other in others for text in _texts(result, other)
-    ]
     x, ax = _numbers(result, along), axes_of(ax, (7.0, 3.6))
-    _draw_lines(ax, x, lines, halves, texts)
-    if x is None:
-        ax.set_xticks(range(shape[1]), _texts(result, along))
-    elif np.all(x > 0) and np.ptp(np.log(x)) > 2:
-        ax.set_xscale("log")
+    _draw_lines(ax, x, lines, halves, _titles(result, others))
+    _place_ticks(ax, x, _texts(result, along))
     ax.set(xlabel=_label(result, along), ylabel=name.replace("_", " "))
     if others:
         ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _titles(result: "Result", others: Sequence[str]) -> list[str]:
+    """What to call each line: the value on the axis beside the one that is drawn along, if any."""
+    return [f"{_label(result, other)} {text}" for other in others for text in _texts(result, other)]
+
+
+def _place_ticks(ax: Axes, x: np.ndarray | None, texts: Sequence[str]) -> None:
+    if x is None:
+        ax.set_xticks(range(len(texts)), texts)
+    # Rates and strengths are tried by factors: over less than e^2, a plain axis is read as well.
+    elif np.all(x > 0) and np.ptp(np.log(x)) > 2:
+        ax.set_xscale("log")
 
 
 def _draw_lines(

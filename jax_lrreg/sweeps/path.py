@@ -191,7 +191,11 @@ class Moving(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _start(
-    loss: Loss, params: optax.Params, penalty: Penalty, batch: Any, limits: Limits
+    loss: Loss,
+    params: optax.Params,
+    penalty: Penalty,
+    batch: Batch,
+    limits: Limits,
 ) -> tuple[optax.Params, jax.Array, optax.Params]:
     """The solution with all that is penalised at 0, the least strength for it, and curvatures."""
     slopes, curvature = jax.grad(loss), _curvatures(loss, params, batch)
@@ -225,7 +229,7 @@ def _along(
     loss: Loss,
     start: optax.Params,
     penalty: Penalty,
-    batch: Any,
+    batch: Batch,
     curvature: optax.Params,
     strengths: jax.Array,
     scale: jax.Array,
@@ -249,7 +253,7 @@ def _minimise(
     loss: Loss,
     params: optax.Params,
     term: Penalty,
-    batch: Any,
+    batch: Batch,
     curvature: optax.Params,
     scale: jax.Array,
     limits: Limits,
@@ -302,7 +306,7 @@ def _minimise(
     return jax.lax.while_loop(unsolved, step, Moving(*begin))
 
 
-def _curvatures(loss: Loss, params: optax.Params, batch: Any) -> optax.Params:
+def _curvatures(loss: Loss, params: optax.Params, batch: Batch) -> optax.Params:
     """The mean curvature along each array, one number for each.
 
     An intercept of curvature 1 beside coefficients of 1/442, as of scikit-learn's diabetes data,

@@ -151,12 +151,7 @@ class Result:
         """One row for each point: hyperparameters, then metrics; with `over`, means and errors."""
         out = self._places(over, "table")
         labels = [self.grid.labels(axis) for axis in range(len(self.shape))]
-        columns: dict[str, np.ndarray] = {}
-        for name in self.names:
-            mean, error = self.mean(name, over, "table")
-            columns[name] = self[name] if error is None else mean
-            if error is not None:
-                columns[f"{name} error"] = error
+        columns = self._columns(over)
         shape = tuple(1 if axis in out else n for axis, n in enumerate(self.shape))
         rows = []
         for index in np.ndindex(*shape):
@@ -164,6 +159,16 @@ class Result:
             row = {k: v for axis in kept for k, v in labels[axis][index[axis]].items()}
             rows.append(row | {name: values[index].item() for name, values in columns.items()})
         return Table(rows)
+
+    def _columns(self, over: Over) -> dict[str, np.ndarray]:
+        """The metrics, or with `over` their means and errors."""
+        columns: dict[str, np.ndarray] = {}
+        for name in self.names:
+            mean, error = self.mean(name, over, "table")
+            columns[name] = self[name] if error is None else mean
+            if error is not None:
+                columns[f"{name} error"] = error
+        return columns
 
     def to_csv(self, path: str | Path, over: Over = None) -> None:
         """Writes `table` as a file of comma-separated values."""
@@ -178,7 +183,7 @@ class Result:
         return tuple(require_axis(owner, "over", name, self.axes) for name in names)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -91,16 +91,14 @@ def accumulated(
         return (Sums(sums.weight + weight, values), kept), None
 
     start = (Sums(jnp.zeros(()), zeros), model_state)
-    unroll = accumulate if is_slow_in_a_loop(trace) else 1
+    items = (jnp.arange(accumulate), split)
     if used is None:
-        items = (jnp.arange(accumulate), split)
+        unroll = accumulate if is_slow_in_a_loop(trace) else 1
         (sums, model_state), _ = jax.lax.scan(one, start, items, unroll=unroll)
     else:  # a loop whose length is data: one program for every number
-
-        def several(index: jax.Array, carry: tuple[Sums, ModelState]) -> Any:
-            return one(carry, (index, {i: x[index] for i, x in split.items()}))[0]
-
-        sums, model_state = jax.lax.fori_loop(0, used, several, start)
+        sums, model_state = jax.lax.fori_loop(
+            0, used, lambda i, carry: one(carry, jax.tree.map(lambda x: x[i], items))[0], start
+        )
     loss, named, grads = jax.tree.map(lambda total: total / sums.weight, sums.values)
     return (loss, (named, model_state)), grads
 

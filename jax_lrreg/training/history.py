@@ -35,6 +35,7 @@ def add(sums: jax.Array, metrics: Mapping[str, jax.Array]) -> jax.Array:
     would be a kernel more.
     """
     names, skipped = names_of(metrics), metrics["skipped"]
+    # What "raise" names is the first update that is not finite, whatever spikes came before it.
     bad, bad_before = skipped, sums[-2]
     if "spikes" in names:  # they are skipped, but not bad
         bad, bad_before = bad - metrics["spikes"], bad_before - sums[names.index("spikes")]

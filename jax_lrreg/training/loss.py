@@ -39,6 +39,7 @@ def takes_now(loss_fn: Callable) -> bool:
     try:
         signature = inspect.signature(loss_fn)
     except (TypeError, ValueError):  # some callables written in C have none
+        # They cannot have been written for `now`, which is ours.
         return False
     every = [(p.kind, p.default is p.empty) for p in signature.parameters.values()]
     kinds = inspect.Parameter

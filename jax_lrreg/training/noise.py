@@ -89,8 +89,11 @@ def updated(
         (arXiv:1812.06162).
     """
     state = init() if state is None else state
+    # A schedule of micro-batches makes k data, so all is reckoned in float32.
     k, whole = jnp.asarray(k, jnp.float32), jnp.asarray(examples, jnp.float32)
     others = jnp.maximum(k - 1, 1)
+    # One estimate alone may be negative, and their quotient is biased: the means are taken of both,
+    # and divided at the end, as the paper does.
     signal = (k * squares.large - squares.small) / others
     noise = (squares.small - squares.large) * whole / others
     usable = sound & (k > 1) & jnp.isfinite(signal) & jnp.isfinite(noise)

@@ -77,6 +77,8 @@ class Spike:
             require_choice("Spike", "metrics", name, JUDGED)
         require(isinstance(self.robust, bool), "Spike", "robust", self.robust, "True or False")
 
+    # The numbers of a full window are not kept in their order: all that is asked is how they are
+    # spread, and one entry is written at each update instead of all.
     def init(self) -> SpikeState:
         """An empty window."""
         zero = jnp.zeros((), jnp.int32)
@@ -109,6 +111,7 @@ class Spike:
         count = state.count + sound
         count = jnp.where(count >= 2 * self.window, self.window, count)
         row = jnp.where(spike, state.row + 1, jnp.where(sound, 0, state.row))
+        # A loss that stays high, as after a change of the data, must not stop training for ever.
         anew = row >= LASTING
         return SpikeState(
             jnp.where(sound, entered, state.values),

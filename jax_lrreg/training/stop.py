@@ -94,6 +94,7 @@ class Deadline:
         """Whether the time is over."""
         return time.monotonic() >= self._end
 
+    # Evaluations may be far apart: `fit` asks `is_over` after each call of the device as well.
     def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether the time is over."""
         del step, metrics
