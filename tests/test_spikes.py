@@ -82,7 +82,7 @@ def test_an_outlier_leaves_no_trace(chunk, accumulate, mode):
     # Apart from the number of steps it is the run without those batches.
     without = [one for index, one in enumerate(batches) if index not in at]
     short, _ = training.fit(step, start(TX), without, steps=37, chunk=chunk)
-    for field in ("params", "opt_state", "ema"):
+    for field in ("params", "opt_state", "average"):
         chex.assert_trees_all_equal(getattr(state, field), getattr(short, field))
 
 

@@ -78,6 +78,8 @@ class EMA(Average):
         """
         owner = "EMA.like_timm"
         after = require_whole(owner, "update_after_step", update_after_step, 0, LAST_STEP)
+        _require_decay(owner, "decay", decay)
+        require_positive(owner, warmup_gamma=warmup_gamma, warmup_power=warmup_power)
         rising = RisingDecay(decay, timescale=warmup_gamma, exponent=warmup_power)
         return cls(rising.shift(after) if after else rising, start=after)
 
@@ -91,6 +93,7 @@ class EMA(Average):
             >>> print(EMA.like_tensorflow(0.999).decay(8))
             0.5
         """
+        _require_decay("EMA.like_tensorflow", "decay", decay)
         return cls(RisingDecay(decay, init_value=0.1, timescale=10, exponent=1))
 
     def init(self, params):
@@ -138,9 +141,13 @@ class RisingDecay(Schedule):
 
     def __post_init__(self):
         for name in ("peak_value", "init_value"):
-            require_number(self, name, getattr(self, name), _DECAY, lambda x: (x >= 0) & (x < 1))
+            _require_decay(self, name, getattr(self, name))
         require_positive(self, timescale=self.timescale, exponent=self.exponent)
 
     def value_at(self, clock):
         fallen = jnp.exp(-(self.exponent * jnp.log1p(clock.position() / self.timescale)))
         return jnp.minimum(1 - (1 - self.init_value) * fallen, self.peak_value)
+
+
+def _require_decay(owner: object, name: str, value: object) -> None:
+    require_number(owner, name, value, _DECAY, lambda x: (x >= 0) & (x < 1))

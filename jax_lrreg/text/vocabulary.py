@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -177,7 +178,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not there, with the nearest ones that are."""
     known = [key for key in known if "." not in key] or sorted(known)
     near = " or ".join(f"`{key}`" for key in nearest(name, known))
-    hint = f"did you mean {near}?" if near else f"known are {', '.join(known) or '(none)'}"
+    # Whoever registers classes of their own may have hundreds of them.
+    names = textwrap.shorten(", ".join(sorted(known)) or "(none)", 800, placeholder=" ...")
+    hint = f"did you mean {near}?" if near else f"known are {names}"
     return ValueError(f"unknown {what} {snippet(name)}; {hint}")
 
 

@@ -101,7 +101,7 @@ def fit(
     at once. Threads other than the main one leave the signals alone.
 
     Example:
-        >>> import optax
+        >>> import jax.numpy as jnp, optax
         >>> from jax_lrreg import training
         >>> apply, tx = lambda params, x: x @ params, optax.sgd(0.1)
         >>> state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(2))
@@ -180,7 +180,7 @@ def steps(
         ValueError: as in `fit`.
 
     Example:
-        >>> import optax
+        >>> import jax.numpy as jnp, optax
         >>> from jax_lrreg import training
         >>> apply, tx = lambda params, x: x @ params, lambda hyper: optax.sgd(hyper["rate"])
         >>> options = {"params": jnp.zeros(2), "hyper": {"rate": 0.1}}
