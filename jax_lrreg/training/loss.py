@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from jax_lrreg._arrays import LAST_STEP, widened
 from jax_lrreg._check import require
-from jax_lrreg.penalties import NonNegativeL1, Penalty
-from jax_lrreg.penalties.constraints import Constraint
+from jax_lrreg.penalties import Penalty
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.metrics import Metrics, is_reserved
 from jax_lrreg.training.modules import Model
 from jax_lrreg.training.state import Hyper, is_function, made_of
+from jax_lrreg.transforms.penalty import require_finite
 
 LossFn = Callable[..., Any]  # (model, batch[, now]) -> loss, or (loss, {name: scalar})
 PenaltyLike = Penalty | Callable[[Any], Penalty]
@@ -93,7 +93,7 @@ def _metric(name: Any, value: Any) -> jax.Array:
 def check_penalty(penalty: PenaltyLike | None) -> None:
     """Refuses what is no penalty, and one that is infinite somewhere."""
     if isinstance(penalty, Penalty):
-        _refuse_constraints(penalty)
+        require_finite("make_step", penalty)
     elif penalty is not None and not is_function(penalty):
         raise TypeError(f"{PENALTY}, got {penalty!r}")
 
@@ -103,12 +103,5 @@ def penalty_of(penalty: PenaltyLike | None, hyper: Hyper | None) -> Penalty | No
     if penalty is None or isinstance(penalty, Penalty):
         return penalty
     made = made_of(penalty, hyper, Penalty, "penalty", PENALTY)
-    _refuse_constraints(made)
+    require_finite("make_step", made)
     return made
-
-
-def _refuse_constraints(penalty: Penalty) -> None:
-    infinite = Constraint | NonNegativeL1
-    allowed = "finite: what holds parameters within bounds is a prox, for transforms.proximal"
-    for one in jax.tree.leaves(penalty, is_leaf=lambda x: isinstance(x, infinite)):
-        require(not isinstance(one, infinite), "make_step", "penalty", one, allowed)
