@@ -19,6 +19,7 @@ from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.plots.frame import COLORS, axes_of, cycle
 from jax_lrreg.schedules import Function, Schedule
+from jax_lrreg.training.history import best_of, evaluated
 
 if TYPE_CHECKING:
     from jax_lrreg.finder import Found
@@ -182,7 +183,7 @@ def _draw_runs(ax: Axes, name: str, runs: Mapping[str, History]) -> str:
 def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[History, str, str]]) -> None:
     """Lines of one panel: a run, the metric of it, and what to call the line."""
     for (run, name, title), color in zip(lines, cycle(len(lines)), strict=True):
-        late = name in _evaluated(run)
+        late = name in evaluated(run)
         style = {"linestyle": "--", "marker": ".", "markersize": 4} if late else {}
         style |= {"color": color, "label": title, "linewidth": 1.6}
         ax.plot(run["eval_step" if late else "step"], run[name], **style)
@@ -216,15 +217,13 @@ def _summary(run: History, names: Sequence[str]) -> str:
     """The last value of each metric, and the best one where that is another."""
     texts = []
     for name in names:
-        values = np.asarray(run[name], float)
-        if not np.any(np.isfinite(values)):
+        values, best, step = best_of(run, name)
+        if best is None:
             continue
         text = f"{name.replace('_', ' ')} {values[-1]:.4g}"
-        if "loss" in name or "accuracy" in name:
-            best = int(np.nanargmax(values) if "accuracy" in name else np.nanargmin(values))
-            steps = run["eval_step" if name in _evaluated(run) else "step"]
-            if f"{values[best]:.4g}" != f"{values[-1]:.4g}":
-                text += f" (best {values[best]:.4g} at step {int(steps[best]):,})"
+        judged = "loss" in name or "accuracy" in name
+        if judged and f"{best:.4g}" != f"{values[-1]:.4g}":
+            text += f" (best {best:.4g} at step {step:,})"
         texts.append(text)
     return ",  ".join(texts)
 
@@ -243,7 +242,7 @@ def _panels(history: History) -> dict[str, list[str]]:
     free = not np.any(history.get("penalty", True))
     shown = set(history) - ({"data_loss", "penalty"} if free else set())
     panels = {
-        "loss": ["loss", "data_loss", *_having("loss", _evaluated(history))],
+        "loss": ["loss", "data_loss", *_having("loss", evaluated(history))],
         "accuracy": _having("accuracy", history),
         "penalty": ["penalty"],
         "learning_rate": ["learning_rate"],
@@ -343,12 +342,6 @@ def range_test(found: "Found", ax: Axes | None = None) -> Axes:
     if found.suggestions:
         ax.legend(frameon=False, fontsize=8)
     return ax
-
-
-def _evaluated(history: Mapping[str, np.ndarray]) -> list[str]:
-    """The names in a history that belong to `eval_step`: `fit` puts them behind it."""
-    names = list(history)
-    return names[names.index("eval_step") + 1 :] if "eval_step" in names else []
 
 
 def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:

@@ -210,20 +210,32 @@ def compare(histories: Mapping[str, Mapping[str, Any]]) -> Report:
 
 
 def _rows_of(label: str, run: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    columns = list(run)
-    evaluated = columns[columns.index("eval_step") + 1 :] if "eval_step" in run else []
-    for name in columns:
-        if name == "loss" or "accuracy" in name or name in evaluated:
-            steps = np.asarray(run["eval_step" if name in evaluated else "step"])
-            values = np.asarray(run[name], float)
-            yield (name, label, *_last_and_best(values, steps, "accuracy" in name))
+    for name in run:
+        if name == "loss" or "accuracy" in name or name in evaluated(run):
+            values, best, step = best_of(run, name)
+            if best is None:
+                yield name, label, "nan", "nan", ""
+            else:
+                yield name, label, f"{values[-1]:.5g}", f"{best:.5g}", str(step)
 
 
-def _last_and_best(values: np.ndarray, steps: np.ndarray, higher: bool) -> tuple[str, str, str]:
+def evaluated(history: Mapping[str, Any]) -> list[str]:
+    """The names in a history that belong to `eval_step`: `fit` puts them behind it."""
+    names = list(history)
+    return names[names.index("eval_step") + 1 :] if "eval_step" in names else []
+
+
+def best_of(history: Mapping[str, Any], name: str) -> tuple[np.ndarray, float | None, int]:
+    """A metric's values, the best one and its step; None where no value is a finite number.
+
+    The best is the lowest, of an accuracy the highest.
+    """
+    values = np.asarray(history[name], float)
     if not np.any(np.isfinite(values)):
-        return "nan", "nan", ""
-    best = int(np.nanargmax(values) if higher else np.nanargmin(values))
-    return f"{values[-1]:.5g}", f"{values[best]:.5g}", str(int(steps[best]))
+        return values, None, 0
+    best = int(np.nanargmax(values) if "accuracy" in name else np.nanargmin(values))
+    steps = history["eval_step" if name in evaluated(history) else "step"]
+    return values, float(values[best]), int(steps[best])
 
 
 def _is_number(value: Any) -> bool:
