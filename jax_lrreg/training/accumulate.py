@@ -124,7 +124,7 @@ def most_of(accumulate: int | Schedule) -> int:
     end = int(min(np.ceil(np.asarray(horizon, np.float64)), LAST_STEP))
     # Of whole numbers it is a staircase, and a million steps see every stair of a usual one.
     steps = np.unique(np.linspace(0, end, min(end + 1, 2**20)).astype(np.int64))
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval():  # a step may be made inside a traced function
         values = np.asarray(accumulate(steps.astype(np.int32)))
     wrong = values[(values != np.round(values)) | (values < 1)]
     allowed = "a schedule of whole numbers >= 1"
@@ -133,11 +133,11 @@ def most_of(accumulate: int | Schedule) -> int:
     return int(values.max())
 
 
-def used_of(accumulate: int | Schedule, count: jax.Array) -> jax.Array | None:
+def used_of(accumulate: int | Schedule, count: jax.Array, most: int) -> jax.Array | None:
     """How many micro-batches an update uses, by the optimizer's count; None for all there are."""
     if not isinstance(accumulate, Schedule):
         return None
-    return jnp.clip(jnp.round(accumulate(count)), 1, most_of(accumulate)).astype(jnp.int32)
+    return jnp.clip(jnp.round(accumulate(count)), 1, most).astype(jnp.int32)
 
 
 # A walk through a program takes a millisecond, and a run asks at each call of `fit`.

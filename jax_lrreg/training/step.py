@@ -282,7 +282,7 @@ class Update:
         if self.loss_scale is not None:
             check_loss_scale(self.loss_scale, self.on_nonfinite)
         check_monitors(self.monitors)
-        few = most_of(self.accumulate) < 2 and "noise_scale" in self.monitors
+        few = self.pieces < 2 and "noise_scale" in self.monitors
         allowed = "at least 2 where `monitors` has 'noise_scale'"
         require(not few, "make_step", "accumulate", self.accumulate, allowed)
         spike = self.on_spike is None or isinstance(self.on_spike, Spike)
@@ -309,7 +309,7 @@ class Update:
         gradient = scaled_gradient(data_loss_of, scale)
         if "noise_scale" in self.monitors:
             gradient = noise.measured(gradient)
-        pieces, used = most_of(self.accumulate), used_of(self.accumulate, count)
+        pieces, used = self.pieces, used_of(self.accumulate, count, self.pieces)
         (data_loss, (named, model_state)), grads = accumulated(
             gradient, params, state.model_state, batch, key, pieces, used
         )
@@ -417,6 +417,11 @@ class Update:
         bound = self.module.bind(params, model_state, now.key)
         loss, named = loss_and_metrics(called(self.loss_fn, bound.model, batch, now))
         return loss, (named, in_dtypes_of(bound.model_state(), model_state))
+
+    @cached_property
+    def pieces(self) -> int:
+        """How many micro-batches a batch has; of a schedule, the most: up to a million values."""
+        return most_of(self.accumulate)
 
     @cached_property
     def kind(self) -> Average | None:
