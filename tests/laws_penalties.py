@@ -25,6 +25,7 @@ from jax_lrreg.penalties import (
     Lq,
     MaxNorm,
     NonNegative,
+    NonNegativeElasticNet,
     NonNegativeL1,
     NuclearNorm,
     Orthogonal,
@@ -116,6 +117,13 @@ PENALTIES = [
         complex=False,
         threshold=True,
     ),
+    Case(
+        NonNegativeElasticNet(0.5, l2=0.3),
+        lambda w: 0.5 * w.sum() + 0.15 * (w**2).sum() + inside(w >= 0),
+        separable=True,
+        complex=False,
+        threshold=True,
+    ),
     Case(L0(0.3), lambda w: 0.3 * np.count_nonzero(w), separable=True, convex=False),
     Case(Lq(0.5, q=0.5), lambda w: 0.5 * (np.abs(w) ** 0.5).sum(), separable=True, convex=False),
     Case(
@@ -161,6 +169,20 @@ PENALTIES = [
     Case(
         SparseGroupLasso(0.2, group=0.4, axis=-2),
         lambda w: 0.2 * np.abs(w).sum() + 0.4 * norms(w, 0).sum(),
+        threshold=True,
+    ),
+    Case(
+        GroupLasso(np.array([0.2, 0.6]), axis=-1, groups=[0, 1, 0]),
+        lambda w: 0.2 * norms(w[:, ::2], 1).sum() + 0.6 * np.abs(w[:, 1]).sum(),
+    ),
+    Case(
+        SizedGroupLasso(0.4, axis=(1, 0), groups=[0, 1, 0]),
+        lambda w: 0.4 * (2 * norms(w[:, ::2], None) + 2**0.5 * norms(w[:, 1], None)),
+        threshold=True,
+    ),
+    Case(
+        SparseGroupLasso(0.2, group=0.4, axis=1, groups=[0, 1, 0]),
+        lambda w: 0.2 * np.abs(w).sum() + 0.4 * (norms(w[:, ::2], 1) + np.abs(w[:, 1])).sum(),
         threshold=True,
     ),
     Case(LInf(0.7, axis=-1), lambda w: 0.7 * np.abs(w).max(1).sum(), threshold=True),

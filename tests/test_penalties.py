@@ -587,6 +587,7 @@ FREE = {  # what is right for one field though it is wrong for most
     "min": (None, -1.0),
     "max": (None,),
     "axis": (None,),
+    "groups": (None,),
     "vectors": (None,),
     "reference": (-1.0, 1j),
 }

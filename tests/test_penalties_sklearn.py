@@ -16,6 +16,7 @@ from jax_lrreg.penalties import (
     ElasticNet,
     GroupLasso,
     L1Ball,
+    NonNegativeElasticNet,
     NonNegativeL1,
     SparseGroupLasso,
 )
@@ -181,9 +182,15 @@ def test_a_lasso_of_positive_numbers_is_converted_and_nothing_else_positive():
         "alpha": 0.3,
         "positive": True,
     }
-    for other in (linear_model.ElasticNet(positive=True), linear_model.Ridge(positive=True)):
-        with pytest.raises(ValueError, match="positive=True has no equal here"):
-            from_sklearn(other, num_examples=M)
+    net = NonNegativeElasticNet(0.125, l2=0.375)
+    estimator = linear_model.ElasticNet(alpha=0.5, l1_ratio=0.25, positive=True)
+    assert from_sklearn(estimator) == net
+    given = to_sklearn(net, estimator="ElasticNet", num_examples=M)
+    assert given == {"alpha": 0.5, "l1_ratio": 0.25, "positive": True}
+    with pytest.raises(ValueError, match="LogisticRegression has no penalty"):
+        to_sklearn(net, estimator="LogisticRegression", num_examples=M)
+    with pytest.raises(ValueError, match="positive=True has no equal here"):
+        from_sklearn(linear_model.Ridge(positive=True), num_examples=M)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

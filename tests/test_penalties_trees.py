@@ -252,6 +252,21 @@ def test_sparsity_counts_what_the_penalty_makes_zero():
     assert L1(Linear(1.0, steps=3)).sparsity(params).overall == 7 / 8  # needs no step
 
 
+def test_numbered_groups_are_those_of_their_indices():
+    w = jnp.array([[3.0, 0.0], [0.1, 0.1], [0.0, 4.0], [0.2, 0.0], [1.0, 0.0]])
+    numbers = (0, 1, 0, 1, 2)
+    penalty, alone = GroupLasso(1.0, groups=list(numbers)), GroupLasso(1.0, axis=None)
+    rows = [jnp.array(r) for r in ([0, 2], [1, 3], [4])]
+    np.testing.assert_allclose(penalty(w), sum(alone(w[r]) for r in rows), rtol=1e-6)
+    moved = penalty.prox(w, 0.5)
+    for r in rows:
+        np.testing.assert_allclose(moved[r], alone.prox(w[r], 0.5), rtol=1e-6)
+    np.testing.assert_allclose(penalty.sparsity(moved).overall, 1 / 3, rtol=1e-6)
+    by_column = GroupLasso(1.0, axis=-2, groups=np.array(numbers))
+    np.testing.assert_allclose(by_column.prox(w, 0.5)[:, 1], penalty.prox(w[:, 1], 0.5), rtol=1e-6)
+    assert text.parse(repr(penalty)) == penalty == text.from_dict(text.to_dict(penalty))
+
+
 def test_stacked_layers_are_layers():
     layers = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 2)), jnp.float32)
     for make in (
@@ -643,6 +658,14 @@ BAD = [
     ("axis", lambda: GroupLasso(1.0, axis=(0, -2))(W)),
     ("axis", lambda: GroupLasso(1.0, axis=-3)({"kernel": W})),
     ("axis", lambda: GroupLasso(1.0, axis=-2)({"kernel": W, "bias": jnp.ones(2)})),
+    ("axis", lambda: GroupLasso(1.0)),
+    ("groups", lambda: GroupLasso(1.0, groups=[])),
+    ("groups", lambda: GroupLasso(1.0, groups=[0, 1.5])),
+    ("groups", lambda: GroupLasso(1.0, groups=[0, -1])),
+    ("groups", lambda: SizedGroupLasso(1.0, groups=np.eye(2, dtype=int))),
+    ("groups", lambda: SparseGroupLasso(1.0, group=1.0, groups=3)),
+    ("groups", lambda: GroupLasso(1.0, groups=[0, 0, 1])({"kernel": jnp.ones((2, 3))})),
+    ("strength", lambda: GroupLasso(jnp.ones(3), groups=[0, 0, 1])(jnp.ones(3))),
     ("stacked", lambda: GroupLasso(1.0, axis=0, stacked=-1)),
     ("stacked", lambda: GroupLasso(1.0, axis=None, stacked=3)(W)),
     ("strength", lambda: GroupLasso(jnp.ones((2, 1)), axis=-2)(W)),

@@ -12,14 +12,24 @@ import chex
 
 from jax_lrreg._check import require, require_choice, require_number
 from jax_lrreg.interop.peer import Peer
-from jax_lrreg.penalties import L1, L2, ElasticNet, GroupLasso, NonNegativeL1, Penalty, Scaled
+from jax_lrreg.penalties import (
+    L1,
+    L2,
+    ElasticNet,
+    GroupLasso,
+    NonNegativeElasticNet,
+    NonNegativeL1,
+    Penalty,
+    Scaled,
+)
 
 
 def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty:
     """The penalty on `coef_` of a scikit-learn estimator, beside a mean over examples.
 
         Lasso(alpha)                    L1(alpha), with positive=True NonNegativeL1
-        ElasticNet(alpha, l1_ratio=r)   ElasticNet(alpha r, l2=alpha (1 - r))
+        ElasticNet(alpha, l1_ratio=r)   ElasticNet(alpha r, l2=alpha (1 - r)), with positive=True
+                                        NonNegativeElasticNet
         MultiTaskLasso(alpha)           GroupLasso(alpha, axis=-1) on an (in, out) kernel
         Ridge(alpha)                    L2(alpha / num_examples)
         LogisticRegression(C)           L2(1 / (C num_examples)), with l1_ratio=1 L1,
@@ -43,7 +53,7 @@ def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty
         known = ", ".join(_FROM_SKLEARN)
         raise ValueError(f"from_sklearn: {name} has no equal here; known are {known}")
     given = estimator.get_params()
-    if given.get("positive") and name != "Lasso":
+    if given.get("positive") and name not in ("Lasso", "ElasticNet"):
         why = "with positive=True has no equal here; Lasso's is NonNegativeL1"
         raise ValueError(f"from_sklearn: {name} {why}")
     sized = name in ("Ridge", "LogisticRegression")
@@ -54,8 +64,8 @@ def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[s
     """The arguments of a scikit-learn estimator with the same penalty: `from_sklearn` backwards.
 
     Args:
-        penalty: `L1`, `NonNegativeL1`, `L2`, `ElasticNet` or `GroupLasso` with plain numbers, or a
-            multiple of one, such as `L1(lam) / m`.
+        penalty: `L1`, `L2`, `ElasticNet`, `NonNegativeL1`, `NonNegativeElasticNet` or `GroupLasso`
+            with plain numbers, or a multiple of one, such as `L1(lam) / m`.
         estimator: "Lasso", "ElasticNet", "MultiTaskLasso", "Ridge" or "LogisticRegression".
         num_examples: m, the size of the data set.
 
@@ -117,9 +127,9 @@ def _logistic(given: dict[str, Any], num_examples: int) -> Penalty:
 
 _FROM_SKLEARN: dict[str, Callable[[dict[str, Any], int], Penalty]] = {
     "Lasso": lambda given, _: (NonNegativeL1 if given["positive"] else L1)(given["alpha"]),
-    "ElasticNet": lambda given, _: ElasticNet.from_alpha_ratio(
-        given["alpha"], l1_ratio=given["l1_ratio"]
-    ),
+    "ElasticNet": lambda given, _: (
+        NonNegativeElasticNet if given["positive"] else ElasticNet
+    ).from_alpha_ratio(given["alpha"], l1_ratio=given["l1_ratio"]),
     "MultiTaskLasso": lambda given, _: GroupLasso(given["alpha"], axis=-1),
     "Ridge": lambda given, num_examples: L2(given["alpha"] / num_examples),
     "LogisticRegression": _logistic,
@@ -136,6 +146,7 @@ def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
 def _tasks(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
     group = isinstance(penalty, GroupLasso)
     rows = group and penalty.axis in (-1, 1, (-1,), (1,)) and penalty.stacked == 0
+    rows = rows and penalty.groups is None
     return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if rows else None
 
 
@@ -147,6 +158,9 @@ def _ridge(penalty: Penalty, factor: float, num_examples: int) -> dict[str, floa
 
 def _net(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
     fields = {L1: ("strength", ""), L2: ("", "strength"), ElasticNet: ("l1", "l2")}
+    if isinstance(penalty, NonNegativeElasticNet):
+        net = ElasticNet(penalty.l1, l2=penalty.l2)
+        return {**(_net(net, factor, 1) or {}), "positive": True}
     if type(penalty) not in fields:
         return None
     l1, l2 = (_number("to_sklearn", penalty, f) if f else 0.0 for f in fields[type(penalty)])
@@ -156,7 +170,7 @@ def _net(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
 
 def _regression(penalty: Penalty, factor: float, num_examples: int) -> dict[str, float] | None:
     net = _net(penalty, factor, num_examples)
-    if net is None:
+    if net is None or "positive" in net:
         return None
     inverse = net["alpha"] * num_examples
     return {"C": 1 / inverse if inverse else float("inf"), "l1_ratio": net["l1_ratio"]}

@@ -1,6 +1,7 @@
 """Penalties: functions of the parameters to keep small, with their gradient and their prox.
 
-Entry by entry: L1, L2, ElasticNet, Huber, NonNegativeL1; not convex: L0, Lq, MCP, SCAD, LogSum.
+Entry by entry: L1, L2, ElasticNet, Huber, NonNegativeL1, NonNegativeElasticNet; not convex: L0, Lq,
+MCP, SCAD, LogSum.
 Towards given parameters: L2SP, L1SP, EWC with `fisher`.
 Groups (rows, columns, filters): GroupLasso, SizedGroupLasso, SparseGroupLasso, LInf.
 Matrices and neighbours: Orthogonal, NuclearNorm, SpectralNorm, TotalVariation.
@@ -45,6 +46,7 @@ from jax_lrreg.penalties.separable import L1 as L1
 from jax_lrreg.penalties.separable import L2 as L2
 from jax_lrreg.penalties.separable import ElasticNet as ElasticNet
 from jax_lrreg.penalties.separable import Huber as Huber
+from jax_lrreg.penalties.separable import NonNegativeElasticNet as NonNegativeElasticNet
 from jax_lrreg.penalties.separable import NonNegativeL1 as NonNegativeL1
 from jax_lrreg.penalties.spectral import NuclearNorm as NuclearNorm
 from jax_lrreg.penalties.spectral import Orthogonal as Orthogonal

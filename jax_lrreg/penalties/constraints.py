@@ -16,7 +16,7 @@ from jax_lrreg._arrays import known, widened
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.base import ArrayPenalty
-from jax_lrreg.penalties.grouped import Axis, group_axes, group_shape, group_size, require_axes
+from jax_lrreg.penalties.groups import Axis, group_axes, group_shape, group_size, require_axes
 from jax_lrreg.penalties.lift import require_broadcast, require_real, require_scalar_step
 from jax_lrreg.penalties.norms import (
     direction,

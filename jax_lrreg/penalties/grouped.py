@@ -1,18 +1,24 @@
-"""Penalties on groups of parameters (rows, filters, arrays), and which axes make up a group."""
+"""Penalties on groups of parameters (rows, filters, arrays), and what makes up a group."""
 
 from dataclasses import KW_ONLY
-from typing import Protocol, TypeAlias
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jax_lrreg._arrays import Leaf
-from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.base import ArrayPenalty, require_strength
-from jax_lrreg.penalties.lift import Strength, require_broadcast, require_one
+from jax_lrreg.penalties.groups import (
+    Axis,
+    group_axes,
+    group_sizes,
+    in_blocks,
+    joined,
+    numbered_shape,
+    require_axes,
+    settle_groups,
+)
+from jax_lrreg.penalties.lift import Strength, replaced, require_broadcast, require_one
 from jax_lrreg.penalties.norms import (
     direction,
     divided,
@@ -25,18 +31,6 @@ from jax_lrreg.penalties.norms import (
     water_level,
 )
 
-Axis: TypeAlias = int | tuple[int, ...] | None
-
-
-class Grouped(Protocol):
-    """A penalty with the fields that say which axes make up a group."""
-
-    @property
-    def axis(self) -> Axis: ...
-
-    @property
-    def stacked(self) -> int: ...
-
 
 class GroupPenalty(ArrayPenalty):
     """A penalty with one strength for each group. A group is zero when all its entries are."""
@@ -45,16 +39,19 @@ class GroupPenalty(ArrayPenalty):
     strength: Strength
     axis: Axis
     stacked: int
+    groups: tuple[int, ...] | None = None  # a field of those that can number them
 
     def __post_init__(self):
         require_strength(self, "strength")
+        settle_groups(self)
         require_axes(self)
 
     def _fits(self, leaf):
-        require_broadcast(self, leaf, group_shape(self, leaf), "strength")
+        require_broadcast(self, leaf, numbered_shape(self, leaf), "strength")
 
     def zeros(self, w):
-        return jnp.all(w == 0, axis=group_axes(self, w.ndim))
+        own, w, _ = in_blocks(self, w)
+        return jnp.all(w == 0, axis=group_axes(own, w.ndim))
 
 
 @pytree
@@ -74,6 +71,10 @@ class GroupLasso(GroupPenalty):
             of each filter; None of the array.
         stacked: how many leading axes only stack layers, as `nn.scan` does; `axis` counts without
             them.
+        groups: for groups that are no whole axis: the number of the group that each index along the
+            (first) `axis` belongs to. Without an `axis`, all else is in the group of its index
+            along the first axis: each group of inputs of an (in, out) kernel goes as a whole. An
+            array of strengths has one for each group, in the order of their numbers.
 
     Reference:
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
@@ -82,30 +83,38 @@ class GroupLasso(GroupPenalty):
         >>> print(GroupLasso(1.0, axis=-2).prox(jnp.array([[3.0, 0.3], [4.0, 0.4]]), step_size=1.0))
         [[2.4 0. ]
          [3.2 0. ]]
+        >>> print(GroupLasso(1.0, groups=[0, 0, 1]).prox(jnp.array([3.0, 4.0, 0.5]), step_size=1.0))
+        [2.4 3.2 0. ]
     """
 
     strength: Strength
     _: KW_ONLY
-    axis: Axis = static()
+    axis: Axis = static(default=())
     stacked: int = static(default=0)
+    groups: tuple[int, ...] | None = static(default=None)
 
     def value(self, w):
-        return jnp.sum(self.strength * norm(w, group_axes(self, w.ndim), keepdims=True))
+        own, w, _ = in_blocks(self, w)
+        return jnp.sum(own.strength * norm(w, group_axes(own, w.ndim), keepdims=True))
 
     def shrink(self, w, step_size):
-        return shrink_groups(w, step_size, self.strength, group_axes(self, w.ndim))
+        own, blocks, step_size = in_blocks(self, w, step_size)
+        axes = group_axes(own, blocks.ndim)
+        return joined(self, shrink_groups(blocks, step_size, own.strength, axes))
 
     def distance(self, w, gradient):
-        axes = group_axes(self, w.ndim)
+        own, w, gradient = in_blocks(self, w, gradient)
+        axes = group_axes(own, w.ndim)
         size = norm(w, axes, keepdims=True)
         # At 0 the subgradients fill the ball of radius `strength`; elsewhere there is but one.
-        elsewhere = norm(gradient + self.strength * unit_vector(w, axes), axes, keepdims=True)
-        at_zero = jnp.maximum(norm(gradient, axes, keepdims=True) - self.strength, 0)
+        elsewhere = norm(gradient + own.strength * unit_vector(w, axes), axes, keepdims=True)
+        at_zero = jnp.maximum(norm(gradient, axes, keepdims=True) - own.strength, 0)
         return norm(jnp.where(size > 0, elsewhere, at_zero))
 
     def threshold(self, gradient):
         require_one(self, "strength")
-        return jnp.max(norm(gradient, group_axes(self, gradient.ndim)))
+        own, gradient, _ = in_blocks(self, gradient)
+        return jnp.max(norm(gradient, group_axes(own, gradient.ndim)))
 
 
 @pytree
@@ -118,6 +127,7 @@ class SizedGroupLasso(GroupPenalty):
         strength: lambda, not negative.
         axis: the axes the norm runs over, as in `GroupLasso`.
         stacked: how many leading axes only stack layers.
+        groups: the number of the group of each index, as in `GroupLasso`.
 
     Reference:
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
@@ -129,13 +139,15 @@ class SizedGroupLasso(GroupPenalty):
 
     strength: Strength
     _: KW_ONLY
-    axis: Axis = static()
+    axis: Axis = static(default=())
     stacked: int = static(default=0)
+    groups: tuple[int, ...] | None = static(default=None)
 
     def plain(self, w: jax.Array) -> GroupLasso:
         """The group lasso that this one is on an array like `w`."""
-        strength = self.strength * group_size(self, w) ** 0.5
-        return GroupLasso(strength, axis=self.axis, stacked=self.stacked)
+        strength = self.strength * group_sizes(self, w) ** 0.5
+        structure = {"axis": self.axis, "stacked": self.stacked, "groups": self.groups}
+        return GroupLasso(strength, **structure)
 
     def value(self, w):
         return self.plain(w).value(w)
@@ -147,7 +159,9 @@ class SizedGroupLasso(GroupPenalty):
         return self.plain(w).distance(w, gradient)
 
     def threshold(self, gradient):
-        return self.plain(gradient).threshold(gradient) / group_size(self, gradient) ** 0.5
+        require_one(self, "strength")
+        own, blocks, _ = in_blocks(replaced(self, strength=1.0).plain(gradient), gradient)
+        return jnp.max(norm(blocks, group_axes(own, blocks.ndim), keepdims=True) / own.strength)
 
 
 @pytree
@@ -162,6 +176,7 @@ class SparseGroupLasso(ArrayPenalty):
         group: strength of the group lasso, not negative.
         axis: the axes the norm runs over, as in `GroupLasso`.
         stacked: how many leading axes only stack layers.
+        groups: the number of the group of each index, as in `GroupLasso`.
 
     Reference:
         Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
@@ -175,43 +190,50 @@ class SparseGroupLasso(ArrayPenalty):
     l1: Strength
     _: KW_ONLY
     group: Strength
-    axis: Axis = static()
+    axis: Axis = static(default=())
     stacked: int = static(default=0)
+    groups: tuple[int, ...] | None = static(default=None)
 
     def __post_init__(self):
         require_strength(self, "l1", "group")
+        settle_groups(self)
         require_axes(self)
 
     def _fits(self, leaf):
         require_broadcast(self, leaf, jnp.shape(leaf.value), "l1")
-        require_broadcast(self, leaf, group_shape(self, leaf), "group")
+        require_broadcast(self, leaf, numbered_shape(self, leaf), "group")
 
     def value(self, w):
-        norms = norm(w, group_axes(self, w.ndim), keepdims=True)
-        return jnp.sum(self.l1 * modulus(w)) + jnp.sum(self.group * norms)
+        own, w, _ = in_blocks(self, w)
+        norms = norm(w, group_axes(own, w.ndim), keepdims=True)
+        return jnp.sum(own.l1 * modulus(w)) + jnp.sum(own.group * norms)
 
     def shrink(self, w, step_size):
         # One prox after the other is that of the sum, as the second changes no sign: what is a
         # subgradient of |w| before it, is one after it (Yu, On decomposing the proximal map, 2013).
-        sparse = soft_threshold(w, step_size * self.l1)
-        return shrink_groups(sparse, step_size, self.group, group_axes(self, w.ndim))
+        own, blocks, step_size = in_blocks(self, w, step_size)
+        sparse = soft_threshold(blocks, step_size * own.l1)
+        axes = group_axes(own, blocks.ndim)
+        return joined(self, shrink_groups(sparse, step_size, own.group, axes))
 
     def distance(self, w, gradient):
-        axes = group_axes(self, w.ndim)
+        own, w, gradient = in_blocks(self, w, gradient)
+        axes = group_axes(own, w.ndim)
         size = norm(w, axes, keepdims=True)
-        slope = gradient + self.l1 * direction(w) + self.group * unit_vector(w, axes)
+        slope = gradient + own.l1 * direction(w) + own.group * unit_vector(w, axes)
         # In a group of zeros the subgradients are a box plus a ball: the box takes what it can of
         # each entry, the ball of the norm of the rest.
-        slope = jnp.where(w == 0, soft_threshold(gradient, self.l1), slope)
+        slope = jnp.where(w == 0, soft_threshold(gradient, own.l1), slope)
         total = norm(slope, axes, keepdims=True)
-        return norm(jnp.where(size > 0, total, jnp.maximum(total - self.group, 0)))
+        return norm(jnp.where(size > 0, total, jnp.maximum(total - own.group, 0)))
 
     def zeros(self, w):
         return w == 0
 
     def threshold(self, gradient):
         require_one(self, "group")
-        return jnp.max(norm(soft_threshold(gradient, self.l1), group_axes(self, gradient.ndim)))
+        own, gradient, _ = in_blocks(self, gradient)
+        return jnp.max(norm(soft_threshold(gradient, own.l1), group_axes(own, gradient.ndim)))
 
 
 @pytree
@@ -313,43 +335,3 @@ def shrink_groups(
     s = secular_root(v, pull, 1, start, axes)
     kept = (held | (reach > 1)) & (s > 0)
     return jnp.where(kept, w * (s / jnp.where(s + pull > 0, s + pull, 1)), 0)
-
-
-def require_axes(penalty: Grouped) -> None:
-    """Checks the fields `axis` and `stacked`."""
-    each = _each_axis(penalty.axis)
-    allowed = "a whole number, a tuple of different ones, or None for all axes"
-    for axis in each:
-        require_whole(penalty, "axis", axis, -32, 32, allowed)  # NumPy's arrays have no more axes
-    different = penalty.axis is None or len(set(each)) == len(each) > 0
-    require(different, penalty, "axis", penalty.axis, allowed)
-    require_whole(penalty, "stacked", penalty.stacked, 0)
-
-
-def group_axes(penalty: Grouped, ndim: int) -> tuple[int, ...]:
-    """The axes of an array of `ndim` axes that the groups of a penalty run over, counted from 0."""
-    own = ndim - penalty.stacked
-    each = range(own) if penalty.axis is None else _each_axis(penalty.axis)
-    return tuple(penalty.stacked + a % own for a in each) if own > 0 else ()
-
-
-def group_shape(penalty: Grouped, leaf: Leaf) -> tuple[int, ...]:
-    """The shape of the groups' norms, axes kept; refuses, by path, an array without these axes."""
-    shape = np.shape(leaf.value)
-    own, axis, stacked = len(shape) - penalty.stacked, penalty.axis, penalty.stacked
-    at = f"{leaf.path!r}, which has shape {shape}"
-    require(own >= 0, penalty, "stacked", stacked, f"at most the number of axes of {at}")
-    within = all(-own <= a < own for a in _each_axis(axis))
-    require(within, penalty, "axis", axis, f"axes of {at}")
-    axes = group_axes(penalty, len(shape))
-    require(len(set(axes)) == len(axes), penalty, "axis", axis, f"different axes of {at}")
-    return tuple(1 if index in axes else length for index, length in enumerate(shape))
-
-
-def group_size(penalty: Grouped, w: jax.Array) -> int:
-    """How many entries each group of `w` has."""
-    return int(np.prod([w.shape[axis] for axis in group_axes(penalty, w.ndim)]))
-
-
-def _each_axis(axis: Axis) -> tuple[int, ...]:
-    return () if axis is None else axis if isinstance(axis, tuple) else (axis,)

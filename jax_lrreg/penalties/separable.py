@@ -1,5 +1,6 @@
 """Penalties that treat each number by itself: value, gradient and prox are elementwise."""
 
+import abc
 from dataclasses import KW_ONLY
 
 import chex
@@ -144,10 +145,8 @@ class ElasticNet(ArrayPenalty):
     @classmethod
     def from_alpha_ratio(cls, alpha: chex.Numeric, *, l1_ratio: chex.Numeric) -> "ElasticNet":
         """scikit-learn's parametrisation: `l1 = alpha l1_ratio` and `l2 = alpha (1 - l1_ratio)`."""
-        owner, ratio = "ElasticNet", "a number from 0 to 1"
-        require_number(owner, "alpha", alpha, "a number >= 0", lambda x: x >= 0)
-        require_number(owner, "l1_ratio", l1_ratio, ratio, lambda x: (x >= 0) & (x <= 1))
-        return cls(alpha * l1_ratio, l2=alpha * (1 - l1_ratio))
+        l1, l2 = _split("ElasticNet", alpha, l1_ratio)
+        return cls(l1, l2=l2)
 
     def value(self, w):
         return L1(self.l1).value(w) + L2(self.l2).value(w)
@@ -204,8 +203,35 @@ class Huber(ArrayPenalty):
         return smooth_distance(self, w, gradient)
 
 
+class NonNegativePenalty(ArrayPenalty):
+    """A penalty on parameters that must not be negative: infinite where one is."""
+
+    def value(self, w):
+        return self._cost(w, 1)
+
+    def _fits(self, leaf):
+        super()._fits(leaf)
+        require_real(self, leaf)
+
+    def _cost(self, w, multiplier):
+        # The multiplier stays within, as 0 times infinity is NaN.
+        w = widened(w)
+        return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self._costs(w)))
+
+    @abc.abstractmethod
+    def _costs(self, w: jax.Array) -> jax.Array:
+        """What each entry costs that is not negative."""
+
+    def _distance(self, w: jax.Array, slope: jax.Array) -> jax.Array:
+        """`distance` where the slope of all, from above at 0, is `slope`."""
+        # At 0 every slope up to that is a subgradient: only a loss that falls faster than the
+        # penalty rises moves the parameter.
+        inside = norm(jnp.where(w > 0, slope, jnp.minimum(slope, 0)))
+        return jnp.where(jnp.any(w < 0), jnp.inf, inside)
+
+
 @pytree
-class NonNegativeL1(ArrayPenalty):
+class NonNegativeL1(NonNegativePenalty):
     """The lasso on parameters that must not be negative.
 
         value(w) = strength sum w, and infinity if some w < 0
@@ -227,30 +253,75 @@ class NonNegativeL1(ArrayPenalty):
     def __post_init__(self):
         require_strength(self, "strength")
 
-    def value(self, w):
-        return self._cost(w, 1)
-
     def shrink(self, w, step_size):
         return jnp.where(w < 0, 0, soft_threshold(w, step_size * self.strength))
 
     def distance(self, w, gradient):
-        # At 0 every slope up to the strength is a subgradient: only a loss that falls faster than
-        # that moves the parameter.
-        slope = gradient + self.strength
-        inside = norm(jnp.where(w > 0, slope, jnp.minimum(slope, 0)))
-        return jnp.where(jnp.any(w < 0), jnp.inf, inside)
+        return self._distance(w, gradient + self.strength)
 
     def threshold(self, gradient):
         return largest(self, "strength", jnp.maximum(-gradient, 0))
 
-    def _fits(self, leaf):
-        super()._fits(leaf)
-        require_real(self, leaf)
+    def _costs(self, w):
+        return self.strength * modulus(w)
 
-    def _cost(self, w, multiplier):
-        # The multiplier stays within, as 0 times infinity is NaN.
-        w = widened(w)
-        return jnp.sum(jnp.where(w < 0, jnp.inf, multiplier * self.strength * modulus(w)))
+
+@pytree
+class NonNegativeElasticNet(NonNegativePenalty):
+    """The elastic net on parameters that must not be negative.
+
+        value(w) = l1 sum w + l2 / 2 sum w^2, and infinity if some w < 0
+        shrink(w, step_size) = max(w - step_size l1, 0) / (1 + step_size l2)
+
+    Attributes:
+        l1: strength of the lasso, not negative.
+        l2: strength of ridge, with the 1/2; not negative.
+
+    Reference:
+        Wu, Yang and Liu, Nonnegative-lasso and application in index tracking, 2014, with ridge.
+
+    Example:
+        >>> net = NonNegativeElasticNet.from_alpha_ratio(1.0, l1_ratio=0.5)
+        >>> print(net.prox(jnp.array([2.0, -2.0, 0.1]), step_size=1.0))
+        [1. 0. 0.]
+    """
+
+    l1: Strength
+    _: KW_ONLY
+    l2: Strength
+
+    def __post_init__(self):
+        require_strength(self, "l1", "l2")
+
+    @classmethod
+    def from_alpha_ratio(
+        cls, alpha: chex.Numeric, *, l1_ratio: chex.Numeric
+    ) -> "NonNegativeElasticNet":
+        """scikit-learn's parametrisation, as that of `ElasticNet`."""
+        l1, l2 = _split("NonNegativeElasticNet", alpha, l1_ratio)
+        return cls(l1, l2=l2)
+
+    def shrink(self, w, step_size):
+        kept = jnp.where(w < 0, 0, soft_threshold(w, step_size * self.l1))
+        return kept / (1 + step_size * self.l2)
+
+    def distance(self, w, gradient):
+        return self._distance(w, gradient + self.l1 + self.l2 * w)
+
+    def threshold(self, gradient):
+        return largest(self, "l1", jnp.maximum(-gradient, 0))
+
+    def _costs(self, w):
+        return self.l1 * modulus(w) + self.l2 * half_square(w)
+
+
+def _split(
+    owner: str, alpha: chex.Numeric, l1_ratio: chex.Numeric
+) -> tuple[chex.Numeric, chex.Numeric]:
+    ratio = "a number from 0 to 1"
+    require_number(owner, "alpha", alpha, "a number >= 0", lambda x: x >= 0)
+    require_number(owner, "l1_ratio", l1_ratio, ratio, lambda x: (x >= 0) & (x <= 1))
+    return alpha * l1_ratio, alpha * (1 - l1_ratio)
 
 
 def smooth_distance(penalty: ArrayPenalty, w: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from jax_lrreg._arrays import leaves, widened
 from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.penalties.base import ArrayPenalty, require_strength
-from jax_lrreg.penalties.grouped import Axis, group_axes, group_shape, require_axes
+from jax_lrreg.penalties.groups import Axis, group_axes, group_shape, require_axes
 from jax_lrreg.penalties.lift import (
     Strength,
     replaced,
