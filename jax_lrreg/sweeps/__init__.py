@@ -15,3 +15,4 @@ from jax_lrreg.sweeps.result import Best as Best
 from jax_lrreg.sweeps.result import Result as Result
 from jax_lrreg.sweeps.result import Table as Table
 from jax_lrreg.sweeps.run import run as run
+from jax_lrreg.sweeps.solver import solve as solve

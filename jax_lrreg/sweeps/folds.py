@@ -12,7 +12,8 @@ import optax
 
 from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
-from jax_lrreg.sweeps.path import Batch, Limits, Loss, Path, _along, _check, _solved, _start
+from jax_lrreg.sweeps.path import Path, along, begun, solved
+from jax_lrreg.sweeps.solver import Batch, Limits, Loss, require_solvable
 from jax_lrreg.training.batch import count_examples
 from jax_lrreg.training.data import gather
 
@@ -105,15 +106,13 @@ def cross_validate(
         >>> cv.scores.shape, cv.best <= cv.one_standard_error
         ((20, 5), True)
     """
-    _check("cross_validate", params, penalty, tolerance, max_iterations)
+    require_solvable("cross_validate", params, penalty, tolerance, max_iterations)
     count = count_examples(data, "cross_validate", "data") or 0
     require(count > 1, "cross_validate", "data", count, "of two examples or more")
     numbers = _folds(folds, count)
     data = jax.tree.map(jnp.asarray, data)
-    whole = _solved(
-        "cross_validate", loss, params, penalty, (data,), strengths, tolerance, max_iterations
-    )
     limits = Limits(jnp.float32(tolerance), jnp.int32(max_iterations))
+    whole = solved("cross_validate", loss, params, penalty, (data,), strengths, limits, "warm")
     scores = np.zeros((len(whole.strengths), numbers.max() + 1))
     sizes = np.bincount(numbers)
     for size in np.unique(sizes):  # side by side go folds of one size, blocks being of one or two
@@ -157,9 +156,9 @@ def _scores(
 
     def one(train: jax.Array, test: jax.Array) -> jax.Array:
         kept, left = (gather(data, train),), gather(data, test)
-        start, strongest, curvature = _start(loss, params, penalty, kept, limits)
+        start, strongest, curvature = begun(loss, params, penalty, kept, limits)
         scale = jnp.where(jnp.isfinite(strongest), strongest, strengths[0])
-        found = _along(loss, start, penalty, kept, curvature, strengths, scale, limits)
+        found = along(loss, "warm", start, penalty, kept, curvature, strengths, scale, limits)
         return jax.vmap(lambda p: loss(p, left))(found.params)
 
     return jax.vmap(one)(train, test)
