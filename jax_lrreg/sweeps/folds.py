@@ -106,11 +106,11 @@ def cross_validate(
         >>> cv.scores.shape, cv.best <= cv.one_standard_error
         ((20, 5), True)
     """
-    require_solvable("cross_validate", params, penalty, tolerance, max_iterations)
     count = count_examples(data, "cross_validate", "data") or 0
     require(count > 1, "cross_validate", "data", count, "of two examples or more")
     numbers = _folds(folds, count)
     data = jax.tree.map(jnp.asarray, data)
+    require_solvable("cross_validate", loss, params, (data,), penalty, tolerance, max_iterations)
     limits = Limits(jnp.float32(tolerance), jnp.int32(max_iterations))
     whole = solved("cross_validate", loss, params, penalty, (data,), strengths, limits, "warm")
     scores = np.zeros((len(whole.strengths), numbers.max() + 1))

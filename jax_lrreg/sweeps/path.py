@@ -117,7 +117,7 @@ def path(
         [[1.  0. ]
          [2.5 0.5]]
     """
-    require_solvable("path", params, penalty, tolerance, max_iterations)
+    require_solvable("path", loss, params, (), penalty, tolerance, max_iterations)
     require_choice("path", "mode", mode, MODES)
     limits = Limits(jnp.float32(tolerance), jnp.int32(max_iterations))
     return solved("path", loss, params, penalty, (), strengths, limits, mode)

@@ -67,7 +67,7 @@ def solve(
         >>> print(found(penalties.L1(2.0)), jax.grad(found)(penalties.L1(2.0)))
         1.0 L1(-2.0)
     """
-    require_solvable("solve", params, penalty, tolerance, max_iterations)
+    require_solvable("solve", loss, params, (), penalty, tolerance, max_iterations)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), params)
     # What the loss is made of may be traced, too: it becomes an argument, to be held still.
     slopes, outer = jax.closure_convert(jax.grad(loss), params)
@@ -245,17 +245,31 @@ def norm(tree: optax.Params) -> jax.Array:
 
 
 def require_solvable(
-    owner: str, params: optax.Params, penalty: Penalty, tolerance: float, max_iterations: int
+    owner: str,
+    loss: Loss,
+    params: optax.Params,
+    batch: tuple[Batch, ...],
+    penalty: Penalty,
+    tolerance: float,
+    max_iterations: int,
 ) -> None:
     """Refuses by name what cannot be solved."""
     is_penalty = isinstance(penalty, Penalty)
     require(is_penalty, owner, "penalty", penalty, "a Penalty", error=TypeError)
+    require(callable(loss), owner, "loss", loss, "a function", error=TypeError)
+    for x in jax.tree.leaves(params):
+        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        require(real, owner, "params", jnp.result_type(x).name, "a tree of real numbers", TypeError)
+    value = jax.eval_shape(loss, params, *batch)
+    scalar = jax.tree.structure(value) == jax.tree.structure(0.0) and value.shape == ()
+    scalar = scalar and jnp.issubdtype(value.dtype, jnp.floating)
+    require(scalar, owner, "loss", value, "a function that returns a real scalar", TypeError)
     require_number(owner, "tolerance", tolerance, "a number > 0", lambda x: x > 0)
     require_whole(owner, "max_iterations", max_iterations)
     try:
         jax.eval_shape(penalty.certificate, params, params)
         jax.eval_shape(lambda p: shrunk(penalty, p, 1.0), params)
-    except NotImplementedError as error:
+    except (NotImplementedError, ValueError) as error:
         raise ValueError(
             f"{owner}: `penalty` must have a certificate and a prox, but {error}"
         ) from None
