@@ -2,6 +2,9 @@
 
 import csv
 import gc
+import os
+import subprocess
+import sys
 import weakref
 
 import jax
@@ -11,7 +14,9 @@ import optax
 import pytest
 from models import apply, loss_fn, problem, start
 
-from jax_lrreg import penalties, schedules, sweeps, text, training
+from jax_lrreg import checkpoints, penalties, schedules, sweeps, text, training
+from jax_lrreg.sweeps import parts, program
+from jax_lrreg.training.progress import Progress
 
 BATCH = problem()
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -75,8 +80,8 @@ def test_parts_change_nothing_and_are_one_program(width):
     run, calls = counted(train)
     grid = sweeps.grid(lr=np.geomspace(0.01, 0.2, 5).astype(np.float32))
     together = sweeps.run(train, grid)
-    parts = sweeps.run(run, grid, max_parallel=width)
-    np.testing.assert_allclose(parts["loss"], together["loss"], rtol=1e-4)
+    pieces = sweeps.run(run, grid, max_parallel=width)
+    np.testing.assert_allclose(pieces["loss"], together["loss"], rtol=1e-4)
     assert len(calls) == 1
 
 
@@ -87,15 +92,137 @@ def test_the_width_is_found_from_the_memory_that_the_program_needs(monkeypatch):
         }
 
     run, calls = counted(wide)
-    module = sweeps.run.__globals__
-    monkeypatch.setitem(module, "_free", lambda: 12 * 2**20)  # a member takes some MiB
+    widths = []
+    compiled = program.Programs.compiled
+
+    def noted(self, width, carried):
+        widths.append(width)
+        return compiled(self, width, carried)
+
+    monkeypatch.setattr(program.Programs, "compiled", noted)
+    monkeypatch.setattr(program, "_free", lambda _: 12 * 2**20)  # a member takes some MiB
     grid = sweeps.grid(x=np.linspace(0.0, 1.0, 16, dtype=np.float32))
     result = sweeps.run(run, grid)
-    widths = [key[2] for key in module["_PROGRAMS"][run] if key]
-    assert widths[0] == 16 > widths[-1] >= 1
+    assert widths[0] > widths[-1] >= 1
     assert len(calls) == 1
     monkeypatch.undo()
     np.testing.assert_allclose(result["sum"], sweeps.run(wide, grid)["sum"], rtol=1e-5)
+
+
+def measured(cost, size, compilation, first, most):
+    """The widths that `size` members are run with, where one of them costs `cost(width)`."""
+    widths, left, used = parts.Widths(first, most), size, []
+    while left > 0:
+        members = min(widths.now, left)
+        used += [widths.now] * members
+        left -= members
+        widths.told(members, members * cost(widths.now), left, compilation)
+    return used
+
+
+@pytest.mark.parametrize("best", [1, 3, 12, 48, 128])
+def test_a_long_sweep_goes_on_with_the_width_that_is_cheapest_for_a_member(best):
+    cost = lambda width: 1 + abs(np.log(width / best))  # noqa: E731
+    used = measured(cost, 10_000, 1.0, first=12, most=128)
+    assert used[-1] in (best, 128 if best == 128 else best)
+    assert sum(map(cost, used)) < 1.1 * 10_000 * cost(best)
+
+
+def test_a_short_sweep_tries_no_width_that_costs_a_compilation():
+    used = measured(lambda width: 1 / width, 100, 2.0, first=4, most=100)
+    assert set(used) == {4}
+    assert {4, 16, 1} == set(measured(lambda width: 1.0, 1000, 1.0, first=4, most=100))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 32, 33, 1000])
+def test_parts_are_equal_and_few_members_are_run_twice(size):
+    for lanes, wanted in ((1, 1), (2, 3), (2, 1000), (4, 7), (8, 16)):
+        width = parts._filled(size, lanes, min(wanted, -(-size // lanes)))
+        assert min(wanted, -(-size // lanes)) <= 2 * width
+        assert width <= max(1, 2 * wanted)
+        assert -(-size // (lanes * width)) * lanes * width < size + lanes * max(1, width)
+
+
+def test_a_sweep_that_is_killed_goes_on_with_the_next_part_bit_for_bit(tmp_path):
+    grid = sweeps.grid(lr=np.geomspace(0.01, 0.2, 6).astype(np.float32), key=KEYS[:2])
+    folder = checkpoints.Folder(tmp_path, every=1)
+    whole = sweeps.run(train, grid, max_parallel=4)
+
+    class Killed(BaseException):
+        pass
+
+    def bar(_, now, *__):
+        if now >= 8:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "update", bar)
+        with pytest.raises(Killed):
+            sweeps.run(train, grid, max_parallel=4, checkpoint=folder)
+    assert checkpoints.steps(tmp_path) == [4, 8]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "update", lambda _, now, *__: seen.append(now))
+        again = sweeps.run(train, grid, max_parallel=4, checkpoint=folder)
+        ended = sweeps.run(train, grid, checkpoint=tmp_path)
+    assert seen == [12]
+    for name in whole.names:
+        np.testing.assert_array_equal(again[name], whole[name])
+        np.testing.assert_array_equal(ended[name], whole[name])
+
+
+def test_another_sweep_is_refused_by_what_differs(tmp_path):
+    grid = sweeps.grid(a=[1.0, 2.0], b=[1.0, 2.0])
+    total = lambda hp: {"total": hp["a"] + hp["b"]}  # noqa: E731
+    first = sweeps.run(total, grid, checkpoint=tmp_path)
+    assert first["total"].tolist() == [[2, 3], [3, 4]]
+    others = {
+        "`b`": (total, sweeps.grid(a=[1.0, 2.0], b=[1.0, 3.0])),
+        "`grid`": (total, sweeps.grid(a=[1.0, 2.0, 3.0], b=[1.0, 2.0])),
+        "`function`": (lambda hp: {"total": hp["a"] * hp["b"]}, grid),
+    }
+    for name, (function, points) in others.items():
+        with pytest.raises(ValueError, match=rf"run: {name} must be .*another folder"):
+            sweeps.run(function, points, checkpoint=tmp_path)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match="run: `checkpoint` must be a folder"):
+        sweeps.run(total, grid, checkpoint=file)
+
+
+def test_with_eight_devices_each_has_members_of_its_own():
+    code = """
+import jax, numpy as np, test_sweeps
+from jax_lrreg import sweeps
+from jax_lrreg.sweeps import program
+grid = sweeps.grid(lr=np.geomspace(0.01, 0.2, 6).astype(np.float32), key=test_sweeps.KEYS)
+alone = sweeps.run(test_sweeps.train, grid)
+auto = (jax.sharding.AxisType.Auto,) * 2
+with jax.set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=auto)):
+    for width in (None, 8):
+        spread = sweeps.run(test_sweeps.train, grid, max_parallel=width)
+        np.testing.assert_allclose(spread["loss"], alone["loss"], rtol=1e-4)
+    made = program._PROGRAMS[test_sweeps.train].items()
+    texts = [pair[0].as_text() for _, pair in made if isinstance(pair, tuple)]
+    texts = [text for text in texts if "num_partitions=8" in text]
+    assert len(texts) == 2
+    for text in texts:  # the two metrics are gathered at the end, and nothing is before
+        moved = [line for line in text.splitlines() if "all-" in line or "permute(" in line]
+        assert len([line for line in moved if "all-gather(" in line]) == len(moved) == 2, moved
+explicit = (jax.sharding.AxisType.Explicit,)
+with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=explicit)):
+    try:
+        sweeps.run(test_sweeps.train, grid)
+    except ValueError as error:
+        print(error)
+"""
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "run: `mesh` must be of Auto axes" in done.stdout
 
 
 def test_a_member_that_diverges_is_shown_and_spoils_nobody():

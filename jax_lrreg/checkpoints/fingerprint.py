@@ -67,10 +67,13 @@ def _sum(leaves: Sequence[chex.Array]) -> str:
     return digest.hexdigest()[:12]
 
 
+BRANCH = "checkpoints.branch(run, into=) says that it is another run from here on"
+
+
 def refuse_difference(
-    owner: str, saved: Fingerprint, now: Fingerprint, same_versions: bool
+    owner: str, saved: Fingerprint, now: Fingerprint, same_versions: bool, way: str = BRANCH
 ) -> None:
-    """Raises by the name of the first difference, with both values.
+    """Raises by the name of the first difference, with both values, and the `way` out.
 
     The program of an optimizer is compared only between the same versions of JAX and Optax, since
     another version may write the same arithmetic in another way.
@@ -81,7 +84,6 @@ def refuse_difference(
             continue
         if isinstance(before, dict) and isinstance(here, dict):
             before, here = _differing(before["numbers"], here["numbers"])
-        way = "checkpoints.branch(run, into=) says that it is another run from here on"
         raise ValueError(
             f"{owner}: `{name}` must be that of the run in `checkpoint`, {_short(before)}, got "
             f"{_short(here)}; {way}"

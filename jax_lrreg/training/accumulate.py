@@ -1,6 +1,6 @@
 """One batch as several micro-batches: the same update in less memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -158,14 +158,17 @@ def is_slow_in_a_loop(trace: jax.stages.Traced) -> bool:
 
 def has_primitive(program: Any, *names: str) -> bool:
     """Whether a jaxpr, or one inside it, holds an operation of one of these names."""
+    return any(equation.primitive.name in names for equation in equations(program))
+
+
+def equations(program: Any) -> Iterator[Any]:
+    """The operations of a jaxpr and of those inside it."""
     for equation in program.eqns:
-        if equation.primitive.name in names:
-            return True
-        values = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
-        inner = (getattr(value, "jaxpr", value) for value in values)
-        if any(hasattr(each, "eqns") and has_primitive(each, *names) for each in inner):
-            return True
-    return False
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
 
 
 def _is_program(value: object) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jax_lrreg._check import require
-from jax_lrreg.checkpoints.fingerprint import Fingerprint, refuse_difference
+from jax_lrreg.checkpoints.fingerprint import BRANCH, Fingerprint, refuse_difference
 from jax_lrreg.checkpoints.folder import Folder, Saved, restored
 from jax_lrreg.checkpoints.writer import Writer
 from jax_lrreg.training.chunks import Run
@@ -64,16 +64,34 @@ def kept(
         writer.close()
 
 
-def folder_of(checkpoint: object) -> Folder:
+def refuse_other(
+    owner: str, notes: Fingerprint, plan: Fingerprint, here: dict[str, str], way: str = BRANCH
+) -> None:
+    """Refuses another plan than that in a checkpoint, and tells of other versions."""
+    changed = {
+        name: (notes["versions"].get(name), version)
+        for name, version in here.items()
+        if notes["versions"].get(name) != version
+    }
+    # The mesh stands in the text of a program too: on other devices it is another text.
+    same = not changed.keys() - {"numpy", "orbax-checkpoint"}
+    refuse_difference(owner, notes["plan"], plan, same, way)
+    if changed:
+        texts = (f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+        message = "the run goes on, but not bit for bit as it would have"
+        warnings.warn(f"{owner}: since the checkpoint {', '.join(texts)}: {message}", stacklevel=6)
+
+
+def folder_of(checkpoint: object, owner: str = "fit") -> Folder:
     """A `Folder`, or the one that a path is short for."""
     if isinstance(checkpoint, Folder):
         return checkpoint
     allowed = "a path, a checkpoints.Folder, or None"
     fits = isinstance(checkpoint, str | os.PathLike) and bool(os.fspath(checkpoint))
-    require(fits, "fit", "checkpoint", checkpoint, allowed, TypeError)
+    require(fits, owner, "checkpoint", checkpoint, allowed, TypeError)
     path = Path(checkpoint)  # type: ignore[arg-type]
     file = path.exists() and not path.is_dir()
-    require(not file, "fit", "checkpoint", str(path), "a folder, not a file")
+    require(not file, owner, "checkpoint", str(path), "a folder, not a file")
     return Folder(path)
 
 
@@ -110,7 +128,7 @@ class Kept(Unkept):
         if "branched" in notes:  # another plan, whose step may keep other things in the state
             like = dataclasses.replace(like, average=None, averaging=None, spikes=None)
         else:
-            self._compare(notes)
+            refuse_other("fit", notes, self.plan, self.versions)
             allowed = f"a state of at most the {saved.step} steps of the run in `checkpoint`"
             given = f"one of {run.start} steps"
             require(run.start <= saved.step, "fit", "state", given, allowed)
@@ -123,20 +141,6 @@ class Kept(Unkept):
         self.history.ended = notes["ended"]
         self.finished = notes["finished"] and "branched" not in notes
         self._take_up(saved)
-
-    def _compare(self, notes: Fingerprint) -> None:
-        changed = {
-            name: (notes["versions"].get(name), here)
-            for name, here in self.versions.items()
-            if notes["versions"].get(name) != here
-        }
-        # The mesh stands in the text of a program too: on other devices it is another text.
-        same = not changed.keys() - {"numpy", "orbax-checkpoint"}
-        refuse_difference("fit", notes["plan"], self.plan, same)
-        if changed:
-            texts = (f"{name} {old} -> {new}" for name, (old, new) in changed.items())
-            message = "the run goes on, but not bit for bit as it would have"
-            warnings.warn(f"fit: since the checkpoint {', '.join(texts)}: {message}", stacklevel=6)
 
     def _interval(self, saved: Saved) -> Interval:
         """The steps of the entry that is under way."""
