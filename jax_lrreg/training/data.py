@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import chex
 import jax
@@ -25,6 +25,8 @@ from jax_lrreg.training.batch import (
 
 NAMED = 6  # arrays of a batch that are printed
 REMAINDERS = ("drop", "pad", "error")
+DRAWN = 2**15  # examples whose order is drawn at once
+Rows = TypeVar("Rows", np.ndarray, jax.Array)
 
 
 class ArrayData:
@@ -81,7 +83,7 @@ class ArrayData:
         self.shuffle, self.remainder = shuffle, remainder
         padded = remainder == "pad"
         self.steps_per_epoch = math.ceil(size / batch_size) if padded else size // batch_size
-        self._order: tuple[int, np.ndarray] = (-1, np.zeros((0, batch_size), np.int32))
+        self._drawn: tuple[int, np.ndarray] = (0, np.zeros((0, batch_size), np.int32))
 
     def __repr__(self) -> str:
         arrays = outline(self.arrays)
@@ -99,11 +101,15 @@ class ArrayData:
         return self.rows(step)[0]
 
     def rows(self, step: int) -> np.ndarray:
-        """The numbers of the examples of `step` and of those after it until the epoch ends."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, self._epoch(epoch))
-        return self._order[1][batch:]
+        """The numbers of the examples of `step` and of those after it that are drawn already."""
+        first, rows = self._drawn
+        if not 0 <= step - first < len(rows):
+            # Drawn in advance for as many epochs as are small together, since asking JAX for each
+            # takes longer than a step of a small model.
+            epochs = max(DRAWN // self.size, 1)
+            block = step // (self.steps_per_epoch * epochs)
+            first, rows = self._drawn = self._draw(block * epochs, epochs)
+        return rows[step - first :]
 
     def order(self, step: chex.Numeric, steps: int) -> jax.Array:
         """The numbers of the examples of `steps` steps from `step` on, which may be traced.
@@ -113,25 +119,36 @@ class ArrayData:
         first, batch = jnp.divmod(jnp.asarray(step, jnp.int32), self.steps_per_epoch)
         # One more than is needed where `step` begins an epoch: a traced one may be anywhere in it.
         epochs = first + jnp.arange((steps - 1) // self.steps_per_epoch + 2, dtype=jnp.int32)
-        rows = jax.lax.map(lambda epoch: _epoch_order(self.key, epoch, *self._form), epochs)
-        rows = rows.reshape(-1, self.batch_size)
+        lots = _lots(self._order_key, epochs, self.size)
+        rows = self._batches(jnp.argsort(lots, axis=1, stable=True))
         return jax.lax.dynamic_slice_in_dim(rows, batch, steps)
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        # Not on the accelerator, where it would wait behind the steps that are under way.
+    def _draw(self, epoch: int, epochs: int) -> tuple[int, np.ndarray]:
+        # Lots by JAX, for the order that `order` gives, and not on the accelerator, where they
+        # would wait behind the steps that are under way; sorted by NumPy, which takes a tenth of
+        # the time of XLA on a CPU.
         with jax.ensure_compile_time_eval(), _on_the_host():
-            return np.asarray(_epoch_order(self._host_key, np.int32(epoch), *self._form))
+            lots = _lots(self._host_key, epoch + np.arange(epochs, dtype=np.int32), self.size)
+        rows = self._batches(np.argsort(np.asarray(lots), axis=1, kind="stable"))
+        return epoch * self.steps_per_epoch, rows
+
+    def _batches(self, order: Rows) -> Rows:
+        """Epochs of [epochs, size] examples as [epochs * steps_per_epoch, batch_size]."""
+        used = self.steps_per_epoch * self.batch_size
+        place = np.arange(used)[None]
+        rows = order[:, place[0] % self.size] + place // self.size * self.size
+        return rows.astype(np.int32).reshape(-1, self.batch_size)
+
+    @property
+    def _order_key(self) -> chex.PRNGKey | None:
+        return self.key if self.shuffle else None
 
     @cached_property
     def _host_key(self) -> chex.PRNGKey | None:
-        if self.key is None:
+        if (key := self._order_key) is None:
             return None
-        numbers: Any = np.asarray(jax.random.key_data(self.key))
-        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(self.key))
-
-    @property
-    def _form(self) -> tuple[int, int, int, bool]:
-        return self.size, self.batch_size, self.steps_per_epoch, self.shuffle
+        numbers: Any = np.asarray(jax.random.key_data(key))
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(key))
 
     @cached_property
     def device_arrays(self) -> Batch:
@@ -150,17 +167,13 @@ class ArrayData:
         return gather_padded if self.remainder == "pad" else gather
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _epoch_order(
-    key: chex.PRNGKey | None, epoch: chex.Numeric, size: int, batch: int, steps: int, shuffle: bool
-) -> jax.Array:
-    """The numbers of the examples of an epoch, [steps, batch], by its number and the key alone."""
-    order = jnp.arange(size, dtype=jnp.int32)
-    if shuffle and key is not None:
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), order)
-    missing = max(steps * batch - size, 0)
-    padding = size + order[jnp.arange(missing) % size]
-    return jnp.concatenate([order, padding])[: steps * batch].reshape(steps, batch)
+@partial(jax.jit, static_argnums=2)
+def _lots(key: chex.PRNGKey | None, epochs: jax.Array | np.ndarray, size: int) -> jax.Array:
+    """What the examples draw for their places in epochs, [epochs, size]; all 0 without a key."""
+    if key is None:
+        return jnp.zeros((len(epochs), size), jnp.uint32)
+    draw = lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (size,), jnp.uint32)  # noqa: E731
+    return jax.vmap(draw)(epochs)
 
 
 def _on_the_host() -> Any:
