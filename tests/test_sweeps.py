@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import weakref
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -333,6 +334,53 @@ def test_a_function_that_is_gone_takes_its_programs_with_it():
     assert alive() is None
 
 
+def rung(hp, state, steps):
+    """A rung of the affine model."""
+    tx = optax.sgd(hp["lr"])
+    data = training.ArrayData(BATCH, 16, hp.get("key", KEYS[0]))
+    step = training.make_step(apply, loss_fn, tx)
+    state, metrics = training.scan(step, start(tx) if state is None else state, data, steps=steps)
+    return state, {"loss": metrics["loss"][-1]}
+
+
+def test_of_halving_the_survivors_are_their_single_runs_and_the_others_stop():
+    rates = np.geomspace(1e-3, 0.2, 9).astype(np.float32)
+    grid = sweeps.grid(lr=rates, key=KEYS[:2])
+    ends = [4, 10, 30]
+    result = sweeps.halving(rung, grid, "loss", steps=ends, over="key")
+    assert [int(np.sum(result["steps"] == end)) for end in ends] == [12, 4, 2]
+    assert (result["steps"] == result["steps"][:, :1]).all()  # the seeds of a point together
+    assert "2 of 18 complete" in repr(result)
+    for end in ends:
+        at = tuple(np.argwhere(result["steps"] == end)[0])
+        alone = jax.jit(partial(rung, steps=end))(grid.hyper(at), None)[1]["loss"]
+        np.testing.assert_allclose(result["loss"][at], alone, rtol=1e-4)
+    best = result.best("loss", over="key")
+    assert result["steps"][best.index[0], 0] == 30
+    first = sweeps.run(lambda hp: rung(hp, None, 4)[1], grid).mean("loss", "key")[0][:, 0]
+    assert set(np.flatnonzero(result["steps"][:, 0] > 4)) == set(np.argsort(first)[:3])
+
+
+@pytest.mark.parametrize(("size", "factor"), [(9, 3), (10, 3), (7, 2), (5, 1.5), (1, 4)])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_each_rung_has_its_share_of_the_points_and_none_that_diverged(size, factor, mode):
+    widths = []
+
+    def value(hp, x, steps):
+        widths.append(steps)
+        x = hp["x"] if x is None else x
+        return x, {"value": jnp.where(hp["x"] == 3, jnp.nan, x)}
+
+    grid = sweeps.grid(x=np.random.default_rng(0).permutation(size).astype(np.float32))
+    result = sweeps.halving(value, grid, "value", steps=[1, 3, 7], factor=factor, mode=mode)
+    counts = [int(np.sum(result["steps"] >= end)) for end in (1, 3, 7)]
+    assert counts == [size, *(c := [-(-size // factor)]), -(-c[0] // factor)]
+    assert widths == [1, 2, 4]  # each rung is traced once, for the steps that are left of it
+    best = result.best("value", mode).hyper["x"]
+    assert best == ({"min": 0, "max": size - 1}[mode] if size != 4 else 2)
+    assert not result.complete[grid.points["x"] == 3].any() or size < 4
+
+
 REFUSED = {
     "an empty grid": (lambda: sweeps.grid(), "grid: `axes`"),
     "no points": (lambda: sweeps.grid(lr=[]), "grid: `lr`"),
@@ -357,11 +405,31 @@ REFUSED = {
     "a metric": (lambda: swept(lambda hp: hp).best("y"), "result: `name`"),
     "a mode": (lambda: swept(lambda hp: hp).best("x", "most"), "best: `mode`"),
     "an axis": (lambda: swept(lambda hp: hp).best("x", over="keys"), "best: `over`"),
+    "a metric nearby": (
+        lambda: swept(lambda hp: {"val_loss": hp["x"]}).best("val_los"),
+        "result: `name`.*did you mean 'val_loss'",
+    ),
+    "parallel as text": (lambda: swept(lambda hp: hp, max_parallel="2"), "run: `max_parallel`"),
+    "half a member": (lambda: swept(lambda hp: hp, max_parallel=0.5), "run: `max_parallel`"),
+    "a complex metric": (lambda: swept(lambda hp: {"a": hp["x"] * 1j}), "run: `function`"),
+    "a checkpoint": (lambda: swept(lambda hp: hp, checkpoint=3), "run: `checkpoint`"),
+    "no rungs": (lambda: halved(steps=[]), "halving: `steps`"),
+    "rungs that fall": (lambda: halved(steps=[3, 2]), "halving: `steps`"),
+    "a rung of none": (lambda: halved(steps=[0, 2]), "halving: `steps`"),
+    "a factor": (lambda: halved(factor=1.0), "halving: `factor`"),
+    "a metric of halving": (lambda: halved(name="y"), "halving: `name`"),
+    "a mode of halving": (lambda: halved(mode="least"), "halving: `mode`"),
+    "an axis of halving": (lambda: halved(over="key"), "halving: `over`"),
+    "no state": (lambda: halved(lambda hp, state, steps: hp), "halving: `function`"),
 }
 
 
 def swept(function, **options):
     return sweeps.run(function, sweeps.grid(x=[1.0, 2.0]), **options)
+
+
+def halved(function=lambda hp, _, __: (hp["x"], hp), name="x", steps=(1, 2), **options):
+    return sweeps.halving(function, sweeps.grid(x=[1.0, 2.0]), name, steps=steps, **options)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -6,6 +6,7 @@ from jax_lrreg.sweeps.grid import Grid as Grid
 from jax_lrreg.sweeps.grid import grid as grid
 from jax_lrreg.sweeps.grid import random as random
 from jax_lrreg.sweeps.grid import zipped as zipped
+from jax_lrreg.sweeps.halving import halving as halving
 from jax_lrreg.sweeps.hypergradient import Tuned as Tuned
 from jax_lrreg.sweeps.hypergradient import hypergradient as hypergradient
 from jax_lrreg.sweeps.hypergradient import tune as tune

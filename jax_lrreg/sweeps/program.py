@@ -154,10 +154,12 @@ def _one(
     hyper = {name: taken(points[name], row[axis]) for name, axis in places}
     if steps is None:
         return carried, _metrics("run", function(hyper))
-    made = function(hyper, carried, steps)
+    made = function(hyper, carried if jax.tree.leaves(carried) else None, steps)
     pair = isinstance(made, tuple) and len(made) == 2
     require(pair, "halving", "function", made, "return (state, {name: scalar})", error=TypeError)
-    return jax.tree.map(jnp.asarray, made[0]), _metrics("halving", made[1])
+    # The next rung's program takes arrays of definite dtypes, and a Python number's is weak.
+    state = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), made[0])
+    return state, _metrics("halving", made[1])
 
 
 def _metrics(owner: str, found: Any) -> Metrics:

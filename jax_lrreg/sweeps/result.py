@@ -86,10 +86,14 @@ class Result:
         names: of the metrics.
         axes: the names of the axes, in the order given.
         shape: the number of points along each.
+        complete: which members ran to their end; `halving` stops some before.
     """
 
-    def __init__(self, grid: Grid, values: Mapping[str, np.ndarray]):
+    def __init__(
+        self, grid: Grid, values: Mapping[str, np.ndarray], complete: np.ndarray | None = None
+    ):
         self.grid, self._values = grid, dict(values)
+        self.complete = np.ones(grid.shape, bool) if complete is None else complete
         self.names, self.axes, self.shape = tuple(self._values), grid.axes, grid.shape
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -102,12 +106,15 @@ class Result:
         every = np.stack([np.isfinite(values) for values in self._values.values()])
         lost = int(np.sum(~np.all(every, axis=0)))
         left = f"; {lost} of {self.grid.size} diverged" if lost else ""
+        count = int(np.sum(self.complete))
+        left += f"; {count} of {self.grid.size} complete" if count < self.grid.size else ""
         return f"Result({axes}; {', '.join(self.names)}{left})"
 
     def best(self, name: str, mode: str = "min", over: Over = None) -> Best:
         """The point where a metric is best; of several seeds, where its mean over them is.
 
-        Members whose metric is not finite are left out, of a mean as well, and counted.
+        Members whose metric is not finite are left out, of a mean as well, and counted. So are, but
+        for the counting, those that `halving` has stopped.
 
         Args:
             name: of the metric.
@@ -119,11 +126,13 @@ class Result:
         """
         require_choice("best", "mode", mode, ("min", "max"))
         mean, error = self.mean(name, over, "best")
+        out = places_of("best", over, self.axes)
+        mean = np.where(np.all(self.complete, axis=out, keepdims=True), mean, np.nan)
+        finite = np.isfinite(mean).any()
+        require(finite, "best", "name", name, "a metric that is finite somewhere")
         lost = int(np.sum(~np.isfinite(self[name])))
-        require(lost < self.grid.size, "best", "name", name, "a metric that is finite somewhere")
         flat = int(np.nanargmin(mean) if mode == "min" else np.nanargmax(mean))
         index = tuple(map(int, np.unravel_index(flat, mean.shape)))
-        out = self._places(over, "best")
         whole = tuple(slice(None) if i in out else at for i, at in enumerate(index))
         hyper = self.grid.hyper(whole)
         spread = None if error is None else float(error[index])
@@ -136,7 +145,7 @@ class Result:
 
         What is not finite is left out: a mean of nothing is NaN, and so is the error of one.
         """
-        values, out = self[name].astype(float), self._places(over, owner)
+        values, out = self[name].astype(float), places_of(owner, over, self.axes)
         good = np.isfinite(values)
         if not out:
             return np.where(good, values, np.nan), None
@@ -149,7 +158,7 @@ class Result:
 
     def table(self, over: Over = None) -> Table:
         """One row for each point: hyperparameters, then metrics; with `over`, means and errors."""
-        out = self._places(over, "table")
+        out = places_of("table", over, self.axes)
         labels = [self.grid.labels(axis) for axis in range(len(self.shape))]
         columns = self._columns(over)
         shape = tuple(1 if axis in out else n for axis, n in enumerate(self.shape))
@@ -178,9 +187,11 @@ class Result:
         """`table` as a frame of Pandas, which must be installed."""
         return self.table(over).to_pandas()
 
-    def _places(self, over: Over, owner: str) -> tuple[int, ...]:
-        names = () if over is None else (over,) if isinstance(over, str) else tuple(over)
-        return tuple(require_axis(owner, "over", name, self.axes) for name in names)
+
+def places_of(owner: str, over: Over, axes: Sequence[str]) -> tuple[int, ...]:
+    """The places of one axis, of several, or of none."""
+    names = () if over is None else (over,) if isinstance(over, str) else tuple(over)
+    return tuple(require_axis(owner, "over", name, axes) for name in names)
 
 
 def _cell(value: object) -> str:
