@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jax_lrreg import checkpoints as checkpoints
     from jax_lrreg import controllers as controllers
     from jax_lrreg import finder as finder
+    from jax_lrreg import forecast as forecast
     from jax_lrreg import interop as interop
     from jax_lrreg import penalties as penalties
     from jax_lrreg import plots as plots
@@ -50,6 +51,7 @@ _NAMESPACES = (
     "checkpoints",
     "controllers",
     "finder",
+    "forecast",
     "interop",
     "penalties",
     "plots",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jax_lrreg import averages, penalties, schedules, select
+from jax_lrreg import averages, forecast, penalties, schedules, select
 from jax_lrreg._check import nearest
 from jax_lrreg._struct import is_pytree
 
@@ -21,6 +21,8 @@ MAX_DEPTH = 150  # of calls and brackets within each other: Python's own stack e
 MAX_DIGITS = 40  # of a whole number, whose arithmetic takes longer the more it has
 
 _NAMESPACES = (schedules, penalties, averages, select)
+# Only the objects: a text that may come from anyone is not to fit a law or to search with one.
+_LAWS = (forecast.MultiPower, forecast.Evidence, forecast.Prior, forecast.Plan)
 _registered: dict[str, type] = {}
 
 
@@ -65,7 +67,7 @@ def register(cls: C) -> C:
 @functools.cache
 def names() -> dict[str, Callable]:
     """The closed set: classes of ours and functions that make one, with and without namespace."""
-    found: dict[str, Callable] = dict(_registered)
+    found: dict[str, Callable] = {cls.__name__: cls for cls in _LAWS} | dict(_registered)
     for namespace in _NAMESPACES:
         short = namespace.__name__.rpartition(".")[2]
         for name, thing in vars(namespace).items():
