@@ -1,7 +1,7 @@
 """Gradients of a whole run by its hyperparameters, and going down them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,17 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jax_lrreg._arrays import is_key
+from jax_lrreg._arrays import is_key, path_of
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg._struct import number_text
+from jax_lrreg._struct import is_pytree, number_text
+from jax_lrreg.select.patterns import matcher, require_alive
 from jax_lrreg.sweeps.grid import plain
 
 Hyper = Any  # schedules, penalties and numbers, in any tree
 Objective = Callable[[Hyper], chex.Numeric]
 
 MODES = ("forward", "reverse")
+HALVINGS = 20  # of a step on the way to the end of a range: the rest of it is below rounding
 CURE = "a root at 0, as Adam's of a gradient of 0, has none: optax.adam(..., eps_root=1e-8) has"
 
 
@@ -89,6 +91,7 @@ def tune(
     *,
     steps: int = 10,
     learning_rate: float = 0.5,
+    only: str | Sequence[str] = "**",
     mode: str = "forward",
 ) -> Tuned:
     """Goes down the slopes of a run by its hyperparameters.
@@ -103,13 +106,16 @@ def tune(
         hyper: where to begin.
         steps: how many runs with their slopes.
         learning_rate: of Adam: 0.5 multiplies or divides each number by up to 1.65 in a step.
+        only: a pattern, or several, for the paths of the numbers to move, as in `select`:
+            "reg/**", "lr/peak_value"; all others are held.
         mode: as in `hypergradient`.
 
     Returns:
         A `Tuned` with the best of all runs made.
 
     Raises:
-        ValueError: no number is > 0, or the value is not finite at the start.
+        ValueError: no number is > 0, a pattern matches nothing, or the value is not finite at the
+            start.
 
     Example:
         >>> from jax_lrreg import sweeps
@@ -123,8 +129,13 @@ def tune(
     require_choice("tune", "mode", mode, MODES)
     parts = _Parts(hyper, "tune")
     program, numbers = parts.of(function), parts.numbers
-    moving = [np.asarray(x > 0) for x in numbers]
-    require(any(map(np.any, moving)), "tune", "hyper", hyper, "a tree with a real number > 0")
+    patterns = [only] if isinstance(only, str) else only
+    several = isinstance(patterns, list | tuple) and len(patterns) > 0
+    require(several, "tune", "only", only, "a pattern, or a list of them", error=TypeError)
+    chosen = parts.chosen(patterns)
+    moving = [np.asarray((x > 0) & own) for x, own in zip(numbers, chosen, strict=True)]
+    allowed = "a tree with a real number > 0" + (f" at {only!r}" if only != "**" else "")
+    require(any(map(np.any, moving)), "tune", "hyper", hyper, allowed)
     # A shorter memory than in training: ten steps are all there are.
     tx = optax.adam(1.0, b1=0.5, b2=0.9)
     memory, rate = tx.init(numbers), learning_rate
@@ -145,7 +156,8 @@ def tune(
         by_log = [jnp.where(m, s * x, 0) for m, s, x in zip(moving, slopes, numbers, strict=True)]
         update, memory = tx.update(by_log, memory)
         pairs = zip(moving, numbers, jax.tree.leaves(update), strict=True)
-        numbers = [jnp.where(m, x * jnp.exp(rate * u), x) for m, x, u in pairs]
+        further = [jnp.where(m, x * jnp.exp(rate * u), x) for m, x, u in pairs]
+        numbers = parts.within(numbers, further)
     columns = zip(parts.names, zip(*visited, strict=True), strict=True)
     values = {name: np.stack([np.asarray(x) for x in column]) for name, column in columns}
     found = jax.tree.map(plain, parts.tree(best))
@@ -163,6 +175,7 @@ class _Parts:
         require(any(self.real), owner, "hyper", hyper, allowed)
         chosen = [pair for pair, real in zip(pairs, self.real, strict=True) if real]
         self.names = [jax.tree_util.keystr(path) for path, _ in chosen]
+        self.paths = [path_of(path) for path, _ in chosen]
         self.numbers = [jnp.asarray(leaf, jnp.asarray(leaf).dtype) for _, leaf in chosen]
         self.owner = owner
 
@@ -172,6 +185,26 @@ class _Parts:
         pairs = zip(self.leaves, self.real, strict=True)
         leaves = [next(given) if real else leaf if rest else None for leaf, real in pairs]
         return jax.tree.unflatten(self.structure, leaves)
+
+    def chosen(self, patterns: Sequence[str]) -> list[bool]:
+        """Which numbers some pattern is for; each must be for one."""
+        matches = [matcher(pattern, self.owner) for pattern in patterns]
+        for pattern in patterns:
+            require_alive(self.owner, pattern, self.paths)
+        return [any(match(path) for match in matches) for path in self.paths]
+
+    def within(self, numbers: list[jax.Array], further: list[jax.Array]) -> list[jax.Array]:
+        """Each number moved as far as the object that it belongs to takes it."""
+        # The ranges are where they are checked, in what the objects refuse: no list of them here
+        # could be forgotten when a class changes.
+        for at, to in enumerate(further):
+            for _ in range(HALVINGS):
+                moved = [*numbers[:at], to, *numbers[at + 1 :]]
+                if _accepted(self.tree(moved)):
+                    numbers = moved
+                    break
+                to = numbers[at] * jnp.sqrt(to / numbers[at])
+        return numbers
 
     def of(self, function: Objective) -> Callable[[list[jax.Array]], jax.Array]:
         """The function of the real numbers alone."""
@@ -214,6 +247,21 @@ def _refuse_nonfinite(parts: _Parts, value: chex.Numeric, slopes: list[Any]) -> 
         finite = bool(np.all(np.isfinite(slope)))
         allowed = f"of a finite slope ({CURE})"
         require(finite, owner, f"hyper{name}", np.asarray(slope), allowed)
+
+
+def _accepted(tree: Hyper) -> bool:
+    """Whether the schedules and penalties of a tree are such as they would let one write."""
+    objects = [x for x in jax.tree.leaves(tree, is_leaf=_is_object) if _is_object(x)]
+    try:
+        for x in objects:
+            getattr(x, "__post_init__", lambda: None)()
+    except (ValueError, TypeError):
+        return False
+    return all(_accepted([getattr(x, f.name) for f in dataclasses.fields(x)]) for x in objects)
+
+
+def _is_object(x: object) -> bool:
+    return is_pytree(type(x))
 
 
 def _is_real(leaf: Any) -> bool:
