@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -218,6 +219,37 @@ def test_interrupted_it_says_so_in_a_line_and_leaves_what_there_is(tmp_path):
     assert rows(tmp_path / "run")[-1]["loss"]
 
 
+def test_compare_says_what_train_then_finds(tmp_path, capsys):
+    out, options = tmp_path / "grid.png", ["--hidden", "none", "--epochs", "2", "--seed", "3"]
+    lists = ["--lr", "Cosine([1e-3, 3e-2], steps=[44, 33])", "--penalty", "L2([1e-4, 1e-2])"]
+    assert main(["compare", *options, *lists, "--seeds", "1", "--out", str(out)]) == 0
+    output = capsys.readouterr().out
+    assert out.read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "grid.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 4
+    for words in ("4 points, 1 seed each, 44 steps", "lr init value", "penalty strength"):
+        assert words in output
+    best = min(table, key=lambda row: float(row["test_loss"]))
+    command = shlex.split(output.rpartition("Train it: jax-lrreg ")[2])
+    assert command[command.index("--lr") + 1] == best["lr"] == "Cosine(0.03, steps=33)"
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    for name in ("test_loss", "test_accuracy"):
+        np.testing.assert_allclose(float(rows(tmp_path / "run")[-1][name]), float(best[name]), 1e-4)
+
+
+def test_compare_gives_an_interval_over_seeds_and_fails_where_nothing_is_finite(tmp_path, capsys):
+    data = [*table(tmp_path), "--hidden", "none", "--epochs", "2", "--optimizer", "sgd"]
+    out = ["--out", str(tmp_path / "sweep")]
+    lists = ["--lr", "[1e-2, 1e-1]", "--units", "epochs", "--seeds", "2"]
+    assert main(["compare", *data, *lists, *out]) == 0
+    assert re.search(r"0\.1 │ +[\d.e-]+ ± [\d.e-]+", capsys.readouterr().out)
+    assert (tmp_path / "sweep.png").exists()
+    bad = ["--lr", "[1e30, 2e30]", "--optimizer", "sgd", "--seeds", "1", "--hidden", "4"]
+    assert main(["compare", *table(tmp_path), "--epochs", "1", *bad, *out]) == 1
+    assert "no finite test_loss at any point" in capsys.readouterr().err
+
+
 def test_show_draws_and_sketches(tmp_path, capsys):
     out = tmp_path / "s.png"
     assert main(["show", "Cosine(1e-3, steps=900).warmup(100)", "--out", str(out)]) == 0
@@ -330,6 +362,30 @@ def test_a_wrong_option_gives_one_line_that_names_it(arguments, words, tmp_path,
     assert re.search(words, errors.strip().splitlines()[-1])
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+WRONG_GRIDS = [
+    (["--lr", "0.1"], "`--lr` must be a text with a list in it"),
+    (["--lr", "Linear([1, 2], steps=[1, 2, 3])"], "`--lr` must be a text whose lists are of one"),
+    (["--lr", "[]"], "`--lr` must be a text whose lists are of one length"),
+    (["--penalty", "L1([1, 2]).on('**/kernl')"], "'\\*\\*/kernl' matches no parameter"),
+    (["--penalty", "L2([1, -2])"], "--penalty: L2: `strength` must be"),
+    (["--lr", "L1([1, 2])"], "--lr.* must be a schedule"),
+    (["--lr", "[1, 2]", "--seeds", "0"], "--seeds: must be a whole number"),
+    (["--lr", "[1, 2]", "--out", "a.txt"], "--out. must be a picture"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), WRONG_GRIDS, ids=[" ".join(a) for a, _ in WRONG_GRIDS]
+)
+def test_a_wrong_grid_gives_one_line_that_names_it(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(["compare", "--epochs", "1", "--hidden", "4", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 or errors.startswith("usage:")
+    assert re.search(words, errors.strip().splitlines()[-1])
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_as_a_module():

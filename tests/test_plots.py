@@ -220,7 +220,7 @@ def test_a_heat_map_shows_means_over_seeds_and_marks_the_best():
     np.testing.assert_allclose(ax.images[0].get_array()[1:], result["loss"][1:].mean(axis=2))
     best = result.best("loss", over="key").index
     assert ax.lines[0].get_xydata().tolist() == [[best[1], best[0]]]
-    assert (ax.get_ylabel(), ax.get_xlabel()) == ("lr", "reg.strength")
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("lr", "reg strength")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["0.001", "0.01", "0.1"]
 
 
@@ -229,7 +229,7 @@ def test_a_metric_is_drawn_along_an_axis_with_an_interval_over_seeds():
     ax = plots.sweep(result, "loss")
     assert len(ax.lines) == len(ax.collections) == 2
     np.testing.assert_allclose(ax.lines[1].get_ydata()[1:], result["loss"][1:, 1].mean(axis=-1))
-    assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "lr.init value")
+    assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "lr init value")
     ax = plots.sweep(result, "loss", over="steps")
     np.testing.assert_allclose(ax.lines[2].get_ydata(), result["loss"][2].mean(axis=-1))
 

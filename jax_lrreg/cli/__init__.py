@@ -1,4 +1,4 @@
-"""The command line: `python -m jax_lrreg train | find-lr | show | list`.
+"""The command line: `python -m jax_lrreg train | compare | find-lr | show | list`.
 
 Each command is a file of this folder, loaded when it is called: `--help` and a mistyped option wait
 for nothing.
@@ -26,6 +26,12 @@ HELP_TRAIN = (
 HELP_LR = (
     'a schedule, as in "Cosine(1e-3, steps=2000).warmup(100)", or a number for a constant rate '
     "(default: warmup and cosine over all steps; for diabetes a polynomial)"
+)
+HELP_COMPARE = (
+    "Train at every point of a grid, with several seeds each, as one program, and say which is "
+    "best. A list of numbers in --lr or --penalty is an axis of the grid: --lr "
+    '"Cosine([1e-3, 1e-2], steps=660)" --penalty "L2([0, 1e-4]).on(\'**/kernel\')" are four '
+    "points; lists in one text change together."
 )
 EXIT_CODES = (
     "Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted, "
@@ -70,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,  # a script's `--ep` would fail with the next option in e
     )
     parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | find-lr | show | list")
+    commands = parser.add_subparsers(
+        required=True, metavar="train | compare | find-lr | show | list"
+    )
 
     def command(name: str, description: str) -> argparse.ArgumentParser:
         brief = description.split(". ")[0]
@@ -80,16 +88,20 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", HELP_TRAIN)
     find = command("find-lr", "Try rising learning rates on real data, and suggest one.")
-    for sub in (train, find):
+    compare = command("compare", HELP_COMPARE)
+    for sub in (train, find, compare):
         _add_problem(sub)
-    train.add_argument("--lr", metavar="TEXT", help=HELP_LR)
-    train.add_argument(
-        "--units",
-        choices=("steps", "epochs"),
-        default="steps",
-        help="what the lengths in --lr count (default: steps)",
-    )
-    train.add_argument("--epochs", type=_whole, help="passes over the training examples")
+    for sub in (train, compare):
+        sub.add_argument("--lr", metavar="TEXT", help=HELP_LR)
+        sub.add_argument(
+            "--units",
+            choices=("steps", "epochs"),
+            default="steps",
+            help="what the lengths in --lr count (default: steps)",
+        )
+        sub.add_argument("--epochs", type=_whole, help="passes over the training examples")
+    compare.add_argument("--seeds", type=_whole, default=3, help="runs of each point (default: 3)")
+    _add_picture(compare, "compare.png")
     train.add_argument("--out", default="run", metavar="FOLDER", help="the run (default: run)")
     train.add_argument("--branch", metavar="RUN", help="go on from this run, with another plan")
     train.add_argument("--at", type=_natural, metavar="STEP", help="from this step of it")

@@ -142,6 +142,13 @@ def problem(
     return Problem(dataset, widths, module, measure, source, optimizer, reg, *by_default)
 
 
+def in_steps(
+    given: schedules.Schedule, units: str, source: training.ArrayData
+) -> schedules.Schedule:
+    """A schedule whose lengths are in the units said, on the clock of steps."""
+    return given.in_units(per_step=1 / source.steps_per_epoch) if units == "epochs" else given
+
+
 def _network(widths: tuple[int, ...], classes: int) -> linen.Module:
     """Dense layers of these widths, and one number for each class, or one alone."""
 

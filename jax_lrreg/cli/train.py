@@ -16,7 +16,7 @@ from jax_lrreg._arrays import leaves
 from jax_lrreg._check import require
 from jax_lrreg.cli.options import PROGRAM, needing, parsed
 from jax_lrreg.cli.output import folder, print_pairs, save
-from jax_lrreg.cli.problem import OPTIMIZERS, Problem, problem
+from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.loggers import write_whole
 
@@ -54,7 +54,7 @@ def run(
     per_epoch = task.source.steps_per_epoch
     epochs = epochs or task.epochs
     steps = epochs * per_epoch
-    schedule = task.schedule(steps) if given is None else _in_steps(given, units, per_epoch)
+    schedule = task.schedule(steps) if given is None else in_steps(given, units, task.source)
     tx = OPTIMIZERS[task.optimizer](schedule)
     state = task.init(tx, options["seed"])
     rate = {"penalty": task.penalty, "learning_rate": schedule}
@@ -111,11 +111,6 @@ def _verdict(ends: dict[str, float]) -> int:
     """0, or 1 where a result is no number: a script is not to take such a run for a success."""
     bad = ", ".join(name for name, value in ends.items() if not math.isfinite(value))
     return _complain(f"no finite {bad} at the end: try a smaller --lr, or find-lr", 1) if bad else 0
-
-
-def _in_steps(given: schedules.Schedule, units: str, per_epoch: int) -> schedules.Schedule:
-    """A schedule whose lengths are in the units said, on the clock of steps."""
-    return given.in_units(per_step=1 / per_epoch) if units == "epochs" else given
 
 
 def _complain(message: str, code: int) -> int:

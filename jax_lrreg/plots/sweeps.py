@@ -206,7 +206,10 @@ def _numbers(result: "Result", name: str) -> np.ndarray | None:
 def _label(result: "Result", name: str) -> str:
     """An axis by its name, and the field of its object that changes."""
     moving = _moving(result, name)
-    return moving[0][0].replace("_", " ") if len(moving) == 1 else name
+    if len(moving) > 1:
+        return name
+    ends = moving[0][0].split(".")  # the name and the field, without what wraps it, as `on` does
+    return " ".join(dict.fromkeys([ends[0], ends[-1]])).replace("_", " ")
 
 
 def _texts(result: "Result", name: str) -> list[str]:
