@@ -14,8 +14,9 @@ from sklearn.linear_model import (
     enet_path,
     lasso_path,
 )
+from sklearn.model_selection import KFold
 
-from jax_lrreg import penalties, plots, sweeps
+from jax_lrreg import interop, penalties, plots, sweeps
 
 
 def diabetes():
@@ -209,23 +210,21 @@ def test_strengths_of_ones_own_need_no_strongest():
 
 
 @pytest.mark.parametrize(
-    ("penalty", "theirs"),
+    "estimator",
     [
-        (LASSO, lambda folds, n: LassoCV(cv=folds, alphas=n, tol=1e-7, max_iter=100_000)),
-        (
-            penalties.ElasticNet(0.5, l2=0.5).on("w"),
-            lambda folds, n: ElasticNetCV(
-                l1_ratio=0.5, cv=folds, alphas=n, tol=1e-7, max_iter=100_000
-            ),
-        ),
+        LassoCV(cv=5, alphas=40, tol=1e-7, max_iter=100_000),
+        ElasticNetCV(l1_ratio=0.5, cv=KFold(5), alphas=40, tol=1e-7, max_iter=100_000),
     ],
 )
-def test_cross_validation_chooses_the_strength_of_scikit_learn(penalty, theirs):
+def test_cross_validation_chooses_the_strength_of_scikit_learn(estimator):
     x, y = diabetes()
-    if penalty is not LASSO:  # folds of one size are one program less
+    if isinstance(estimator, ElasticNetCV):  # folds of one size are one program less
         x, y = x[:440], y[:440]
-    cv = sweeps.cross_validate(squares, zeros(x), penalty, (x, y), folds=5, strengths=40)
-    model = theirs(5, 40).fit(x.astype(float), y.astype(float))
+    (penalty,), options = interop.from_sklearn(estimator)
+    penalty = penalty.on("w")
+    assert options == {"strengths": 40, "folds": 5}
+    cv = sweeps.cross_validate(squares, zeros(x), penalty, (x, y), **options)
+    model = estimator.fit(x.astype(float), y.astype(float))
     np.testing.assert_allclose(cv.strengths, model.alphas_, rtol=1e-4)
     np.testing.assert_allclose(2 * cv.mean, model.mse_path_.mean(axis=1), rtol=1e-4)
     np.testing.assert_allclose(cv.best, model.alpha_, rtol=1e-4)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import linear_model
+from sklearn import linear_model, model_selection
 
 from jax_lrreg.interop import from_sklearn, to_sklearn
 from jax_lrreg.penalties import (
@@ -204,3 +204,59 @@ def test_the_conversions_are_those_of_the_estimators(name):
     given = estimator.get_params()
     for key, value in arguments.items():
         np.testing.assert_allclose(value, given[key], rtol=1e-6, err_msg=key)
+
+
+def test_a_search_has_the_penalties_strengths_and_folds_of_the_estimator():
+    found = from_sklearn(linear_model.LassoCV(positive=True, alphas=[0.1, 0.2], cv=3))
+    assert found == ((NonNegativeL1(1.0),), {"strengths": [0.1, 0.2], "folds": 3})
+    net = linear_model.ElasticNetCV(l1_ratio=[0.25, 1.0], positive=True, alphas=7)
+    found = from_sklearn(net)
+    nets = NonNegativeElasticNet(0.25, l2=0.75), NonNegativeElasticNet(1.0, l2=0.0)
+    assert found == (nets, {"strengths": 7, "folds": 5})
+    split = model_selection.PredefinedSplit([0, 1, 0, 1])
+    found = from_sklearn(linear_model.MultiTaskLassoCV(cv=split))
+    assert found.penalties == (GroupLasso(1.0, axis=-1),)
+    np.testing.assert_array_equal(found.options["folds"], [0, 1, 0, 1])
+    options = {"cv": model_selection.KFold(4), "scoring": "neg_log_loss", "solver": "saga"}
+    logistic = linear_model.LogisticRegressionCV(Cs=3, l1_ratios=[0.0, 0.5, 1.0], **options)
+    found = from_sklearn(logistic, num_examples=10)
+    assert found.penalties == (L2(1.0), ElasticNet(0.5, l2=0.5), L1(1.0))
+    np.testing.assert_allclose(found.options["strengths"], [1e3, 0.1, 1e-5])
+    assert found.options["folds"] == 4
+
+
+SHUFFLED = model_selection.KFold(5, shuffle=True)
+SEARCHES = {
+    "cv": lambda: from_sklearn(linear_model.LassoCV(cv=SHUFFLED)),
+    "cv, splits": lambda: from_sklearn(linear_model.LassoCV(cv=[([0], [1]), ([1], [0])])),
+    "cv, one": lambda: from_sklearn(linear_model.LassoCV(cv=1)),
+    "cv.test_fold": lambda: from_sklearn(
+        linear_model.LassoCV(cv=model_selection.PredefinedSplit([0, -1, 1]))
+    ),
+    "cv, by labels": lambda: from_sklearn(logistic(cv=5), num_examples=9),
+    "scoring": lambda: from_sklearn(logistic(scoring="accuracy"), num_examples=9),
+    "class_weight": lambda: from_sklearn(logistic(class_weight="balanced"), num_examples=9),
+    "solver": lambda: from_sklearn(logistic(solver="liblinear"), num_examples=9),
+    "Cs": lambda: from_sklearn(logistic(Cs=[-1.0]), num_examples=9),
+    "l1_ratios": lambda: from_sklearn(logistic(l1_ratios=[2.0]), num_examples=9),
+    "num_examples": lambda: from_sklearn(logistic()),
+    "eps": lambda: from_sklearn(linear_model.LassoCV(eps=1e-2)),
+    "alphas": lambda: from_sklearn(linear_model.LassoCV(alphas=2.5)),
+    "l1_ratio": lambda: from_sklearn(linear_model.ElasticNetCV(l1_ratio=[])),
+}
+
+
+def logistic(**settings):
+    given = {"scoring": "neg_log_loss", "cv": model_selection.KFold(3), **settings}
+    return linear_model.LogisticRegressionCV(**given)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_setting_that_cannot_be_carried_is_refused_by_name(name):
+    with pytest.raises((ValueError, TypeError), match=f"`{name.split(',')[0]}` must be"):
+        SEARCHES[name]()
+
+
+def test_a_search_without_an_equal_is_refused():
+    with pytest.raises(ValueError, match=r"RidgeCV has no equal here.*LassoCV"):
+        from_sklearn(linear_model.RidgeCV())

@@ -15,6 +15,7 @@ misses an exact restart in timm with a `cycle_mul`) is not copied.
 
 from jax_lrreg.interop.keras import from_keras as from_keras
 from jax_lrreg.interop.optax import from_optax as from_optax
+from jax_lrreg.interop.searches import Search as Search
 from jax_lrreg.interop.strengths import from_sklearn as from_sklearn
 from jax_lrreg.interop.strengths import from_weight_decay as from_weight_decay
 from jax_lrreg.interop.strengths import to_sklearn as to_sklearn

@@ -12,6 +12,7 @@ import chex
 
 from jax_lrreg._check import require, require_choice, require_number
 from jax_lrreg.interop.peer import Peer
+from jax_lrreg.interop.searches import SEARCHES, Search, search
 from jax_lrreg.penalties import (
     L1,
     L2,
@@ -24,7 +25,7 @@ from jax_lrreg.penalties import (
 )
 
 
-def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty:
+def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty | Search:
     """The penalty on `coef_` of a scikit-learn estimator, beside a mean over examples.
 
         Lasso(alpha)                    L1(alpha), with positive=True NonNegativeL1
@@ -37,27 +38,42 @@ def from_sklearn(estimator: Peer, *, num_examples: int | None = None) -> Penalty
 
     Intercepts are not penalised: choose kernels with `.on("**/kernel")`.
 
+    LassoCV, ElasticNetCV, MultiTaskLassoCV and LogisticRegressionCV become what
+    `sweeps.cross_validate` needs for the same search: `penalties`, one for each ratio, and
+    `options`, with its `strengths` and `folds`. The C of a logistic regression stands before a sum
+    over examples, so that its own folds, which have fewer, are penalised k/(k - 1) times as much.
+
     Args:
         estimator: one of these; nothing needs to be fitted.
-        num_examples: m, the size of the data set, which Ridge and LogisticRegression need.
+        num_examples: m, the size of the data set, which Ridge and logistic regressions need.
 
     Raises:
         TypeError: it is no estimator of `sklearn.linear_model`.
-        ValueError: it has no equal here, or `num_examples` is missing.
+        ValueError: it has no equal here, or one of its settings has none, such as folds that are
+            shuffled; or `num_examples` is missing.
+
+    Example:
+        >>> from sklearn.linear_model import ElasticNetCV
+        >>> found = from_sklearn(ElasticNetCV(l1_ratio=[0.5, 1.0], cv=8))
+        >>> found.penalties, found.options
+        ((ElasticNet(0.5, l2=0.5), ElasticNet(1.0, l2=0.0)), {'strengths': 100, 'folds': 8})
     """
     name = type(estimator).__name__
     if "sklearn.linear_model" not in type(estimator).__module__:
         allowed = "an object from sklearn.linear_model"
         raise TypeError(f"from_sklearn: `estimator` must be {allowed}, got {estimator!r:.300}")
-    if name not in _FROM_SKLEARN:
-        known = ", ".join(_FROM_SKLEARN)
+    if name not in _FROM_SKLEARN and name not in SEARCHES:
+        known = ", ".join([*_FROM_SKLEARN, *SEARCHES])
         raise ValueError(f"from_sklearn: {name} has no equal here; known are {known}")
     given = estimator.get_params()
+    sized = name in ("Ridge", "LogisticRegression", "LogisticRegressionCV")
+    count = _examples("from_sklearn", num_examples) if sized else 1
+    if name in SEARCHES:
+        return search(name, given, count)
     if given.get("positive") and name not in ("Lasso", "ElasticNet"):
         why = "with positive=True has no equal here; Lasso's is NonNegativeL1"
         raise ValueError(f"from_sklearn: {name} {why}")
-    sized = name in ("Ridge", "LogisticRegression")
-    return _FROM_SKLEARN[name](given, _examples("from_sklearn", num_examples) if sized else 1)
+    return _FROM_SKLEARN[name](given, count)
 
 
 def to_sklearn(penalty: Penalty, *, estimator: str, num_examples: int) -> dict[str, float]:
@@ -144,9 +160,9 @@ def _lasso(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
 
 
 def _tasks(penalty: Penalty, factor: float, _: int) -> dict[str, float] | None:
-    group = isinstance(penalty, GroupLasso)
-    rows = group and penalty.axis in (-1, 1, (-1,), (1,)) and penalty.stacked == 0
-    rows = rows and penalty.groups is None
+    if not isinstance(penalty, GroupLasso) or penalty.groups is not None:
+        return None
+    rows = penalty.axis in (-1, 1, (-1,), (1,)) and penalty.stacked == 0
     return {"alpha": factor * _number("to_sklearn", penalty, "strength")} if rows else None
 
 
