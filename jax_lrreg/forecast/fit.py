@@ -10,14 +10,15 @@ from scipy.optimize import OptimizeResult, least_squares
 from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree
 from jax_lrreg.forecast.curves import Curve, Curves, curves_of
-from jax_lrreg.forecast.design import Design
+from jax_lrreg.forecast.design import CLOSEST, Design
 from jax_lrreg.forecast.evidence import NUMBERS, Evidence
 from jax_lrreg.forecast.law import MultiPower
 from jax_lrreg.forecast.rates import short
 from jax_lrreg.schedules.base import require_positive
 
+ROUNDS = 3  # of the scale of the residuals
 UNSEEN = 2.5  # misfit of another curve over that of those fitted, where none can be left out
-BLOCKS = 10  # of a curve, in which residuals go together
+BLOCKS = 8  # of a curve, in which residuals go together
 # Of floor over the least loss, then the logarithms of A, alpha, B, C, beta, gamma, in units of the
 # peak. Beyond these, two terms are alike or one is nothing, and a step of the search would be lost.
 LOWEST = np.array([0.0, -20, np.log(0.05), -14, np.log(1e-4), np.log(0.05), np.log(0.02)])
@@ -103,8 +104,14 @@ def fit(
     runs = curves_of(curves, each, skip)
     lowest = min(run.losses.min() for run in runs)
     peak = max(run.rates.max() for run in runs)
+    highest = max(run.losses.max() for run in runs)
     problem = _Problem([Design.of(run, peak) for run in runs], prior)
-    numbers = problem.solution(lowest, max(run.losses.max() for run in runs))
+    numbers = problem.solution(lowest, highest)
+    for _ in range(ROUNDS):
+        # Where the law does not hold to within the noise, Huber's loss would take the one curve
+        # that is missed for an outlier, and be content with the others.
+        problem = problem.rescaled(numbers)
+        numbers = problem.descended(numbers, *problem.bounds).x
     return problem.law(numbers, peak, runs)
 
 
@@ -120,6 +127,13 @@ class _Problem:
         self.wanted, self.weight = np.zeros(NUMBERS), np.zeros(NUMBERS)
         if prior is not None:
             self.wanted[4:], self.weight[4:] = prior.means, 1 / np.asarray(prior.deviations)
+
+    def rescaled(self, numbers: np.ndarray) -> "_Problem":
+        """The problem whose scale is at least the size of its residuals."""
+        errors = [design.slopes(numbers)[0] - design.log_loss for design in self.designs]
+        size = float(np.sqrt(np.mean(np.square(np.concatenate(errors)))))
+        designs = [d._replace(scale=max(CLOSEST, d.scale, size)) for d in self.designs]
+        return _Problem(designs, self.prior)
 
     def residuals(self, numbers: np.ndarray) -> np.ndarray:
         own = [(d.slopes(numbers)[0] - d.log_loss) / d.scale for d in self.designs]
@@ -191,19 +205,23 @@ class _Problem:
         The misfit of the curves that were fitted says little of another: the seven numbers have
         bent to them.
         """
-        names = [run.rates.tobytes() for run in runs]
-        errors, judged = [], 0
-        for name in dict.fromkeys(names) if len(set(names)) > 2 else ():
-            kept = [other != name for other in names]
-            if not any(k and np.any(run.drops > 0) for k, run in zip(kept, runs, strict=True)):
-                continue
-            part = _Problem([d for d, k in zip(self.designs, kept, strict=True) if k], self.prior)
-            judged += 1
-            found = part.descended(numbers, *self.bounds).x
-            for design in (d for d, k in zip(self.designs, kept, strict=True) if not k):
-                error = design.slopes(found)[0] - design.log_loss
-                errors += [np.mean(part) for part in np.array_split(error, BLOCKS)]
-        return float(np.sqrt(np.mean(np.square(errors)))) if judged else 0.0, judged
+        own = np.array([hash(run.rates.tobytes()) for run in runs])
+        falls = np.array([np.any(run.drops > 0) for run in runs])
+        every = np.unique(own) if len(np.unique(own)) > 2 else []
+        errors = [
+            self.error_without(own == one, numbers) for one in every if falls[own != one].any()
+        ]
+        return float(np.sqrt(np.mean(errors))) if errors else 0.0, len(errors)
+
+    def error_without(self, out: np.ndarray, numbers: np.ndarray) -> float:
+        """The mean square of the log law, fitted without some curves, about these; in blocks."""
+        kept = [design for design, away in zip(self.designs, out, strict=True) if not away]
+        found = _Problem(kept, self.prior).descended(numbers, *self.bounds).x
+        means = []
+        for design in (design for design, away in zip(self.designs, out, strict=True) if away):
+            error = design.slopes(found)[0] - design.log_loss
+            means += [block.mean() for block in np.array_split(error, BLOCKS)]
+        return float(np.mean(np.square(means)))
 
     def spread(self, numbers: np.ndarray) -> tuple[np.ndarray, float]:
         """The covariance of the numbers, and the misfit that is left in blocks of residuals.

@@ -10,6 +10,7 @@ from jax_lrreg.plots.curves import phases as phases
 from jax_lrreg.plots.curves import range_test as range_test
 from jax_lrreg.plots.curves import samples_of as samples_of
 from jax_lrreg.plots.curves import schedule as schedule
+from jax_lrreg.plots.forecasts import forecast as forecast
 from jax_lrreg.plots.frame import COLORS as COLORS
 from jax_lrreg.plots.frame import figure_of as figure_of
 from jax_lrreg.plots.frame import formats as formats

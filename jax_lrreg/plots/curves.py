@@ -64,7 +64,7 @@ def schedule(
             _mark(ax, marks)
     ax.set(xlim=(0, steps), xlabel="step", ylabel="learning rate")
     ax.set(yscale="log") if log else ax.set_ylim(bottom=0)
-    _plain_steps(ax, steps)
+    plain_steps(ax, steps)
     if any(named):
         ax.legend(frameon=False)
     return ax
@@ -152,7 +152,7 @@ def history(
         ax.set_title(f"at the end: {text}", loc="left", fontsize=9, color="0.3")
     last = max(int(np.max(one["step"], initial=1)) for one in runs.values())
     axes[-1].set(xlabel="step", xlim=(0, last))
-    _plain_steps(axes[-1], last)
+    plain_steps(axes[-1], last)
     return axes
 
 
@@ -354,7 +354,7 @@ def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
     return [float(schedule(int(step))) for step in steps]  # it may take one plain number only
 
 
-def _plain_steps(ax: Axes, steps: int) -> None:
+def plain_steps(ax: Axes, steps: int) -> None:
     """Ticks at round steps, and at the last one in place of a round one close to it."""
     # The last step is what one looks for; a round one next to it would be printed over it.
     round_ones = MaxNLocator(8, integer=True).tick_values(0, steps)

@@ -1,0 +1,89 @@
+"""A picture of what a law expects of several schedules, and which of them to run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from jax_lrreg._check import require, require_whole
+from jax_lrreg.forecast.best import Plan
+from jax_lrreg.forecast.law import MultiPower
+from jax_lrreg.plots.curves import columns, plain_steps
+from jax_lrreg.plots.frame import axes_of, cycle
+from jax_lrreg.schedules import Schedule
+
+BEGIN = 0.1  # of the run: the losses before are so high that they would flatten all others
+
+
+def forecast(
+    law: MultiPower,
+    schedules: Mapping[str, Schedule | Plan],
+    *,
+    curves: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws the loss that a law expects of each schedule; the best is thick, in its interval.
+
+    Args:
+        law: from `forecast.fit`. One of numbers from elsewhere has no interval.
+        schedules: by name, schedules, or plans of `law.best`.
+        curves: by name, losses that were measured, in the forms that `forecast.fit` takes: thin, in
+            the colour of the schedule of that name, or grey.
+        steps: how far; by default as far as a plan, or as the longest curve of the fit.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes. The legend has the expected losses at the end, the best first, and the title which
+        schedule that is.
+    """
+    known = isinstance(law, MultiPower)
+    require(known, "plots.forecast", "law", type(law).__name__, "a law of `forecast`", TypeError)
+    named = isinstance(schedules, Mapping) and len(schedules) > 0
+    require(named, "plots.forecast", "schedules", schedules, "a dict {name: schedule}", TypeError)
+    plans = {name: one for name, one in schedules.items() if isinstance(one, Plan)}
+    if steps is None:
+        fitted = [] if law.evidence is None else [law.evidence.steps]
+        steps = max([plan.steps for plan in plans.values()] or fitted, default=None)
+    steps = require_whole("plots.forecast", "steps", steps, 2)
+    plain = {**schedules, **{name: plan.schedule for name, plan in plans.items()}}
+    losses = {name: np.asarray(law(one, steps=steps)) for name, one in plain.items()}
+    order = sorted(losses, key=lambda name: losses[name][-1])
+    colors = dict(zip(order, cycle(len(order)), strict=True))
+    ax, x, title = axes_of(ax, (7.0, 4.0)), columns(steps - 1), f"lowest: {order[0]}"
+    seen = [_measured(ax, name, one, colors) for name, one in (curves or {}).items()]
+    for name in order:
+        style = {"linewidth": 2.8, "zorder": 4} if name == order[0] else {"linewidth": 1.4}
+        label = f"{losses[name][-1]:.4f}  {name}"
+        ax.plot(x, losses[name][x], color=colors[name], label=label, **style)
+    if law.evidence is not None:
+        low, high = np.asarray(law.interval(plain[order[0]], steps=steps))[:, x]
+        ax.fill_between(x, low, high, color=colors[order[0]], alpha=0.15, linewidth=0)
+        title += f", {low[-1]:.4f} to {high[-1]:.4f} nine times in ten"
+    ax.set_title(title, loc="left", fontsize=9, color="0.3")
+    begin = int(BEGIN * steps)
+    tops = [one[begin] for one in losses.values()] + [high for _, high in seen]
+    lows = [one[begin:].min() for one in losses.values()] + [low for low, _ in seen]
+    room = 0.05 * (max(tops) - min(lows))
+    ax.set(xlim=(0, steps), ylim=(min(lows) - room, max(tops) + room))
+    ax.set(xlabel="step", ylabel="loss")
+    plain_steps(ax, steps)
+    ax.legend(frameon=False, fontsize=8, title="expected at the end", title_fontsize=8)
+    return ax
+
+
+def _measured(
+    ax: Axes, name: str, curve: ArrayLike | tuple[ArrayLike, ArrayLike], colors: Mapping[str, str]
+) -> tuple[float, float]:
+    """Draws losses that were measured, and returns the least and the first one that is shown."""
+    pair: Any = curve
+    sparse = isinstance(pair, tuple) and len(pair) == 2
+    y = np.asarray(pair[1] if sparse else pair, float)
+    x = np.asarray(pair[0]) if sparse else np.arange(len(y))
+    require(x.shape == y.shape and y.ndim == 1, "plots.forecast", "curves", name, "losses [steps]")
+    # Dots would hide the lines, and what the law missed with them.
+    ax.plot(x, y, color=colors.get(name, "0.6"), linewidth=0.9, alpha=0.6, zorder=1)
+    shown = y[x >= BEGIN * x[-1]]
+    return float(shown.min()), float(np.median(shown[:5]))
