@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.dynamic_scale import DynamicScale
 from models import NnxNet, apply, loss_fn, problem, start
 
-from jax_lrreg import checkpoints, penalties, schedules, select, training, transforms
+from jax_lrreg import averages, checkpoints, penalties, schedules, select, training, transforms
 from jax_lrreg.checkpoints import manifest
 
 ARRAYS = problem()
@@ -460,6 +461,51 @@ def test_a_branch_leaves_the_run_alone_and_refuses_a_folder_that_is_not_empty(tm
         checkpoints.branch(run, into=tmp_path / "cooled")
     with pytest.raises(ValueError, match="`keep`"):
         checkpoints.branch(run, into=tmp_path / "other", keep=("opt_state",))
+
+
+def test_a_branch_that_was_killed_is_made_again(run, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.branch(run, into=tmp_path / "b")
+    assert (tmp_path / "b" / "20").is_dir()
+    assert checkpoints.branch(run, into=tmp_path / "b") == 20
+    assert checkpoints.steps(tmp_path / "b") == [20]
+    with pytest.raises(ValueError, match="new or empty"):
+        checkpoints.branch(run, into=tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine.txt").touch()
+    with pytest.raises(ValueError, match="new or empty"):
+        checkpoints.branch(run, into=tmp_path / "c")
+
+
+def test_a_branch_begins_anew_what_it_keeps_in_another_form(tmp_path):
+    scale = DynamicScale(scale=8.0, growth_interval=7)
+    one = {"ema": 0.9, "on_spike": training.Spike(window=4), "loss_scale": scale}
+    training.fit(make(**one), start(TX), DATA, steps=5, checkpoint=tmp_path / "run")
+    others = [
+        {"average": averages.Uniform(start=5), "on_spike": training.Spike(window=3)},
+        {
+            "loss_scale": scale.replace(growth_interval=9),
+            "accumulate": 2,
+            "monitors": ["noise_scale"],
+        },
+        {},
+    ]
+    for index, other in enumerate(others):
+        into = tmp_path / f"branch{index}"
+        checkpoints.branch(tmp_path / "run", into=into)
+        step = make(**other)
+        state, _ = training.fit(step, start(TX), DATA, steps=10, checkpoint=into)
+        again, _ = training.fit(step, start(TX), DATA, steps=10, checkpoint=into)
+        chex.assert_trees_all_equal(again, state)
+        assert state.step == 10
+        if "average" in other:
+            assert state.spikes.values.shape == (2, 3)
+            assert isinstance(state.averaging, averages.Uniform)
 
 
 def test_in_another_thread_it_works_too(tmp_path):

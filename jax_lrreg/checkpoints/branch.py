@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jax_lrreg._check import require
 from jax_lrreg.checkpoints import manifest, notes
-from jax_lrreg.checkpoints.folder import ARRAYS, NOTES, Location, find
-from jax_lrreg.checkpoints.writer import LOCK
+from jax_lrreg.checkpoints.folder import ARRAYS, NOTES, Folder, Location, find, step_folders
+from jax_lrreg.checkpoints.writer import LOCK, Writer
 
 KEPT = ("params",)
 
@@ -44,17 +44,19 @@ def branch(
     """
     place = _checked(into, keep)
     saved = find(Path(run), step)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / LOCK).touch()
-    # What begins anew has made no step: its checkpoints are to be newer than this one.
-    target = place / str(0 if keep else saved.step)
-    manifest.open_folder(target)
-    shutil.copytree(saved.folder / ARRAYS, target / ARRAYS)
-    origin = {"run": str(Path(run).absolute()), "step": saved.step}
-    about = {**saved.notes, "branched": origin, "keep": list(keep or ())}
-    text = notes.dumps({"notes": about, "arrays": saved.records})
-    (target / NOTES).write_text(text, encoding="utf-8")
-    manifest.seal(target, {"step": saved.step, "metric": None})
+    writer = Writer(Folder(place), "branch")  # which deletes what a kill left of an earlier call
+    try:
+        # What begins anew has made no step: its checkpoints are to be newer than this one.
+        target = place / str(0 if keep else saved.step)
+        manifest.open_folder(target)
+        shutil.copytree(saved.folder / ARRAYS, target / ARRAYS)
+        origin = {"run": str(Path(run).absolute()), "step": saved.step}
+        about = {**saved.notes, "branched": origin, "keep": list(keep or ())}
+        text = notes.dumps({"notes": about, "arrays": saved.records})
+        (target / NOTES).write_text(text, encoding="utf-8")
+        manifest.seal(target, {"step": saved.step, "metric": None})
+    finally:
+        writer.close()
     return saved.step
 
 
@@ -66,6 +68,12 @@ def _checked(into: Location, keep: Sequence[str] | None) -> Path:
     named = isinstance(into, str | os.PathLike) and bool(os.fspath(into))
     require(named, "branch", "into", into, "the path of a folder", TypeError)
     place = Path(into)
-    empty = not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir()))
+    empty = not os.path.lexists(place) or (place.is_dir() and not _finished(place))
     require(empty, "branch", "into", str(place), "a folder that is new or empty")
     return place
+
+
+def _finished(place: Path) -> list[Path]:
+    """What is in a folder, but for a lock and what a kill left of a checkpoint."""
+    left = [p for p in step_folders(place) if manifest.read(p) is None and manifest.is_ours(p)]
+    return [path for path in place.iterdir() if path.name != LOCK and path not in left]

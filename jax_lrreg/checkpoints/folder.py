@@ -78,9 +78,9 @@ class Saved(NamedTuple):
     notes: dict[str, Any]
     records: arrays.Records
 
-    def holds(self, name: str) -> bool:
-        """Whether a tree was saved under this name."""
-        return any(record["path"].startswith(f"['{name}']") for record in self.records)
+    def holds(self, name: str, field: str = "") -> bool:
+        """Whether a tree was saved under this name, with anything in the field."""
+        return any(record["path"].startswith(f"['{name}']{field}") for record in self.records)
 
     def load(self, name: str, like: T, owner: str, field: str = "") -> T:
         """The tree of this name, or a field of it, with the structure and the places of `like`."""

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._check import require
@@ -22,6 +25,7 @@ from jax_lrreg.training.chunks import Run
 from jax_lrreg.training.history import History, Interval, zero_sums
 from jax_lrreg.training.identity import DataLike, identity, versions
 from jax_lrreg.training.program import settled
+from jax_lrreg.training.state import ADDED, State
 from jax_lrreg.training.stop import Best, Stop
 
 Checkpoint = str | os.PathLike[str] | Folder
@@ -95,6 +99,22 @@ def folder_of(checkpoint: object, owner: str = "fit") -> Folder:
     return Folder(path)
 
 
+def _fitted(state: State, fresh: State) -> State:
+    """The state of another plan without what this one keeps in another form: it begins anew."""
+    for name in ADDED:
+        old, new = getattr(state, name), getattr(fresh, name)
+        same = _form(old) == _form(new)
+        if name == "average":
+            same = same and state.averaging == fresh.averaging
+        if new is not None and not same:
+            state = state.replace(**{name: None})
+    return state
+
+
+def _form(tree: chex.ArrayTree) -> tuple:
+    return jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)]
+
+
 class Kept(Unkept):
     """A run with a checkpoint.
 
@@ -124,15 +144,19 @@ class Kept(Unkept):
             if self.writer.begun:  # a run that was killed before its first checkpoint
                 self.history.go_on({"step": []}, {}, run.start)
             return
-        notes, like = saved.notes, run.now.state
-        if "branched" in notes:  # another plan, whose step may keep other things in the state
-            like = dataclasses.replace(like, average=None, averaging=None, spikes=None)
-        else:
+        notes = saved.notes
+        if "branched" not in notes:
             refuse_other("fit", notes, self.plan, self.versions)
             allowed = f"a state of at most the {saved.step} steps of the run in `checkpoint`"
             given = f"one of {run.start} steps"
             require(run.start <= saved.step, "fit", "state", given, allowed)
-        state = settled(run.step.complete(restored(saved, like, "fit")))
+        # Without what the checkpoint has nothing of, or says itself how to make a place for.
+        told = {n for n in ADDED if notes["added"].get(n) or not saved.holds("state", f".{n}")}
+        if "average" in told:
+            told.add("averaging")
+        like = dataclasses.replace(run.now.state, **dict.fromkeys(told))
+        state = _fitted(restored(saved, like, "fit"), run.step.complete(like))
+        state = settled(run.step.complete(state))
         if notes.get("keep"):
             run.go_on(state, run.now.interval, None)
             return

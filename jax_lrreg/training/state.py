@@ -27,6 +27,7 @@ from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 Hyper = Any  # schedules, penalties and numbers, in any tree
 Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 Placement = Any  # a sharding, or a function from the state to a tree of them
+ADDED = ("average", "loss_scale", "spikes", "noise")  # what a step adds to a state from `init`
 
 
 @pytree
@@ -108,20 +109,32 @@ class State:
         with contextlib.suppress(TypeError, ValueError):  # one of the user's own has no text
             kind = None if self.averaging is None else to_dict(self.averaging)
         window = None if self.spikes is None else list(self.spikes.values.shape)
-        return {"average": kind, "spikes": window}
+        scale = None
+        if type(self.loss_scale).__name__ == "DynamicScale":  # Flax's: its numbers but the arrays
+            names = ("growth_factor", "backoff_factor", "growth_interval", "minimum_scale")
+            values = [getattr(self.loss_scale, name) for name in names]
+            scale = {n: v if v is None else float(v) for n, v in zip(names, values, strict=True)}
+        return {"average": kind, "spikes": window, "noise": bool(self.noise), "loss_scale": scale}
 
     def completed(self, added: dict[str, Json]) -> "State":
-        """A state with places for what another has that says `added`: average, window of spikes."""
+        """A state with places for what another has that says `added`: see `ADDED`."""
         new: dict[str, Any] = {}
-        if added["average"] and self.average is None:
+        missing = {name for name in ADDED if added.get(name) and getattr(self, name) is None}
+        if "average" in missing:
             # The numbers of an average are the step's: any will do to make its places.
             full = {k: 0.0 if x is None else x for k, x in added["average"].items()}
             kind = from_dict(full)
             new["average"] = kind.init(self.trained)
             new["averaging"] = jax.tree.map(lambda _: None, kind)
-        if added["spikes"] and self.spikes is None:
+        if "spikes" in missing:
             zero = jnp.zeros((), jnp.int32)
             new["spikes"] = SpikeState(jnp.zeros(added["spikes"], jnp.float32), zero, zero)
+        if "noise" in missing:
+            new["noise"] = NoiseState(jnp.zeros(()), jnp.zeros(()))
+        if "loss_scale" in missing:
+            from flax.training.dynamic_scale import DynamicScale
+
+            new["loss_scale"] = DynamicScale(**added["loss_scale"])
         return dataclasses.replace(self, **new)
 
     def copy(self) -> "State":

@@ -193,9 +193,34 @@ def damage(rng, place, flips, cuts):
     os._exit(0 if silent == 0 and named == flips + cuts and fell_back else 1)
 
 
+def changed(rng, place, count):
+    """Whether changed set-ups are refused by the right name, and go on in a branch."""
+    child = os.fork()
+    if child:
+        code = ended(child)
+        return (place / "changed").read_text(), code == 0
+    import setups
+
+    base = place / "base"
+    setups.run(base, setups.STEPS)
+    wrong = []
+    chosen = rng.sample(setups.CHANGES, min(count, len(setups.CHANGES)))
+    for index, (name, what, change) in enumerate(chosen):
+        try:
+            found = setups.attempt(name, change, base, place / f"branch{index}")
+        except Exception as error:
+            found = repr(error)
+        if found:
+            wrong.append(f"\n  {name}, {what}: {found}")
+    good = len(chosen) - len(wrong)
+    held = f"{good} of {len(chosen)} refused by the right name, and gone on in a branch"
+    (place / "changed").write_text(f"changed set-ups: {held}" + "".join(wrong))
+    os._exit(len(wrong) > 0)
+
+
 MOST_EVENTS = 160  # the first saves, and a deletion
-SMALL = {"kills": 4, "signals": 4, "stride": 40, "flips": 150, "cuts": 30}
-FULL = {"kills": 200, "signals": 20, "stride": 1, "flips": 1000, "cuts": 200}
+SMALL = {"kills": 4, "signals": 4, "stride": 40, "flips": 150, "cuts": 30, "setups": 4}
+FULL = {"kills": 200, "signals": 20, "stride": 1, "flips": 1000, "cuts": 200, "setups": 99}
 
 
 def main(arguments=None):
@@ -206,6 +231,7 @@ def main(arguments=None):
     parser.add_argument("--kills", type=int)
     parser.add_argument("--signals", type=int)
     parser.add_argument("--stride", type=int)
+    parser.add_argument("--setups", type=int)
     options = parser.parse_args(arguments)
     given = {k: v for k, v in vars(options).items() if k in SMALL and v is not None}
     size = (FULL if options.full else SMALL) | given
@@ -215,6 +241,7 @@ def main(arguments=None):
         expected = expected_of(place)
         parts = (
             lambda: damage(rng, place, size["flips"], size["cuts"]),
+            lambda: changed(rng, place, size["setups"]),
             lambda: kills(rng, place, expected, size["kills"]),
             lambda: signals(rng, place, expected, size["signals"]),
             lambda: events(place, expected, size["stride"]),

@@ -14,7 +14,7 @@ BATTERY = Path(__file__).parent / "battery.py"
 def test_the_small_form_holds():
     done = subprocess.run([sys.executable, str(BATTERY)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 4
+    assert len(done.stdout.splitlines()) == 5
 
 
 def losses(count, folder, steps):
