@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -463,6 +464,24 @@ def test_a_branch_leaves_the_run_alone_and_refuses_a_folder_that_is_not_empty(tm
         checkpoints.branch(run, into=tmp_path / "other", keep=("opt_state",))
 
 
+def test_a_disk_that_is_full_is_told_in_one_line(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        monkeypatch.undo()
+        text = f"{tmp_path / 'run'}: RESOURCE_EXHAUSTED: at length [os_error_code='28']"
+        logging.getLogger("absl").error(text)
+        raise ValueError(text)
+
+    folder = checkpoints.Folder(tmp_path / "run", every=10)
+    training.fit(STEP, start(TX), DATA, steps=10, checkpoint=folder)
+    monkeypatch.setattr("orbax.checkpoint.AsyncCheckpointer.wait_until_finished", full)
+    with pytest.raises(OSError, match=r"step 20 could not be written to .*: No space left on dev"):
+        training.fit(STEP, start(TX), DATA, steps=40, chunk=10, checkpoint=folder)
+    assert not caplog.records
+    assert checkpoints.steps(tmp_path / "run") == [10]
+    state, _ = training.fit(STEP, start(TX), DATA, steps=20, checkpoint=folder)
+    assert state.step == 20
+
+
 def test_a_branch_that_was_killed_is_made_again(run, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
@@ -506,6 +525,32 @@ def test_a_branch_begins_anew_what_it_keeps_in_another_form(tmp_path):
         if "average" in other:
             assert state.spikes.values.shape == (2, 3)
             assert isinstance(state.averaging, averages.Uniform)
+
+
+class Rows:
+    """Random access, for Grain, which compares the text of a source."""
+
+    def __repr__(self):
+        return "Rows"
+
+    def __len__(self):
+        return len(ARRAYS["y"])
+
+    def __getitem__(self, index):
+        return {name: x[index] for name, x in ARRAYS.items()}
+
+
+def test_grain_is_set_back_to_its_position(tmp_path):
+    grain = pytest.importorskip("grain", reason="the extra `parity` is not installed")
+
+    def data():
+        rows = grain.MapDataset.source(Rows()).seed(3).shuffle().repeat()
+        return rows.batch(16).to_iter_dataset()
+
+    expected, _ = training.fit(STEP, start(TX), data(), steps=40)
+    training.fit(STEP, start(TX), data(), until=17, checkpoint=tmp_path)
+    state, _ = training.fit(STEP, start(TX), data(), until=40, checkpoint=tmp_path)
+    chex.assert_trees_all_equal(state, expected)
 
 
 def test_in_another_thread_it_works_too(tmp_path):

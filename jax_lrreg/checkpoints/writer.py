@@ -1,7 +1,9 @@
 """One process that writes to the folder of a run: a lock, one save at a time, old ones deleted."""
 
 import contextlib
+import logging
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -95,6 +97,7 @@ class Writer:
         folder, self._last, self._step = self.root / str(step), time.monotonic(), step
         if self._checkpointer is None:
             self._checkpointer = arrays.checkpointer()
+            logging.getLogger("absl").addFilter(self._is_of_others)
         try:
             values, records = arrays.flat(trees)
             text = notes.dumps({"notes": about, "arrays": records})
@@ -102,7 +105,7 @@ class Writer:
                 manifest.open_folder(folder)
                 (folder / NOTES).write_text(text, encoding="utf-8")
             arrays.begin(self._checkpointer, folder / ARRAYS, values)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
             raise self._refusal(step, error) from error
         self._thread = threading.Thread(target=self._finish, args=(step, self._metric(metric)))
         self._thread.start()
@@ -136,8 +139,16 @@ class Writer:
         if error is not None:
             raise self._refusal(self._step, error) from error
 
+    def _is_of_others(self, record: logging.LogRecord) -> bool:
+        # Orbax writes a page for each thread that failed; here the error is raised, in one line.
+        return (
+            record.levelno < logging.ERROR or str(self.root.absolute()) not in record.getMessage()
+        )
+
     def _refusal(self, step: int, error: BaseException) -> OSError:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:300]
+        number = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, in its long text
+        told = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
+        reason = told or str(error).split("\n")[0][:300]
         what = f"{self.owner}: `checkpoint`: step {step} could not be written to"
         return OSError(f"{what} {str(self.root)!r}: {reason}; what was there before stays")
 
@@ -148,6 +159,7 @@ class Writer:
         finally:
             if self._checkpointer is not None:
                 self._checkpointer.close()
+                logging.getLogger("absl").removeFilter(self._is_of_others)
             os.close(self._lock)
 
     def _locked(self) -> int:

@@ -172,8 +172,8 @@ def _lots(key: chex.PRNGKey | None, epochs: jax.Array | np.ndarray, size: int) -
     """What the examples draw for their places in epochs, [epochs, size]; all 0 without a key."""
     if key is None:
         return jnp.zeros((len(epochs), size), jnp.uint32)
-    draw = lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (size,), jnp.uint32)  # noqa: E731
-    return jax.vmap(draw)(epochs)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, epochs)
+    return jax.vmap(lambda key: jax.random.bits(key, (size,), jnp.uint32))(keys)
 
 
 def _on_the_host() -> Any:
