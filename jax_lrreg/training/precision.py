@@ -151,6 +151,22 @@ def rescaled(loss_scale: Any, finite: jax.Array) -> Any:
     return loss_scale.value_and_grad(lambda x: x * witness)(jnp.ones(())).dynamic_scale
 
 
+def scaling_rules(loss_scale: object) -> dict[str, float | None] | None:
+    """How Flax's loss scale changes, as JSON; None of one of another class, which has no text."""
+    if type(loss_scale).__name__ != "DynamicScale":
+        return None
+    names = ("growth_factor", "backoff_factor", "growth_interval", "minimum_scale")
+    values = [getattr(loss_scale, name) for name in names]
+    return {n: v if v is None else float(v) for n, v in zip(names, values, strict=True)}
+
+
+def scale_of_rules(rules: dict[str, float | None]) -> Any:
+    """A loss scale that changes so."""
+    from flax.training.dynamic_scale import DynamicScale
+
+    return DynamicScale(**rules)  # type: ignore[arg-type]
+
+
 def check_loss_scale(loss_scale: object, on_nonfinite: str) -> None:
     """Refuses what is no scale of Flax's kind, and a step that does not skip."""
     fits = hasattr(loss_scale, "scale") and callable(getattr(loss_scale, "value_and_grad", None))

@@ -21,6 +21,7 @@ from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.text import from_dict, to_dict
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.noise import NoiseState
+from jax_lrreg.training.precision import scale_of_rules, scaling_rules
 from jax_lrreg.training.spikes import SpikeState
 from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 
@@ -109,12 +110,8 @@ class State:
         with contextlib.suppress(TypeError, ValueError):  # one of the user's own has no text
             kind = None if self.averaging is None else to_dict(self.averaging)
         window = None if self.spikes is None else list(self.spikes.values.shape)
-        scale = None
-        if type(self.loss_scale).__name__ == "DynamicScale":  # Flax's: its numbers but the arrays
-            names = ("growth_factor", "backoff_factor", "growth_interval", "minimum_scale")
-            values = [getattr(self.loss_scale, name) for name in names]
-            scale = {n: v if v is None else float(v) for n, v in zip(names, values, strict=True)}
-        return {"average": kind, "spikes": window, "noise": bool(self.noise), "loss_scale": scale}
+        rules = scaling_rules(self.loss_scale)
+        return {"average": kind, "spikes": window, "noise": bool(self.noise), "loss_scale": rules}
 
     def completed(self, added: dict[str, Json]) -> "State":
         """A state with places for what another has that says `added`: see `ADDED`."""
@@ -132,9 +129,7 @@ class State:
         if "noise" in missing:
             new["noise"] = NoiseState(jnp.zeros(()), jnp.zeros(()))
         if "loss_scale" in missing:
-            from flax.training.dynamic_scale import DynamicScale
-
-            new["loss_scale"] = DynamicScale(**added["loss_scale"])
+            new["loss_scale"] = scale_of_rules(added["loss_scale"])
         return dataclasses.replace(self, **new)
 
     def copy(self) -> "State":
