@@ -72,6 +72,23 @@ def test_whole_numbers_and_keys_have_no_slope():
         np.testing.assert_array_equal(slopes["many"], 1)
 
 
+def test_the_same_function_is_traced_once():
+    traces = []
+
+    def total(hp):
+        traces.append(hp["n"])
+        return hp["x"] ** hp["n"] * jnp.sum(hp["k"]) + 0 * jax.random.uniform(hp["key"])
+
+    for x, k in ((1.0, 2), (2.0, 3)):
+        hyper = {"x": x, "n": 3, "k": np.array([k, k]), "key": jax.random.key(k)}
+        value, slopes = sweeps.hypergradient(total, hyper)
+        assert (float(value), float(slopes["x"])) == (x**3 * 2 * k, 3 * x**2 * 2 * k)
+        assert slopes["n"] is slopes["k"] is slopes["key"] is None
+    assert traces == [3]
+    sweeps.hypergradient(total, {**hyper, "n": 2})
+    assert traces == [3, 2]
+
+
 def test_tuning_finds_a_rate_for_digits_that_was_30_times_too_small():
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))

@@ -22,6 +22,7 @@ Hyper = Any  # schedules, penalties and numbers, in any tree
 Objective = Callable[[Hyper], chex.Numeric]
 
 MODES = ("forward", "reverse")
+REAL, OTHER = "a real number", "an array without a slope"  # what stands in the places of leaves
 HALVINGS = 20  # of a step on the way to the end of a range: the rest of it is below rounding
 CURE = "a root at 0, as Adam's of a gradient of 0, has none: optax.adam(..., eps_root=1e-8) has"
 
@@ -60,7 +61,7 @@ def hypergradient(
     """
     require_choice("hypergradient", "mode", mode, MODES)
     parts = _Parts(hyper, "hypergradient")
-    value, slopes = _slopes(parts.of(function), mode, parts.numbers)
+    value, slopes = _slopes(parts.of(function), mode, parts.numbers, parts.others)
     _refuse_nonfinite(parts, value, slopes)
     return value, parts.tree(slopes, rest=False)
 
@@ -143,7 +144,7 @@ def tune(
     memory, rate = tx.init(numbers), learning_rate
     best, least, losses, visited = numbers, np.inf, [], []
     for number in range(steps):
-        value, slopes = jax.device_get(_slopes(program, mode, numbers))
+        value, slopes = jax.device_get(_slopes(program, mode, numbers, parts.others))
         sound = all(np.all(np.isfinite(x)) for x in (value, *slopes))
         if number == 0:
             _refuse_nonfinite(parts, value, slopes)
@@ -153,7 +154,7 @@ def tune(
             best, least = numbers, float(value)
         if not sound:
             numbers, memory, rate = best, tx.init(best), rate / 2
-            value, slopes = jax.device_get(_slopes(program, mode, numbers))
+            value, slopes = jax.device_get(_slopes(program, mode, numbers, parts.others))
         # The slope by a logarithm is that by the number times it.
         by_log = [jnp.where(m, s * x, 0) for m, s, x in zip(moving, slopes, numbers, strict=True)]
         update, memory = tx.update(by_log, memory)
@@ -180,6 +181,10 @@ class _Parts:
         self.paths = [path_of(path) for path, _ in chosen]
         self.numbers = [jnp.asarray(leaf, jnp.asarray(leaf).dtype) for _, leaf in chosen]
         self.owner = owner
+        # Python's own whole numbers are structure to a function, as `range(n)`; arrays are not.
+        pairs = list(zip(self.leaves, self.real, strict=True))
+        self.fixed = [REAL if real else OTHER if _is_array(x) else x for x, real in pairs]
+        self.others = [x for x, kind in zip(self.leaves, self.fixed, strict=True) if kind is OTHER]
 
     def tree(self, numbers: list[Any], rest: bool = True) -> Hyper:
         """The tree with these numbers; without the rest, None in its place."""
@@ -208,33 +213,44 @@ class _Parts:
                 to = numbers[at] * jnp.sqrt(to / numbers[at])
         return numbers
 
-    def of(self, function: Objective) -> Callable[[list[jax.Array]], jax.Array]:
-        """The function of the real numbers alone."""
+    def of(self, function: Objective) -> "_Program":
+        """The function of the real numbers and of the arrays that have no slope."""
         owner = self.owner
         require(callable(function), owner, "function", function, "a function", error=TypeError)
+        return _Program(function, owner, self.structure, tuple(self.fixed))
 
-        def program(numbers: list[jax.Array]) -> jax.Array:
-            value = function(self.tree(numbers))
-            number = isinstance(value, float | jax.Array | np.ndarray | np.generic)
-            real = number and jnp.ndim(value) == 0
-            real = real and jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating)
-            require(real, owner, "function", value, "one that returns a real scalar")
-            return jnp.asarray(value)
 
-        return program
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """A function of hyperparameters, equal to another one of the same: so it is compiled once."""
+
+    function: Objective
+    owner: str
+    structure: Any
+    fixed: tuple[Any, ...]
+
+    def __call__(self, numbers: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+        given = {REAL: iter(numbers), OTHER: iter(others)}
+        leaves = [next(given[x]) if x in (REAL, OTHER) else x for x in self.fixed]
+        value = self.function(jax.tree.unflatten(self.structure, leaves))
+        number = isinstance(value, float | jax.Array | np.ndarray | np.generic)
+        real = number and jnp.ndim(value) == 0
+        real = real and jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating)
+        require(real, self.owner, "function", value, "one that returns a real scalar")
+        return jnp.asarray(value)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _slopes(
-    program: Callable, mode: str, numbers: list[jax.Array]
+    program: _Program, mode: str, numbers: list[jax.Array], others: list[jax.Array]
 ) -> tuple[jax.Array, list[jax.Array]]:
     """The value of a program and its slopes by each number."""
     if mode == "reverse":
-        return jax.value_and_grad(program)(numbers)
+        return jax.value_and_grad(program)(numbers, others)
     flat, unravel = ravel_pytree(numbers)
 
     def along(direction: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(lambda x: program(unravel(x)), (flat,), (direction,))
+        return jax.jvp(lambda x: program(unravel(x), others), (flat,), (direction,))
 
     # What does not depend on the direction, the run itself, is made once for all of them.
     value, slopes = jax.vmap(along, out_axes=(None, 0))(jnp.eye(len(flat), dtype=flat.dtype))
@@ -264,6 +280,10 @@ def _accepted(tree: Hyper) -> bool:
 
 def _is_object(x: object) -> bool:
     return is_pytree(type(x))
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, np.ndarray | np.generic | jax.Array)
 
 
 def _is_real(leaf: Any) -> bool:
