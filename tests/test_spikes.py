@@ -34,7 +34,7 @@ def reference(losses, norms, sigma, window, robust, lasting=8):
         if len(held) >= window:
             last = np.asarray(held[-window:], np.float64)
             center = np.median(last, 0) if robust else np.mean(last, 0)
-            above = np.quantile(last, 0.8413, axis=0) - center
+            above = (np.quantile(last, 0.9332, axis=0) - center) / 1.5
             spread = above if robust else np.std(last, 0)
             spike = bool(np.any(pair > center + sigma * np.maximum(spread, 1e-3 * abs(center))))
         spikes.append(spike)
