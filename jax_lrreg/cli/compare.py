@@ -49,7 +49,7 @@ def run(
     schedule = task.schedule(steps) if given is None else in_steps(given, units, task.source)
     hyper: Hyper = {"lr": schedule, "penalty": task.penalty}
     grid = _grid(hyper) * sweeps.grid(seed=_keys(options["seed"], seeds))
-    path = picture(out)
+    path = picture(out)  # last of what can be refused, since it may make a folder
     result = sweeps.run(_member(task, steps, hyper), grid, progress=True)
     result.to_csv(path.with_suffix(".csv"), over=OVER)
     mean = result.mean(BY, OVER)[0].reshape(-1)
@@ -96,6 +96,8 @@ def _grid(hyper: Hyper) -> sweeps.Grid:
 
 def _keys(seed: int, count: int) -> dict[str, jax.Array]:
     """For each seed the keys that `train` has: of the order, and of the parameters."""
+    # One split of the data for all: with `train --seed` it changes too, so only the first seed's
+    # member is the run that `train` makes.
     keys = jax.vmap(jax.random.key)
     numbers = jnp.arange(seed, seed + count)
     return {"order": keys(numbers), "start": keys(numbers + 1)}
@@ -115,7 +117,8 @@ def _member(task: Problem, steps: int, hyper: Hyper) -> Run:
         step = training.make_step(task.module, task.measure, tx, penalty=penalty)
         state = begin(tx, key=hp["seed"]["start"])
         state, _ = training.scan(step, state, data, steps=steps)
-        model = lambda x, state=state: task.module.apply({"params": state.params}, x)  # noqa: E731
+        variables: Any = training.merge(task.module, state)
+        model = lambda x: task.module.apply(variables, x)  # noqa: E731
         found = {}
         for name, (x, y) in sets.items():
             loss, others = task.measure(model, {"x": x, "y": y})

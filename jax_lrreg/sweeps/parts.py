@@ -112,14 +112,17 @@ def parts(
 
 def _widths(programs: Programs, size: int, carried: chex.ArrayTree) -> Widths:
     """Those of an earlier sweep of this form and size, or what a first look says."""
-    lanes = programs.place.lanes
-    most = math.ceil(size / lanes)
-    first = most
-    if programs.place.device.platform == "cpu":
-        # Other devices hide the way to memory: there the widest is the first to be tried.
-        wanted = max(1, IN_CACHE // max(1, programs.bytes_in_turn(carried)))
-        first = _filled(size, lanes, min(wanted, most))
-    return programs.remembered(size, Widths(first, most))
+
+    def new() -> Widths:
+        lanes = programs.place.lanes
+        first = most = math.ceil(size / lanes)
+        if programs.place.device.platform == "cpu":
+            # Other devices hide the way to memory: there the widest is the first to be tried.
+            wanted = max(1, IN_CACHE // max(1, programs.bytes_in_turn(carried)))
+            first = _filled(size, lanes, min(wanted, most))
+        return Widths(first, most)
+
+    return programs.remembered(size, new)
 
 
 def _filled(size: int, lanes: int, wanted: int) -> int:

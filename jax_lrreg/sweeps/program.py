@@ -111,9 +111,12 @@ class Programs:
         program, self.seconds = self._made[key]
         return program
 
-    def remembered(self, size: int, new: T) -> T:
+    def remembered(self, size: int, new: Callable[[], T]) -> T:
         """What an earlier sweep of this form and size has left, or what is `new`."""
-        return self._made.setdefault((*self._form, size, "widths"), new)
+        key = (*self._form, size, "widths")
+        if key not in self._made:
+            self._made[key] = new()
+        return self._made[key]
 
     def fitting(self, width: int, carried: chex.ArrayTree) -> tuple[Callable[..., Made], int]:
         """That program, or one of fewer members where these would not have room side by side."""
