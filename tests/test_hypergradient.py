@@ -181,6 +181,10 @@ def test_tuning_goes_back_from_where_it_diverged():
 
 REFUSED = {
     "a mode": (lambda: sweeps.hypergradient(run, HYPER, mode="backward"), "`mode`"),
+    "the implicit mode": (
+        lambda: sweeps.hypergradient(run, HYPER, mode="implicit"),
+        "`mode` .*sweeps.solve",
+    ),
     "no function": (lambda: sweeps.hypergradient(1, HYPER), "`function`"),
     "no scalar": (
         lambda: sweeps.hypergradient(lambda hp: hp["x"], {"x": np.ones(2)}),

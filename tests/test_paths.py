@@ -243,6 +243,12 @@ REFUSED = {
     "no certificate": (lambda: solve(penalties.Orthogonal(1.0)), "path: `penalty`"),
     "no penalty": (lambda: solve(0.1), "path: `penalty`"),
     "no strongest": (lambda: solve(penalties.L2(1.0)), "path: `strengths`"),
+    "a constraint": (lambda: solve(penalties.NonNegative()), "path: `penalty` .*strength"),
+    "a penalty of 0": (lambda: solve(penalties.L1(0.0)), "path: `strengths`"),
+    "a loss of NaN": (
+        lambda: sweeps.path(lambda w: jnp.nan * jnp.sum(w), jnp.zeros(2), penalties.L1(1.0)),
+        "path: `loss`",
+    ),
     "a strength of 0": (lambda: solve(strengths=[1.0, 0.0]), "path: `strengths`"),
     "a negative strength": (lambda: solve(strengths=np.array([1.0, -1.0])), "path: `strengths`"),
     "strengths of NaN": (lambda: solve(strengths=[np.nan]), "path: `strengths`"),

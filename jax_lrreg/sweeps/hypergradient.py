@@ -39,7 +39,8 @@ def hypergradient(
             written as a float, 500.0. Whole numbers and keys have none.
         mode: "forward" pushes all slopes along with the run, in the memory of a few runs: for up to
             some tens of numbers. "reverse" goes back through the run, which costs a few runs for
-            any count of numbers, and keeps all of it: see `training.scan(checkpoint=)`.
+            any count of numbers, and keeps all of it: see `training.scan(checkpoint=)`. Where
+            `solve` finds a minimum, the derivative is implicit in both.
 
     Returns:
         The value, and a tree like `hyper` of slopes, with None for what has none.
@@ -59,7 +60,7 @@ def hypergradient(
         >>> print(value, slopes)
         1.0 {'reg': L2(2.0), 'steps': None}
     """
-    require_choice("hypergradient", "mode", mode, MODES)
+    _require_mode("hypergradient", mode)
     parts = _Parts(hyper, "hypergradient")
     value, slopes = _slopes(parts.of(function), mode, parts.numbers, parts.others)
     _refuse_nonfinite(parts, value, slopes)
@@ -127,7 +128,7 @@ def tune(
     steps = require_whole("tune", "steps", steps)
     allowed = "a number > 0"
     require_number("tune", "learning_rate", learning_rate, allowed, lambda x: x > 0)
-    require_choice("tune", "mode", mode, MODES)
+    _require_mode("tune", mode)
     parts = _Parts(hyper, "tune")
     program, numbers = parts.of(function), parts.numbers
     patterns = [only] if isinstance(only, str) else only
@@ -280,6 +281,12 @@ def _accepted(tree: Hyper) -> bool:
 
 def _is_object(x: object) -> bool:
     return is_pytree(type(x))
+
+
+def _require_mode(owner: str, mode: str) -> None:
+    allowed = "forward or reverse: the derivative of `sweeps.solve` is implicit in both"
+    require(mode != "implicit", owner, "mode", mode, allowed)
+    require_choice(owner, "mode", mode, MODES)
 
 
 def _is_array(leaf: object) -> bool:

@@ -136,6 +136,8 @@ def solved(
     """The path of a loss on some data."""
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), params)
     start, strongest, curvature = begun(loss, params, penalty, batch, limits)
+    allowed = "a function that has a finite slope where all that is penalised is 0"
+    require(not np.isnan(float(strongest)), owner, "loss", loss, allowed)
     chosen = strengths_of(
         owner, strengths, float(strongest), jnp.result_type(*jax.tree.leaves(params))
     )
@@ -193,9 +195,11 @@ def begun(
         return norm([x.value for x in leaves(rest) if x.path in penalised]) == 0
 
     # Any penalty says by its certificate where 0 solves: the least such strength lies between two
-    # neighbouring powers of 2.
+    # neighbouring powers of 2. A constraint has none, though at 1e33 its distance is rounded to 0.
+    size = norm(grads)
+    limit = jnp.maximum(CERTAIN * size, 1)
     high = jax.lax.while_loop(
-        lambda s: ~solves(s) & jnp.isfinite(s), lambda s: 2 * s, jnp.float32(1e-30)
+        lambda s: ~solves(s) & (s < limit), lambda s: 2 * s, jnp.float32(1e-30)
     )
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -204,7 +208,10 @@ def begun(
         enough = solves(middle)
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    return moved.here, jax.lax.fori_loop(0, 30, halve, (high / 2, high))[1], curvature
+    found = jax.lax.fori_loop(0, 30, halve, (high / 2, high))[1]
+    every = (high < limit) & (penalty.sparsity(moved.here).overall == 1)
+    strongest = jnp.where(every, found, jnp.inf)
+    return moved.here, jnp.where(jnp.isfinite(size), strongest, jnp.nan), curvature
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -268,7 +268,7 @@ def require_solvable(
     require_whole(owner, "max_iterations", max_iterations)
     try:
         jax.eval_shape(penalty.certificate, params, params)
-        jax.eval_shape(lambda p: shrunk(penalty, p, 1.0), params)
+        jax.eval_shape(lambda p: shrunk(penalty * CERTAIN, p, 1.0), params)
     except (NotImplementedError, ValueError) as error:
         raise ValueError(
             f"{owner}: `penalty` must have a certificate and a prox, but {error}"
