@@ -238,6 +238,23 @@ def test_compare_says_what_train_then_finds(tmp_path, capsys):
         np.testing.assert_allclose(float(rows(tmp_path / "run")[-1][name]), float(best[name]), 1e-4)
 
 
+def test_plan_prints_a_schedule_that_train_takes(tmp_path, capsys):
+    out, options = tmp_path / "plan.png", ["--hidden", "none", "--seeds", "2", "--peak", "0.01"]
+    assert main(["plan", *options, "--steps", "200", "--short", "100", "--out", str(out)]) == 0
+    output = capsys.readouterr().out
+    assert out.read_bytes().startswith(b"\x89PNG")
+    for words in ("expected test loss", "nine times in ten", "2 seeds each, 100 steps"):
+        assert words in output
+    command = shlex.split(output.rpartition("Train it: jax-lrreg ")[2])
+    assert command[:2] == ["train", "--lr"]
+    assert text.parse(command[2])(0) == 0  # it begins with the warmup
+    assert call(["plan", "--short", "99", "--out", str(out)]) == 2
+    assert call(["plan", "--steps", "50", "--out", str(out)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "--short" in errors[-2]
+    assert "--steps" in errors[-1]
+
+
 def test_compare_gives_an_interval_over_seeds_and_fails_where_nothing_is_finite(tmp_path, capsys):
     data = [*table(tmp_path), "--hidden", "none", "--epochs", "2", "--optimizer", "sgd"]
     out = ["--out", str(tmp_path / "sweep")]

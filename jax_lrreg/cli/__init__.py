@@ -1,4 +1,4 @@
-"""The command line: `python -m jax_lrreg train | compare | find-lr | show | list`.
+"""The command line: `python -m jax_lrreg train | compare | plan | find-lr | show | list`.
 
 Each command is a file of this folder, loaded when it is called: `--help` and a mistyped option wait
 for nothing.
@@ -32,6 +32,11 @@ HELP_COMPARE = (
     "best. A list of numbers in --lr or --penalty is an axis of the grid: --lr "
     '"Cosine([1e-3, 1e-2], steps=660)" --penalty "L2([0, 1e-4]).on(\'**/kernel\')" are four '
     "points; lists in one text change together."
+)
+HELP_PLAN = (
+    "Foretell the best schedule of a long run from three short ones. They are run side by side, "
+    "with several seeds each, and a law of the test loss is fitted to them; printed is the text of "
+    "the schedule that it has as the best, with the loss that is expected of it."
 )
 EXIT_CODES = (
     "Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted, "
@@ -77,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="train | compare | find-lr | show | list"
+        required=True, metavar="train | compare | plan | find-lr | show | list"
     )
 
     def command(name: str, description: str) -> argparse.ArgumentParser:
@@ -89,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", HELP_TRAIN)
     find = command("find-lr", "Try rising learning rates on real data, and suggest one.")
     compare = command("compare", HELP_COMPARE)
-    for sub in (train, find, compare):
+    plan = command("plan", HELP_PLAN)
+    for sub in (train, find, compare, plan):
         _add_problem(sub)
     for sub in (train, compare):
         sub.add_argument("--lr", metavar="TEXT", help=HELP_LR)
@@ -102,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--epochs", type=_whole, help="passes over the training examples")
     compare.add_argument("--seeds", type=_whole, default=3, help="runs of each point (default: 3)")
     _add_picture(compare, "compare.png")
+    plan.add_argument("--steps", type=_whole, help="of the long run (default: as train has)")
+    plan.add_argument("--short", type=_whole, help="of the short ones (default: a quarter)")
+    plan.add_argument("--peak", type=_positive, help="highest rate (default: as train has)")
+    plan.add_argument("--seeds", type=_whole, default=4, help="runs of each (default: 4)")
+    _add_picture(plan, "plan.png")
     train.add_argument("--out", default="run", metavar="FOLDER", help="the run (default: run)")
     train.add_argument("--branch", metavar="RUN", help="go on from this run, with another plan")
     train.add_argument("--at", type=_natural, metavar="STEP", help="from this step of it")

@@ -1,0 +1,182 @@
+"""Does a law of three short runs tell the loss of nine others, and is its best schedule the best?
+
+    python benchmarks/forecast.py [--tiny] [--picture FILE]
+
+Twelve schedules of one peak train a small character transformer, and an MLP on digits, from five
+seeds side by side. `forecast.fit` is given the held-out losses of three of them, and tells those of
+the others at the end; then the schedule that it plans is run as well, and so are linear decay and
+`forecast.refined` of the gradient norms of that. Printed are the mean losses over the seeds. The
+picture has the curves of the transformer.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _timing import machine
+from _workloads import Mlp, Transformer, cross_entropy, text
+from scipy.stats import spearmanr
+from sklearn.datasets import load_digits
+
+from jax_lrreg import forecast, training
+from jax_lrreg.schedules import Constant, Cosine, Cyclic, Linear, MultiStep, Schedule
+
+
+class Problem(NamedTuple):
+    """What is trained: `held` are the examples that it is judged by, every so many steps."""
+
+    module: nn.Module
+    arrays: dict[str, np.ndarray]
+    held: dict[str, np.ndarray]
+    batch_size: int
+    peak: float
+    steps: int
+    every: int
+
+    @property
+    def warmup(self) -> int:
+        return self.steps // 20
+
+
+def problems(tiny: bool) -> dict[str, Problem]:
+    images, labels = load_digits(return_X_y=True)
+    digits = {"x": (images / 16).astype(np.float32), "y": labels.astype(np.int32)}
+    characters, symbols = text(20_000 if tiny else 500_000, 32)
+    long, short = (60, 60) if tiny else (3000, 1000)
+    every = (3, 3) if tiny else (50, 20)
+    small = Transformer(1, 16, 2, symbols)
+    return {
+        "char transformer": problem(small, characters, 256, 16, 1e-2, long, every[0]),
+        "digits MLP": problem(Mlp((64, 64, 10)), digits, 360, 32, 2e-3, short, every[1]),
+    }
+
+
+def problem(module: nn.Module, arrays: Any, held: int, *rest: Any) -> Problem:
+    order = np.random.default_rng(0).permutation(len(arrays["x"]))
+    parts = ({name: x[i] for name, x in arrays.items()} for i in (order[held:], order[:held]))
+    return Problem(module, *parts, *rest)
+
+
+def twelve(work: Problem) -> dict[str, Schedule]:
+    peak, steps, warmup = work.peak, work.steps, work.warmup
+    base, rest = Constant(peak).warmup(warmup), steps - warmup
+
+    def cooled(percent: int, shape: str, **options: float) -> Schedule:
+        length = percent * steps // 100
+        return base.cooldown(length, at=steps - length, shape=shape, **options)
+
+    stairs = MultiStep(peak, boundaries=(rest // 2, 3 * rest // 4), decay_rate=0.3)
+    down = steps // 3 - warmup
+    return {
+        "constant": base,
+        "cosine": Cosine(peak, steps=rest).warmup(warmup),
+        "cosine to 10 %": Cosine(peak, steps=rest, end_value=peak / 10).warmup(warmup),
+        "linear": Linear(peak, steps=rest).warmup(warmup),
+        "WSD 10 % linear": cooled(10, "linear"),
+        "WSD 20 % linear": cooled(20, "linear"),
+        "WSD 20 % 1-sqrt": cooled(20, "1-sqrt"),
+        "WSD 40 % linear": cooled(40, "linear"),
+        "WSD 40 % square": cooled(40, "square"),
+        "WSD 20 % exponential": cooled(20, "exponential", end_value=peak / 10),
+        "steps": stairs.warmup(warmup),
+        "cyclic": Cyclic(peak / 10, peak_value=peak, up_steps=warmup, down_steps=down),
+    }
+
+
+FITTED = ("constant", "linear", "WSD 20 % linear")
+
+
+def runner(work: Problem, seeds: int) -> Callable[[Schedule], tuple[np.ndarray, np.ndarray]]:
+    """`schedule ->` held-out losses [seeds, losses] and gradient norms [seeds, steps]."""
+    data, held = jax.tree.map(jnp.asarray, (work.arrays, work.held))
+
+    def run(rates: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tx = optax.adam(lambda step: rates[jnp.minimum(step, work.steps - 1)])
+        example = work.arrays["x"][:1]
+        state = training.init(work.module, tx, key=key, example=example)
+        step = training.make_step(work.module, cross_entropy, tx)
+        shape = (work.steps // work.every, work.every, work.batch_size)
+        rows = jax.random.randint(jax.random.fold_in(key, 1), shape, 0, len(data["x"]))
+
+        def one(state: training.State, index: jax.Array) -> tuple[training.State, jax.Array]:
+            state, metrics = step.body(state, jax.tree.map(lambda x: x[index], data))
+            return state, metrics["grad_norm"]
+
+        def part(state: training.State, rows: jax.Array) -> tuple[training.State, Any]:
+            state, norms = jax.lax.scan(one, state, rows)
+            variables = {"params": state.params}
+            loss = cross_entropy(lambda x: work.module.apply(variables, x), held)
+            return state, (loss, norms)
+
+        losses, norms = jax.lax.scan(part, step.complete(state), rows)[1]
+        return losses, norms.reshape(-1)
+
+    program = jax.jit(jax.vmap(run, (None, 0)))
+    keys = jax.random.split(jax.random.key(0), seeds)
+    steps = np.arange(work.steps)
+    return lambda lr: jax.device_get(program(jnp.asarray(lr(steps)), keys))
+
+
+def study(name: str, work: Problem, seeds: int) -> tuple[Any, ...]:
+    """Runs everything, and prints the rows of a problem."""
+    train, lrs = runner(work, seeds), twelve(work)
+    steps = np.arange(work.every - 1, work.steps, work.every)
+    ran = {label: train(lr) for label, lr in lrs.items()}
+    curves = {label: losses.mean(0) for label, (losses, _) in ran.items()}
+    law = forecast.fit([(lrs[label], (steps, curves[label])) for label in FITTED])
+    plan = law.extrapolate(steps=work.steps)
+    norms = ran["linear"][1].mean(0)
+    lrs |= {"planned": plan.schedule}
+    lrs |= {"refined": forecast.refined(norms, steps=work.steps, peak_value=work.peak)}
+    for label in ("planned", "refined"):
+        curves[label] = train(lrs[label])[0].mean(0)
+    expected = {label: float(law.final(lr, steps=work.steps)) for label, lr in lrs.items()}
+    for label, lr in lrs.items():
+        real, low, high = curves[label][-1], *law.interval(lr, steps=work.steps)[:, -1]
+        off = 100 * (expected[label] / real - 1)
+        title = f"{label}, fitted" if label in FITTED else label
+        cells = (name, title, f"{real:.4f}", f"{expected[label]:.4f}", f"{off:+.2f} %")
+        print(f"| {' | '.join(cells)} | {low:.4f} to {high:.4f} |")
+    others = [label for label in curves if label not in (*FITTED, "planned", "refined")]
+    ranks = spearmanr([expected[x] for x in others], [curves[x][-1] for x in others])[0]
+    worst = max(abs(expected[x] / curves[x][-1] - 1) for x in others)
+    best = min(curves[x][-1] for x in curves if x not in ("planned", "refined"))
+    behind = curves["planned"][-1] - best, curves["refined"][-1] - curves["linear"][-1]
+    cells = (name, f"{ranks:.2f}", f"{100 * worst:.2f} %", *(f"{x:+.4f}" for x in behind))
+    shown = {label: lrs[label] for label in (*FITTED, "planned")}
+    return f"| {' | '.join(cells)} |", law, shown, steps, curves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="few steps, to see that it runs")
+    parser.add_argument("--picture", help="file to draw to")
+    options = parser.parse_args()
+    seeds = 1 if options.tiny else 5
+    print(f"{machine()}; {seeds} seeds")
+    print("| problem | schedule | loss at the end | expected | off | interval |")
+    print("|---|---|---|---|---|---|")
+    found = [study(name, work, seeds) for name, work in problems(options.tiny).items()]
+    print()
+    print("| problem | rank correlation of 9 | worst | planned - best of 12 | refined - linear |")
+    print("|---|---|---|---|---|")
+    print("\n".join(summary for summary, *_ in found))
+    if options.picture:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from jax_lrreg import plots
+
+        _, law, lrs, steps, curves = found[0]
+        measured = {label: (steps, curves[label]) for label in lrs}
+        ax = plots.forecast(law, lrs, curves=measured)
+        plots.figure_of(ax).savefig(options.picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
