@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from jax_lrreg import (
     averages,
     finder,
+    forecast,
     penalties,
     plots,
     pytree,
@@ -394,6 +395,36 @@ def test_program_13_averages_of_the_weights(digits):
     assert evaluate(mean)["accuracy"] > 0.88
     trained = training.merge(module, mean)
     assert trained["params"].keys() == state.params.keys()
+
+
+def test_program_16_the_loss_of_a_schedule_before_it_is_run():
+    T, true = 600, forecast.MultiPower(2.0, A=0.5, alpha=0.5, B=80.0, C=2.0, beta=0.6, gamma=0.65)
+    constant = schedules.Constant(5e-4).warmup(30)
+    cosine, wsd = schedules.Cosine(5e-4, steps=570).warmup(30), constant.cooldown(0, 300, 1e-4)
+    lr = constant.cooldown(120, at=480)
+    losses_a, losses_b, losses_c = (true(one, steps=T) for one in (constant, cosine, wsd))
+    law = forecast.fit({constant: losses_a, cosine: losses_b, wsd: losses_c})
+    np.testing.assert_allclose(law(lr, steps=T)[60:], true(lr, steps=T)[60:], rtol=3e-3)
+    assert law.interval(lr, steps=T).shape == (2, T)
+    plan = law.best(
+        lambda peak, n, p: (
+            schedules.Constant(peak).warmup(50).cooldown(n, at=T - n, shape="power", power=p)
+        ),
+        steps=T,
+        peak=(1e-4, 1e-3),
+        n=(0.02 * T, 0.6 * T),
+        p=(0.5, 3.0),
+    )
+    assert text.parse(repr(plan.schedule)) == plan.schedule
+    assert plan.loss <= law.final(lr, steps=T) + 1e-3
+    assert plan.interval[0] < plan.loss < plan.interval[1]
+    assert plan.numbers["peak"] == pytest.approx(5e-4, rel=0.01)  # no curve had a higher one
+    assert forecast.bound(lr, steps=T, gradient_norms=None) > 0
+    shape = schedules.Constant(1.0).cooldown(T, at=0)
+    assert forecast.peak_for(shape, like=lr, steps=T) > 5e-4
+    history = {"grad_norm": np.ones(60)}
+    refined = forecast.refined(history["grad_norm"], steps=T, peak_value=1e-3)
+    np.testing.assert_allclose(refined(T // 2), 5e-4, rtol=1e-6)
 
 
 def test_program_18_objects_of_your_own():

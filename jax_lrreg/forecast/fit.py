@@ -175,9 +175,10 @@ class _Problem:
         # Of what is fitted, in units of the peak, to what is printed.
         change = np.eye(NUMBERS)
         change[1, 2], change[4, 6] = alpha * np.log(peak), gamma * np.log(peak)
-        covariance, misfit = self.spread(numbers)
+        root, misfit = self.spread(numbers)
         others, judged = self.left_out(numbers, runs)
-        lower = np.linalg.cholesky(change @ covariance @ change.T)
+        # Of the root and not of the covariance, which rounding may leave without one.
+        lower = np.linalg.qr((change @ root).T, mode="r").T
         peaks = [float(run.rates.max()) for run in runs]
         evidence = Evidence(
             (short(min(peaks), 7), short(max(peaks), 7)),
@@ -224,7 +225,7 @@ class _Problem:
         return float(np.mean(np.square(means)))
 
     def spread(self, numbers: np.ndarray) -> tuple[np.ndarray, float]:
-        """The covariance of the numbers, and the misfit that is left in blocks of residuals.
+        """A square root of the covariance [7, errors], and the misfit left in blocks of residuals.
 
         Neighbouring residuals go together, as the law misses a curve by stretches: counted as
         independent they would make an interval many times too narrow. So the gradient's covariance
@@ -239,12 +240,10 @@ class _Problem:
                 gradients.append((weight * residuals)[block] @ jacobian[block])
                 means.append(residuals[block].mean() * design.scale)
             begin += len(design.log_loss)
-        middle = np.stack(gradients).T @ np.stack(gradients) + np.diag(self.weight**2)
         # What nothing holds, such as B where no drop matters, is unknown, not infinite.
         inverse = np.linalg.inv(hessian + 1e-9 * np.trace(hessian) * np.eye(NUMBERS))
-        covariance = inverse @ middle @ inverse
-        covariance += 1e-12 * np.diag(np.maximum(np.diag(covariance), 1e-12))
-        return covariance, float(np.sqrt(np.mean(np.square(means))))
+        root = inverse @ np.concatenate([np.stack(gradients), np.diag(self.weight)]).T
+        return root, float(np.sqrt(np.mean(np.square(means))))
 
 
 def _scaled(bounds: np.ndarray, least: float) -> np.ndarray:
