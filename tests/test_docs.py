@@ -16,3 +16,9 @@ def test_the_blocks_of_a_page_run_in_order(page, capsys):
     for index, block in enumerate(blocks):
         exec(compile(block, f"{page.name}, block {index}", "exec"), names)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
