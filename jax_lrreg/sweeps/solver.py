@@ -269,7 +269,7 @@ def require_solvable(
     try:
         jax.eval_shape(penalty.certificate, params, params)
         jax.eval_shape(lambda p: shrunk(penalty * CERTAIN, p, 1.0), params)
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError, TypeError) as error:
         raise ValueError(
             f"{owner}: `penalty` must have a certificate and a prox, but {error}"
         ) from None
