@@ -80,7 +80,7 @@ SEARCHES: dict[str, tuple[Callable[[str, Settings], tuple[Penalty, ...]], bool]]
 }
 
 
-def _ratios(name: str, given: Any, argument: str = "l1_ratio") -> list[float]:
+def _ratios(name: str, given: float | list[float], argument: str = "l1_ratio") -> list[float]:
     ratios = np.atleast_1d(given)
     allowed = "a number from 0 to 1, or a list of them"
     require_number(name, argument, ratios, allowed, lambda x: (x >= 0) & (x <= 1))

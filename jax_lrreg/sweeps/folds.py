@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import chex
 import jax
@@ -125,7 +124,7 @@ def cross_validate(
     return CrossValidation(whole.strengths, scores, whole)
 
 
-def _folds(folds: Any, count: int) -> np.ndarray:
+def _folds(folds: int | chex.ArrayNumpy | list[int], count: int) -> np.ndarray:
     """The fold of each example, numbers from 0 without gaps."""
     if not isinstance(folds, list | tuple | np.ndarray | jax.Array):
         allowed = f"a whole number from 2 to the {count} examples, or a fold for each example"

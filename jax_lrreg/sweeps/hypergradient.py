@@ -131,13 +131,7 @@ def tune(
     _require_mode("tune", mode)
     parts = _Parts(hyper, "tune")
     program, numbers = parts.of(function), parts.numbers
-    patterns = [only] if isinstance(only, str) else only
-    several = isinstance(patterns, list | tuple) and len(patterns) > 0
-    require(several, "tune", "only", only, "a pattern, or a list of them", error=TypeError)
-    chosen = parts.chosen(patterns)
-    moving = [np.asarray((x > 0) & own) for x, own in zip(numbers, chosen, strict=True)]
-    allowed = "a tree with a real number > 0" + (f" at {only!r}" if only != "**" else "")
-    require(any(map(np.any, moving)), "tune", "hyper", hyper, allowed)
+    moving = parts.moving(only, hyper)
     # A shorter memory than in training, as ten steps are all there are: with 0.999 the slopes of
     # the start, the steepest, would hold the last steps small. Less than 0.7 of momentum is stuck
     # in a dent of the loss by the rate, as that of digits has one at half of the best rate.
@@ -156,16 +150,22 @@ def tune(
         if not sound:
             numbers, memory, rate = best, tx.init(best), rate / 2
             value, slopes = jax.device_get(_slopes(program, mode, numbers, parts.others))
-        # The slope by a logarithm is that by the number times it.
-        by_log = [jnp.where(m, s * x, 0) for m, s, x in zip(moving, slopes, numbers, strict=True)]
-        update, memory = tx.update(by_log, memory)
+        update, memory = tx.update(_by_logarithms(moving, slopes, numbers), memory)
         pairs = zip(moving, numbers, jax.tree.leaves(update), strict=True)
         further = [jnp.where(m, x * jnp.exp(rate * u), x) for m, x, u in pairs]
         numbers = parts.within(numbers, further)
     columns = zip(parts.names, zip(*visited, strict=True), strict=True)
-    values = {name: np.stack([np.asarray(x) for x in column]) for name, column in columns}
+    values = {name: np.stack(jax.device_get(column)) for name, column in columns}
     found = jax.tree.map(plain, parts.tree(best))
     return Tuned(found, least, np.array(losses), values)
+
+
+def _by_logarithms(
+    moving: list[np.ndarray], slopes: list[jax.Array], numbers: list[jax.Array]
+) -> list[jax.Array]:
+    """The slopes by the logarithms of what moves: those by the numbers, times these."""
+    triples = zip(moving, slopes, numbers, strict=True)
+    return [jnp.where(moves, slope * x, 0) for moves, slope, x in triples]
 
 
 class _Parts:
@@ -182,10 +182,20 @@ class _Parts:
         self.paths = [path_of(path) for path, _ in chosen]
         self.numbers = [jnp.asarray(leaf, jnp.asarray(leaf).dtype) for _, leaf in chosen]
         self.owner = owner
+
+    @property
+    def fixed(self) -> list[Any]:
+        """What a program is made of, with marks for the numbers and arrays that it is given."""
         # Python's own whole numbers are structure to a function, as `range(n)`; arrays are not.
-        pairs = list(zip(self.leaves, self.real, strict=True))
-        self.fixed = [REAL if real else OTHER if _is_array(x) else x for x, real in pairs]
-        self.others = [x for x, kind in zip(self.leaves, self.fixed, strict=True) if kind is OTHER]
+        pairs = zip(self.leaves, self.real, strict=True)
+        return [REAL if real else OTHER if _is_array(x) else x for x, real in pairs]
+
+    @property
+    def others(self) -> list[chex.Array]:
+        """The arrays without a slope."""
+        return [
+            x for x, real in zip(self.leaves, self.real, strict=True) if not real and _is_array(x)
+        ]
 
     def tree(self, numbers: list[Any], rest: bool = True) -> Hyper:
         """The tree with these numbers; without the rest, None in its place."""
@@ -194,12 +204,19 @@ class _Parts:
         leaves = [next(given) if real else leaf if rest else None for leaf, real in pairs]
         return jax.tree.unflatten(self.structure, leaves)
 
-    def chosen(self, patterns: Sequence[str]) -> list[bool]:
-        """Which numbers some pattern is for; each must be for one."""
+    def moving(self, only: str | Sequence[str], hyper: Hyper) -> list[np.ndarray]:
+        """Which numbers are > 0 and meant by some pattern; each pattern must be for one."""
+        patterns = [only] if isinstance(only, str) else only
+        several = isinstance(patterns, list | tuple) and len(patterns) > 0
+        require(several, self.owner, "only", only, "a pattern, or a list of them", error=TypeError)
         matches = [matcher(pattern, self.owner) for pattern in patterns]
         for pattern in patterns:
             require_alive(self.owner, pattern, self.paths)
-        return [any(match(path) for match in matches) for path in self.paths]
+        meant = [any(match(path) for match in matches) for path in self.paths]
+        moving = [np.asarray((x > 0) & own) for x, own in zip(self.numbers, meant, strict=True)]
+        allowed = "a tree with a real number > 0" + (f" at {only!r}" if only != "**" else "")
+        require(any(map(np.any, moving)), self.owner, "hyper", hyper, allowed)
+        return moving
 
     def within(self, numbers: list[jax.Array], further: list[jax.Array]) -> list[jax.Array]:
         """Each number moved as far as the object that it belongs to takes it."""
@@ -293,7 +310,7 @@ def _is_array(leaf: object) -> bool:
     return isinstance(leaf, np.ndarray | np.generic | jax.Array)
 
 
-def _is_real(leaf: Any) -> bool:
+def _is_real(leaf: object) -> bool:
     if is_key(leaf) or isinstance(leaf, bool | int):
         return False
     return isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

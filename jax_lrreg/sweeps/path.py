@@ -25,6 +25,9 @@ from jax_lrreg.sweeps.solver import (
     require_solvable,
 )
 
+Strengths = int | chex.ArrayNumpy | list[float]
+Start = tuple[optax.Params, jax.Array]  # where a solution begins, and how steep it is there
+
 COLUMNS = ("objective", "certificate", "sparsity", "iterations")
 MODES = ("warm", "parallel")
 WEAKEST = 1e-3  # of the strongest strength, as scikit-learn has it
@@ -71,7 +74,7 @@ def path(
     params: optax.Params,
     penalty: Penalty,
     *,
-    strengths: int | chex.ArrayNumpy | list[float] = 100,
+    strengths: Strengths = 100,
     tolerance: float = 1e-6,
     max_iterations: int = 10_000,
     mode: str = "warm",
@@ -129,7 +132,7 @@ def solved(
     params: optax.Params,
     penalty: Penalty,
     batch: tuple[Batch, ...],
-    strengths: Any,
+    strengths: Strengths,
     limits: Limits,
     mode: str,
 ) -> Path:
@@ -148,7 +151,7 @@ def solved(
     return Path(strengths=chosen, params=found.params, penalised=penalised, **columns)
 
 
-def strengths_of(owner: str, strengths: Any, strongest: float, dtype: np.dtype) -> np.ndarray:
+def strengths_of(owner: str, strengths: Strengths, strongest: float, dtype: np.dtype) -> np.ndarray:
     """Strengths from the strongest to the weakest."""
     dtype = np.promote_types(dtype, np.float32)  # of a product with parameters of float32 or wider
     if isinstance(strengths, list | tuple | np.ndarray | jax.Array):
@@ -229,7 +232,7 @@ def along(
     """The solutions at each strength, each begun at the one before, or all at the start."""
     slopes = jax.grad(loss)
 
-    def one(carry: Any, strength: jax.Array) -> tuple[Any, Solution]:
+    def one(carry: Start, strength: jax.Array) -> tuple[Start, Solution]:
         here, steepness = carry
         term = penalty * strength
         moved = minimise(slopes, here, term, batch, curvature, scale, limits, steepness)

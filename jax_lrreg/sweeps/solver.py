@@ -179,7 +179,7 @@ def minimise(
             most = dot(jax.tree.map(lambda c, w: steepness * c * w, curvature, way), way)
             return to, new, bent <= most * (1 + 1e-3) + 1e-30
 
-        def steeper(tried: Any) -> Any:
+        def steeper(tried: tuple[jax.Array, tuple]) -> tuple[jax.Array, tuple]:
             steepness, _ = tried
             return 2 * steepness, moved(2 * steepness)
 
