@@ -98,6 +98,7 @@ def with_optuna(task: Task) -> Call:
     from torch import nn
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)  # products this small are slower on two
     x, y = (torch.tensor(task.data.arrays[name]) for name in "xy")
     order = torch.tensor(task.order)
     layers = [task.start[f"Dense_{number}"] for number in range(3)]

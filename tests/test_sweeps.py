@@ -420,6 +420,9 @@ REFUSED = {
     "a metric of halving": (lambda: halved(name="y"), "halving: `name`"),
     "a mode of halving": (lambda: halved(mode="least"), "halving: `mode`"),
     "an axis of halving": (lambda: halved(over="key"), "halving: `over`"),
+    "an axis that is none": (lambda: swept(lambda hp: hp).best("x", over=1), "best: `over`"),
+    "within jit": (lambda: jax.jit(lambda: swept(lambda hp: hp)["x"])(), "run: .*outside of jit"),
+    "a state of nothing": (lambda: halved(lambda hp, _, __: (None, hp)), "halving: `function`"),
     "no state": (lambda: halved(lambda hp, state, steps: hp), "halving: `function`"),
 }
 

@@ -22,7 +22,8 @@ from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
 ROWS = 20  # of the table that are printed, the best ones; the file has all
 BY, OVER = "test_loss", "seed"
 Hyper = dict[str, schedules.Schedule | penalties.Penalty]
-Run = Callable[[Mapping[str, Any]], dict[str, jax.Array]]
+Named = Mapping[str, Any]
+Run = Callable[[Named], dict[str, jax.Array]]
 
 
 def run(
@@ -110,7 +111,7 @@ def _member(task: Problem, steps: int, hyper: Hyper) -> Run:
     first = jax.tree.map(lambda x: x[0] if jnp.ndim(x) else x, task.penalty)
     first.report(begin(optax.identity(), key=jax.random.key(0)).params)
 
-    def member(hp: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def member(hp: Named) -> dict[str, jax.Array]:
         lr, penalty = (hp.get(name, hyper[name]) for name in ("lr", "penalty"))
         tx = OPTIMIZERS[task.optimizer](lr)
         data = training.ArrayData(source.arrays, source.batch_size, hp["seed"]["order"])
@@ -142,7 +143,7 @@ def _table(result: sweeps.Result, mean: np.ndarray) -> Table:
     return table
 
 
-def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def _cells(row: Named, names: Sequence[str]) -> list[str]:
     halves = (2 * row[f"{name} error"] for name in names)
     texts = ("" if math.isnan(half) else f" ± {half:.1g}" for half in halves)  # of one seed
     return [f"{row[name]:.4g}{text}" for name, text in zip(names, texts, strict=True)]

@@ -58,7 +58,11 @@ def place_of(owner: str) -> Iterator[Place]:
     Meanwhile there is no active mesh: a member is on one device, and its batches are not cut over
     the mesh as those of `fit` are.
     """
-    mesh = jax.sharding.get_mesh()
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:  # inside a trace, where there is nothing to measure or to compile
+        outside = "must be called outside of jit: it compiles by itself"
+        raise ValueError(f"{owner}: {outside}") from None
     auto = all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
     require(auto, owner, "mesh", mesh, "of Auto axes")
     if not mesh.empty:
@@ -159,16 +163,19 @@ def _one(
         return carried, _metrics("run", function(hyper))
     made = function(hyper, carried if jax.tree.leaves(carried) else None, steps)
     pair = isinstance(made, tuple) and len(made) == 2
-    require(pair, "halving", "function", made, "return (state, {name: scalar})", error=TypeError)
+    # Without a state, each rung would begin from the beginning.
+    kept = pair and len(jax.tree.leaves(made[0])) > 0
+    allowed = "one that returns (state, {name: scalar}), a tree of arrays and metrics"
+    require(kept, "halving", "function", made, allowed, error=TypeError)
     # The next rung's program takes arrays of definite dtypes, and a Python number's is weak.
     state = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), made[0])
     return state, _metrics("halving", made[1])
 
 
-def _metrics(owner: str, found: Any) -> Metrics:
-    allowed = "return {name: scalar}, one or more"
-    mapping = isinstance(found, Mapping) and len(found) > 0
-    require(mapping, owner, "function", found, allowed, error=TypeError)
+def _metrics(owner: str, found: object) -> Metrics:
+    allowed = "one that returns {name: scalar}, one or more"
+    if not isinstance(found, Mapping) or not found:
+        raise TypeError(f"{owner}: `function` must be {allowed}, got one that returns {found!r}")
     for name, value in found.items():
         number = isinstance(value, bool | int | float | jax.Array | np.ndarray | np.generic)
         number = number and jnp.ndim(value) == 0
@@ -212,9 +219,9 @@ def _form(leaf: chex.Numeric) -> tuple[Any, ...]:
     return aval.shape, aval.dtype, aval.weak_type
 
 
-def _needed(program: Any) -> int:
+def _needed(program: Callable[..., Made]) -> int:
     """Bytes that a program takes beside its constants."""
-    analysis = program.memory_analysis()  # which not every platform has
+    analysis = getattr(program, "memory_analysis", lambda: None)()  # which not every one has
     names = ("temp_size_in_bytes", "output_size_in_bytes", "argument_size_in_bytes")
     return sum(getattr(analysis, name, 0) for name in names)
 

@@ -73,7 +73,10 @@ class Table:
 
     def to_pandas(self) -> Any:
         """The table as a frame of Pandas, which must be installed."""
-        return importlib.import_module("pandas").DataFrame(self.rows)
+        try:
+            return importlib.import_module("pandas").DataFrame(self.rows)
+        except ImportError as error:
+            raise ImportError("to_pandas needs Pandas: pip install pandas") from error
 
 
 class Result:
@@ -190,7 +193,10 @@ class Result:
 
 def places_of(owner: str, over: Over, axes: Sequence[str]) -> tuple[int, ...]:
     """The places of one axis, of several, or of none."""
-    names = () if over is None else (over,) if isinstance(over, str) else tuple(over)
+    allowed = f"an axis of {', '.join(axes)}, a list of them, or None"
+    named = over is None or isinstance(over, str | list | tuple)
+    require(named, owner, "over", over, allowed, error=TypeError)
+    names: Sequence[str] = [over] if isinstance(over, str) else over or ()
     return tuple(require_axis(owner, "over", name, axes) for name in names)
 
 
