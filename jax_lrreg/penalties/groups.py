@@ -102,7 +102,9 @@ def settle_groups(penalty: Numbered) -> None:
     require(several, penalty, "groups", groups, allowed)
     whole = tuple(require_whole(penalty, "groups", g, 0, None, allowed) for g in groups)
     object.__setattr__(penalty, "groups", whole)
-    if penalty.axis == ():
+    if (
+        isinstance(penalty.axis, tuple) and not penalty.axis
+    ):  # an array is refused by `require_axes`
         object.__setattr__(penalty, "axis", None)
 
 
