@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", type=_whole, default=3, help="runs of each point (default: 3)")
     _add_picture(compare, "compare.png")
     plan.add_argument("--steps", type=_whole, help="of the long run (default: as train has)")
-    plan.add_argument("--short", type=_whole, help="of the short ones (default: a quarter)")
+    plan.add_argument("--short", type=_whole, help="of the short ones (default: half as many)")
     plan.add_argument("--peak", type=_positive, help="highest rate (default: as train has)")
     plan.add_argument("--seeds", type=_whole, default=4, help="runs of each (default: 4)")
     _add_picture(plan, "plan.png")

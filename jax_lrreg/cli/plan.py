@@ -16,6 +16,7 @@ from jax_lrreg.cli.problem import OPTIMIZERS, Problem, problem
 
 LOSSES = 50  # of a short run; each is of all test examples
 LEAST = 2 * LOSSES  # steps of a short run
+POOR = 0.1  # misfit: schedules differ by less
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
     task = problem(**options)
     per_epoch = task.source.steps_per_epoch
     steps = task.epochs * per_epoch if steps is None else steps
-    short = max(LEAST, steps // 4) if short is None else short
+    short = max(LEAST, steps // 2) if short is None else short
     require(short >= LEAST, PROGRAM, "--short", short, f"at least {LEAST}")
     every = short // LOSSES
     short = LOSSES * every
@@ -59,6 +60,10 @@ def run(
     shown = {"the plan": plan, **_three(peak, steps)}
     save(plots.forecast(law, shown, curves=curves, steps=steps), path)
     print_pairs(f"Planned for {options['data']}", _summary(task, plan, law, (seeds, short)))
+    assert law.evidence is not None
+    if law.evidence.misfit > POOR:
+        more = "its plan is a guess: try longer --short runs, or another --peak"
+        print(f"{PROGRAM}: the law does not hold here, {more}", file=sys.stderr)
     epochs = -(-steps // per_epoch)
     print(f"Wrote {path}")
     # A schedule's text has single quotes, and nothing that a shell reads in double ones.
@@ -67,13 +72,15 @@ def run(
 
 
 def _three(peak: float, steps: int) -> dict[str, schedules.Schedule]:
-    """What a law is told apart by: a constant rate, a decay all along, and a late one."""
-    warmup, late = steps // 20, steps // 5
+    """What a law is told apart by, as in its paper: a constant, a decay, and sudden drops."""
+    warmup, stairs = steps // 20, (steps // 2, 3 * steps // 4)
     constant = schedules.Constant(peak).warmup(warmup)
     return {
         "constant": constant,
         "linear": schedules.Linear(peak, steps=steps - warmup).warmup(warmup),
-        "late": constant.cooldown(late, at=steps - late),
+        "stairs": schedules.MultiStep(peak, boundaries=stairs, decay_rate=0.3).overlay_warmup(
+            warmup
+        ),
     }
 
 
@@ -89,8 +96,9 @@ def _losses(task: Problem, every: int) -> Callable[[jax.Array, jax.Array], np.nd
         step = training.make_step(task.module, task.measure, tx, penalty=task.penalty)
 
         def part(state: training.State, _: None) -> tuple[training.State, jax.Array]:
-            state, _ = training.scan(step, state, data, steps=every)
-            model = lambda x: task.module.apply({"params": state.params}, x)  # noqa: E731
+            state = training.scan(step, state, data, steps=every)[0]
+            params: Any = state.params
+            model = lambda x: task.module.apply({"params": params}, x)  # noqa: E731
             return state, task.measure(model, {"x": x, "y": y})[0]
 
         return jax.lax.scan(part, step.complete(state), None, length=LOSSES)[1]

@@ -178,7 +178,7 @@ class _Problem:
         root, misfit = self.spread(numbers)
         others, judged = self.left_out(numbers, runs)
         # Of the root and not of the covariance, which rounding may leave without one.
-        lower = np.linalg.qr((change @ root).T, mode="r").T
+        lower = np.asarray(np.linalg.qr((change @ root).T, mode="r")).T
         peaks = [float(run.rates.max()) for run in runs]
         evidence = Evidence(
             (short(min(peaks), 7), short(max(peaks), 7)),

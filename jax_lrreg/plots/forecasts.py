@@ -45,7 +45,7 @@ def forecast(
     require(named, "plots.forecast", "schedules", schedules, "a dict {name: schedule}", TypeError)
     plans = {name: one for name, one in schedules.items() if isinstance(one, Plan)}
     if steps is None:
-        fitted = [] if law.evidence is None else [law.evidence.steps]
+        fitted = [] if law.evidence is None else [int(law.evidence.steps)]
         steps = max([plan.steps for plan in plans.values()] or fitted, default=None)
     steps = require_whole("plots.forecast", "steps", steps, 2)
     plain = {**schedules, **{name: plan.schedule for name, plan in plans.items()}}
