@@ -43,35 +43,45 @@ def forecast(
     require(known, "plots.forecast", "law", type(law).__name__, "a law of `forecast`", TypeError)
     named = isinstance(schedules, Mapping) and len(schedules) > 0
     require(named, "plots.forecast", "schedules", schedules, "a dict {name: schedule}", TypeError)
-    plans = {name: one for name, one in schedules.items() if isinstance(one, Plan)}
-    if steps is None:
-        fitted = [] if law.evidence is None else [int(law.evidence.steps)]
-        steps = max([plan.steps for plan in plans.values()] or fitted, default=None)
-    steps = require_whole("plots.forecast", "steps", steps, 2)
-    plain = {**schedules, **{name: plan.schedule for name, plan in plans.items()}}
+    steps = require_whole("plots.forecast", "steps", _until(law, schedules, steps), 2)
+    plain = {name: _schedule_of(one) for name, one in schedules.items()}
     losses = {name: np.asarray(law(one, steps=steps)) for name, one in plain.items()}
     order = sorted(losses, key=lambda name: losses[name][-1])
-    colors = dict(zip(order, cycle(len(order)), strict=True))
-    ax, x, title = axes_of(ax, (7.0, 4.0)), columns(steps - 1), f"lowest: {order[0]}"
-    seen = [_measured(ax, name, one, colors) for name, one in (curves or {}).items()]
-    for name in order:
-        style = {"linewidth": 2.8, "zorder": 4} if name == order[0] else {"linewidth": 1.4}
-        label = f"{losses[name][-1]:.4f}  {name}"
-        ax.plot(x, losses[name][x], color=colors[name], label=label, **style)
+    best, colors = order[0], dict(zip(order, cycle(len(order)), strict=True))
+    ax, x, title = axes_of(ax, (7.0, 4.0)), columns(steps - 1), f"lowest: {best}"
+    shown = [_measured(ax, name, one, colors) for name, one in (curves or {}).items()]
+    for name, values in losses.items():
+        style: dict[str, Any] = {"linewidth": 1.4, "color": colors[name]}
+        style |= {"linewidth": 2.8, "zorder": 4} if name == best else {}
+        ax.plot(x, values[x], label=f"{values[-1]:.4f}  {name}", **style)
+        late = values[int(BEGIN * steps) :]
+        shown.append((float(late.min()), float(late[0])))
     if law.evidence is not None:
-        low, high = np.asarray(law.interval(plain[order[0]], steps=steps))[:, x]
-        ax.fill_between(x, low, high, color=colors[order[0]], alpha=0.15, linewidth=0)
+        low, high = np.asarray(law.interval(plain[best], steps=steps))[:, x]
+        ax.fill_between(x, low, high, color=colors[best], alpha=0.15, linewidth=0)
         title += f", {low[-1]:.4f} to {high[-1]:.4f} nine times in ten"
     ax.set_title(title, loc="left", fontsize=9, color="0.3")
-    begin = int(BEGIN * steps)
-    tops = [one[begin] for one in losses.values()] + [high for _, high in seen]
-    lows = [one[begin:].min() for one in losses.values()] + [low for low, _ in seen]
-    room = 0.05 * (max(tops) - min(lows))
-    ax.set(xlim=(0, steps), ylim=(min(lows) - room, max(tops) + room))
-    ax.set(xlabel="step", ylabel="loss")
+    least, most = min(low for low, _ in shown), max(high for _, high in shown)
+    room = 0.05 * (most - least)
+    ax.set(xlim=(0, steps), ylim=(least - room, most + room), xlabel="step", ylabel="loss")
     plain_steps(ax, steps)
-    ax.legend(frameon=False, fontsize=8, title="expected at the end", title_fontsize=8)
+    handles = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda pair: pair[1])
+    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
+    ax.legend(*zip(*handles, strict=True), title="expected at the end", **style)
     return ax
+
+
+def _schedule_of(one: Schedule | Plan) -> Schedule:
+    return one.schedule if isinstance(one, Plan) else one
+
+
+def _until(
+    law: MultiPower, schedules: Mapping[str, Schedule | Plan], steps: int | None
+) -> int | None:
+    """How far to draw."""
+    fitted = [] if law.evidence is None else [int(law.evidence.steps)]
+    planned = [one.steps for one in schedules.values() if isinstance(one, Plan)]
+    return max(planned or fitted, default=None) if steps is None else steps
 
 
 def _measured(
