@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_lrreg import forecast, schedules, text
+from jax_lrreg import forecast, plots, schedules, text
 from jax_lrreg.schedules import Constant, Cosine, Cyclic, Linear, MultiStep
 
 CURVES = Path(__file__).parents[1].parent / "shared" / "data" / "loss_curves"
@@ -302,6 +302,24 @@ def test_refined_of_constant_norms_is_linear_and_large_ones_make_a_warmup(optimi
     assert values[0] < 0.05
     assert 10 < np.argmax(values) < 60
     assert lr(300) == 0
+
+
+def test_a_picture_says_which_schedule_to_run(fitted):
+    plan = fitted.best(lambda n: Constant(1e-3).cooldown(n, at=500 - n), steps=500, n=(5, 450))
+    curves = {"constant": LAW(RUNS[0], steps=500), "other": (np.arange(99, 500, 100), np.ones(5))}
+    named = {"constant": RUNS[0], "cosine": RUNS[2], "planned": plan}
+    ax = plots.forecast(fitted, named, curves=curves)
+    texts = [entry.get_text() for entry in ax.get_legend().get_texts()]
+    assert [name.split()[1] for name in texts] == ["planned", "cosine", "constant"]
+    assert ax.get_title(loc="left").startswith("lowest: planned, ")
+    widths = {line.get_label().split()[-1]: line.get_linewidth() for line in ax.get_lines()}
+    assert max(widths, key=lambda name: widths[name]) == "planned"
+    plots.forecast(LAW, {"constant": RUNS[0]}, steps=50, ax=ax)  # no interval
+    with pytest.raises(ValueError, match=r"plots\.forecast.*steps"):
+        plots.forecast(LAW, {"constant": RUNS[0]})
+    with pytest.raises(TypeError, match=r"plots\.forecast.*schedules"):
+        plots.forecast(fitted, {})
+    plots.plt.close("all")
 
 
 A, B, C = (LAW(lr, steps=500) for lr in RUNS)

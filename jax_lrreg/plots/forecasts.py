@@ -50,11 +50,11 @@ def forecast(
     best, colors = order[0], dict(zip(order, cycle(len(order)), strict=True))
     ax, x, title = axes_of(ax, (7.0, 4.0)), columns(steps - 1), f"lowest: {best}"
     shown = [_measured(ax, name, one, colors) for name, one in (curves or {}).items()]
-    for name, values in losses.items():
+    for name in order:
         style: dict[str, Any] = {"linewidth": 1.4, "color": colors[name]}
         style |= {"linewidth": 2.8, "zorder": 4} if name == best else {}
-        ax.plot(x, values[x], label=f"{values[-1]:.4f}  {name}", **style)
-        late = values[int(BEGIN * steps) :]
+        ax.plot(x, losses[name][x], label=f"{losses[name][-1]:.4f}  {name}", **style)
+        late = losses[name][int(BEGIN * steps) :]
         shown.append((float(late.min()), float(late[0])))
     if law.evidence is not None:
         low, high = np.asarray(law.interval(plain[best], steps=steps))[:, x]
@@ -65,9 +65,7 @@ def forecast(
     room = 0.05 * (most - least)
     ax.set(xlim=(0, steps), ylim=(least - room, most + room), xlabel="step", ylabel="loss")
     plain_steps(ax, steps)
-    handles = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda pair: pair[1])
-    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
-    ax.legend(*zip(*handles, strict=True), title="expected at the end", **style)
+    ax.legend(frameon=False, fontsize=8, title="expected at the end", title_fontsize=8)
     return ax
 
 
