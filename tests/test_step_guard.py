@@ -361,10 +361,9 @@ x = np.ones((16, 8), np.float32)
 batch = jax.device_put({"x": x, "y": x[:, 0]}, NamedSharding(mesh, P("data")))
 params = {"a": jnp.ones((8, 16)), "b": jnp.ones(16)}
 for cut in (P(), P("data")):
-    def place(v):
-        return NamedSharding(mesh, cut if v.ndim and v.shape[0] % 8 == 0 else P())
-    state = training.init(model, optax.adam(0.1), key=jax.random.key(0), params=params,
-                          sharding=lambda state: jax.tree.map(place, state))
+    with jax.set_mesh(mesh):
+        state = training.init(model, optax.adam(0.1), key=jax.random.key(0), params=params,
+                              sharding={"**": cut})
     for choice in ("keep", "skip"):
         step = training.make_step(model, loss, optax.adam(0.1), on_nonfinite=choice)
         text = step.body.lower(state, batch).compile().as_text()

@@ -23,6 +23,7 @@ from jax_lrreg.penalties import Penalty
 from jax_lrreg.training import ArrayData, State
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.modules import Module
+from jax_lrreg.training.program import platform_of
 from jax_lrreg.training.sources import source_of
 
 SMOOTHING = 0.9  # of the losses: some ten steps
@@ -135,7 +136,7 @@ def range_test(
         return advance(sweep, source.gather(arrays, jax.tree.map(lambda x: x[0], rows)))
 
     # Convolutions are slow in a loop on the CPU: there each step is a call.
-    slow = is_slow_in_a_loop(step.body.trace(start, example))
+    slow = is_slow_in_a_loop(step.body.trace(start, example), platform_of(state))
     size = 1 if slow else min(steps, source.most(example))
     run = jax.jit(many if size > 1 else single)
     nothing, zero = jnp.full(steps, jnp.nan, jnp.float32), jnp.float32(0)

@@ -15,6 +15,7 @@ from jax_lrreg._check import require, require_whole
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.modules import ModelState
+from jax_lrreg.training.sharding import micro_batches
 
 
 class Sums(NamedTuple):
@@ -49,7 +50,7 @@ def accumulated(
         batch: a tree of arrays with the examples along axis 0; scalars and keys are in every
             micro-batch.
         key: micro-batch `i` gets `fold_in(key, i)`.
-        accumulate: how many micro-batches.
+        accumulate: how many micro-batches: of neighbours, and on a mesh every so-manieth row.
         used: how many of them, from the first on, are used; None for all.
     """
     if accumulate == 1:
@@ -60,10 +61,7 @@ def accumulated(
     if size == 0 or size % accumulate:
         allowed = f"`accumulate`={accumulate} must divide the batch"
         raise ValueError(f"make_step: {allowed}, got {size} examples")
-    split = {
-        i: jnp.reshape(x, (accumulate, size // accumulate, *jnp.shape(x)[1:]))
-        for i, x in examples.items()
-    }
+    split = {i: micro_batches(jnp.asarray(x), accumulate) for i, x in examples.items()}
 
     def micro_batch(pieces: dict[int, jax.Array]) -> Batch:
         return jax.tree.unflatten(structure, [pieces.get(i, x) for i, x in enumerate(leaves)])
@@ -74,7 +72,7 @@ def accumulated(
     (loss, (named, _)), grads = trace.out_info
     zeros = jax.tree.map(lambda x: widened(jnp.zeros(x.shape, x.dtype)), (loss, named, grads))
 
-    def one(carry: tuple[Sums, ModelState], item: Any) -> tuple[tuple[Sums, ModelState], None]:
+    def one(carry: tuple[Sums, ModelState], item: tuple) -> tuple[tuple[Sums, ModelState], None]:
         (sums, before), (index, pieces) = carry, item
         micro = micro_batch(pieces)
         own = jax.random.fold_in(key, index)
@@ -93,8 +91,7 @@ def accumulated(
     start = (Sums(jnp.zeros(()), zeros), model_state)
     items = (jnp.arange(accumulate), split)
     if used is None:
-        unroll = accumulate if is_slow_in_a_loop(trace) else 1
-        (sums, model_state), _ = jax.lax.scan(one, start, items, unroll=unroll)
+        sums, model_state = _added_up(one, start, items, trace)
     else:  # a loop whose length is data: one program for every number
         sums, model_state = jax.lax.fori_loop(
             0, used, lambda i, carry: one(carry, jax.tree.map(lambda x: x[i], items))[0], start
@@ -103,13 +100,29 @@ def accumulated(
     return (loss, (named, model_state)), grads
 
 
+def _added_up(
+    one: Callable, start: chex.ArrayTree, items: chex.ArrayTree, trace: jax.stages.Traced
+) -> Any:
+    """What a loop over all micro-batches carries to its end."""
+    loop = lambda unroll: jax.lax.scan(one, start, items, unroll=unroll)[0]  # noqa: E731
+    if not is_slow_in_a_loop(trace, "cpu"):
+        return loop(1)
+    # The platform is that which is compiled for, and need not be that of this machine.
+    count = len(jax.tree.leaves(items)[0])
+    return jax.lax.platform_dependent(cpu=lambda: loop(count), default=lambda: loop(1))
+
+
 def examples_in(batch: Batch, pieces: int, used: jax.Array | None) -> chex.Numeric:
     """How many examples count in the first `used` of so many micro-batches of a batch."""
     size = max((jnp.shape(x)[0] for x in jax.tree.leaves(batch) if jnp.ndim(x)), default=0)
     rows = size if used is None else size // pieces * used
     if not (isinstance(batch, dict) and "mask" in batch):
         return rows
-    return jnp.sum(jnp.where(jnp.arange(size) < rows, batch["mask"], 0), dtype=jnp.float32)
+    if used is None:
+        return jnp.sum(batch["mask"], dtype=jnp.float32)
+    weights = micro_batches(batch["mask"], pieces)
+    within = jnp.arange(pieces)[:, None] < used
+    return jnp.sum(jnp.where(within, weights, 0), dtype=jnp.float32)
 
 
 def most_of(accumulate: int | Schedule) -> int:
@@ -144,16 +157,15 @@ def used_of(accumulate: int | Schedule, count: jax.Array, most: int) -> jax.Arra
 _SLOW: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def is_slow_in_a_loop(trace: jax.stages.Traced) -> bool:
-    """Whether a traced function is to be written out rather than looped over.
+def is_slow_in_a_loop(trace: jax.stages.Traced, platform: str) -> bool:
+    """Whether a traced function is to be written out on a platform rather than looped over.
 
     On the CPU, XLA runs a convolution inside a loop 15 times slower than outside (jax issue 12868).
     """
     program = trace.jaxpr.jaxpr
     if program not in _SLOW:
-        cpu = jax.default_backend() == "cpu"
-        _SLOW[program] = cpu and has_primitive(program, "conv_general_dilated")
-    return _SLOW[program]
+        _SLOW[program] = has_primitive(program, "conv_general_dilated")
+    return platform == "cpu" and _SLOW[program]
 
 
 def has_primitive(program: Any, *names: str) -> bool:

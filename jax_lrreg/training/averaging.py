@@ -16,6 +16,7 @@ from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
 from jax_lrreg.training.loss import Now, called, loss_and_metrics
 from jax_lrreg.training.modules import Module, adapter_of, statistics_of
+from jax_lrreg.training.sharding import cut
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
 
@@ -105,6 +106,7 @@ def refresh_statistics(
 
     @jax.jit
     def after(old: Statistics, state: State, batch: Batch) -> Statistics:
+        batch = cut(batch, "refresh_statistics", divides=False)
         held = with_leaves(state.model_state, places, old)
         now = Now(state.step, jax.random.fold_in(state.key, state.step))
         bound = adapter.bind(state.params, held, now.key)

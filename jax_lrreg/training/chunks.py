@@ -15,7 +15,8 @@ from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, Batch
 from jax_lrreg.training.history import Entry, History, Interval, names_of, zero_sums
 from jax_lrreg.training.interrupts import handled_signals, held_back
-from jax_lrreg.training.program import edited, placement, program_of, settled
+from jax_lrreg.training.program import edited, place_of, platform_of, program_of, settled
+from jax_lrreg.training.sharding import around
 from jax_lrreg.training.sources import ArraySource, Draw, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
@@ -89,10 +90,12 @@ class Run:
             require_whole(owner, "chunk", chunk, allowed="'auto' or a whole number >= 1")
         self.log_every = require_whole(owner, "log_every", log_every)
         self.eval_every, self.chunk, self.owner, self.step = eval_every, chunk, owner, step
-        state = settled(step.complete(state))
+        with around(state):
+            state = settled(step.complete(state))
+        self.place = place_of(state, owner)
+        state = self.place.settled(state)
         self.start = int(jax.device_get(state.step))
         self.end = max(self.start + further, goal)
-        self.place = placement(state)
         self.source = source_of(data, owner, self.end - self.start, self.place)
         self.now = Chunk(self.start, state, Interval(self.start, self.start, [], True, False))
         self.position: Json = None  # of the data after the latest chunk, where a checkpoint asks
@@ -155,13 +158,15 @@ class Run:
         if self.now.step >= self.end:
             return
         example = self.source.example(self.now.step)
-        trace = self.step.body.trace(self.now.state, example)
+        with around(self.now.state):
+            trace = self.step.body.trace(self.now.state, example)
         _, metrics = trace.out_info
-        loops = not is_slow_in_a_loop(trace) or self.chunk not in ("auto", 1)
-        program, names = program_of(self.step, loops), names_of(metrics)
+        slow = is_slow_in_a_loop(trace, platform_of(self.now.state))
+        loops = not slow or self.chunk not in ("auto", 1)
+        program, names = program_of(self.step, loops, self.now.state), names_of(metrics)
         self._check_names(names)
         signals = [number for number in handled_signals() if number not in self.noticed]
-        zeros = self.place(zero_sums(names))
+        zeros = self.place.whole(zero_sums(names))
         draws = self._draws(self._size(example) if loops else None)
         draw = next(draws)
         while draw.steps:
@@ -194,14 +199,15 @@ class Run:
         rows = (source.arrays, draw.payload, np.int32(draw.steps))
         with (
             jax.profiler.StepTraceAnnotation("train", step_num=self.now.step),
+            around(state),
             held_back(signals),
         ):
             # The state is given away here: an interrupt before the new one has its name would lose
             # both.
             state, interval.sums = program(state, sums, *rows, gather=source.gather)
             self.now = Chunk(end, state, interval)
-        if closed:
-            interval.at_end = self.step.at_end(state)
+            if closed:
+                interval.at_end = self.step.at_end(state)
 
     def _size(self, example: Batch) -> int:
         """The most steps that one call makes."""

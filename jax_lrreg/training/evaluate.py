@@ -19,6 +19,7 @@ from jax_lrreg.training.data import (
     require_batches,
 )
 from jax_lrreg.training.modules import Module, adapter_of
+from jax_lrreg.training.sharding import around, cut
 from jax_lrreg.training.state import State
 
 
@@ -36,8 +37,8 @@ def make_eval(
             Linen modules take their own arguments, such as `train=False`.
         metrics_fn: `(model, batch) -> {name: mean over the batch}`.
         data: an `ArrayData`, of which every example counts once whatever its order and remainder,
-            or a list of batches; batches count by their number of examples, or by the sum of their
-            `mask` if they have one.
+            or a list of batches, the same on every process; batches count by their number of
+            examples, or by the sum of their `mask` if they have one.
 
     Returns:
         A function `state -> {name: float}`.
@@ -62,6 +63,7 @@ def make_eval(
 
     @jax.jit
     def metrics(params: Any, model_state: Any, batch: Batch) -> dict[str, jax.Array]:
+        batch = cut(batch, "make_eval", divides=False)
         found = metrics_fn(adapter.evaluate(params, model_state), batch)
         scalars = isinstance(found, dict) and all(jnp.ndim(value) == 0 for value in found.values())
         allowed = "a function that returns {name: mean over the batch}"
@@ -75,7 +77,8 @@ def make_eval(
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
                 batch = jax.tree.map(as_array, batch)
-                results.append(metrics(state.params, state.model_state, batch))
+                with around(state):
+                    results.append(metrics(state.params, state.model_state, batch))
         allowed = "at least one batch whose examples have a weight; an iterator is read only once"
         require(len(sizes) > 0, "make_eval", "data", data, allowed)
         results = jax.device_get(results)

@@ -7,12 +7,16 @@ import numpy as np
 
 from jax_lrreg._check import require, require_whole
 from jax_lrreg._optax_state import tell
+from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.chunks import Chunk, Evaluation, Run
 from jax_lrreg.training.data import ArrayData, Batch
-from jax_lrreg.training.history import History, Logger
+from jax_lrreg.training.history import History, Logger, names_of, zero_sums
 from jax_lrreg.training.interrupts import Interrupts
+from jax_lrreg.training.program import place_of, platform_of, program_of
 from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.resume import Checkpoint, Unkept, kept
+from jax_lrreg.training.sharding import around
+from jax_lrreg.training.sources import ArraySource, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 from jax_lrreg.training.stop import Best, Deadline, Stop, check_stopping, judged, name_of
@@ -197,6 +201,50 @@ def steps(
     run = Run("steps", step, state, data, steps, chunk=chunk, log_every=log_every)
     run.control()
     return _read_late(run)
+
+
+def lower(
+    step: Step, state: State, data: ArrayData | Iterable[Batch], *, chunk: int = 100
+) -> jax.stages.Lowered:
+    """The program of one call in `fit`, which makes up to `chunk` steps, lowered but not compiled.
+
+    Nothing runs, and no device need be there: `.compile()` has its cost, memory and text.
+
+    Args:
+        step: from `make_step`.
+        state: from `init`, or its shapes with shardings, as of a mesh of
+            `jax.experimental.topologies`, for devices that are elsewhere.
+        data: as in `fit`; of an iterable the first batch is drawn, which is that of all processes.
+        chunk: how many steps a call has room for.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from jax_lrreg import training
+        >>> apply, tx = lambda params, x: x @ params, optax.sgd(0.1)
+        >>> state = training.init(apply, tx, key=jax.random.key(0), params=jnp.zeros(2))
+        >>> step = training.make_step(apply, lambda model, x: jnp.mean(model(x) ** 2), tx)
+        >>> program = lower(step, state, [np.eye(2, dtype=np.float32)], chunk=1)
+        >>> "while" in program.as_text()
+        True
+    """
+    if not isinstance(step, Step):
+        raise TypeError(f"lower: `step` must come from make_step, got {step!r}")
+    chunk = require_whole("lower", "chunk", chunk)
+    source, place = source_of(data, "lower"), place_of(state, "lower")
+    example = source.example(0)
+    with around(state):
+        state = place.shapes(jax.eval_shape(step.complete, state), state)
+        trace = step.body.trace(state, example)
+        loops = chunk > 1 or not is_slow_in_a_loop(trace, platform_of(state))
+        before: tuple[int, ...] = (chunk,) if loops else ()
+        if isinstance(source, ArraySource):
+            rows = jax.ShapeDtypeStruct((*before, source.data.batch_size), np.int32)
+        else:
+            rows = place.row_shapes(example, before)
+        sums = place.shapes(zero_sums(names_of(trace.out_info[1])))
+        arrays = place.shapes(source.arrays)
+        program = program_of(step, loops, state)
+        return program.lower(state, sums, arrays, rows, np.int32(chunk), gather=source.gather)
 
 
 def _read_late(run: Run) -> Generator[Chunk, None, None]:

@@ -1,7 +1,7 @@
 """What each call of the device is given: batches drawn, checked, placed, and where data stands."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,11 @@ from jax_lrreg.training.batch import (
     require_batches,
 )
 from jax_lrreg.training.data import ArrayData, Stream, gather
+from jax_lrreg.training.program import Place
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
 INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call
+HERE = Place(None, "", None, spread=True)  # arrays stay where they are
 STREAM_BYTES = 64 * 2**20  # of stacked batches in one call; up to three calls' worth are in memory
 
 
@@ -42,11 +44,11 @@ def source_of(
     data: ArrayData | Iterable[Batch],
     owner: str,
     steps: int = 0,
-    place: Callable = lambda arrays: arrays,
+    place: Place = HERE,
 ) -> "ArraySource | StreamSource":
     """What a run's batches are drawn from; messages begin with `owner`, the user's function.
 
-    A list of fewer batches than `steps` is refused at once. `place` sends arrays to the device.
+    A list of fewer batches than `steps` is refused at once. `place` is where the run is.
     """
     if isinstance(data, ArrayData):
         return ArraySource(data, place)
@@ -60,8 +62,10 @@ def source_of(
 class ArraySource:
     """Batches from arrays on the device: only the numbers of the examples travel."""
 
-    def __init__(self, data: ArrayData, place: Callable):
-        self.data, self.arrays, self.gather = data, place(data.device_arrays), data.gather
+    def __init__(self, data: ArrayData, place: Place):
+        # On a mesh from where the user has them, or one device would hold them twice.
+        arrays = data.device_arrays if place.mesh is None else data.arrays
+        self.data, self.arrays, self.gather = data, place.whole(arrays), data.gather
 
     def keep(self) -> None:
         """A position is the number of the step: there is nothing to keep."""
@@ -107,7 +111,7 @@ class ArraySource:
 class StreamSource:
     """Batches from an iterable, checked against the first one and stacked for each call."""
 
-    def __init__(self, data: Iterable[Batch], owner: str, place: Callable):
+    def __init__(self, data: Iterable[Batch], owner: str, place: Place):
         self.data, self.owner, self.place = data, owner, place
         self.stream = data if isinstance(data, Stream) else None
         self.inner = iter(data if self.stream is None else self.stream.batches)
@@ -167,8 +171,10 @@ class StreamSource:
         self.form, self.outline = _form(leaves), outline(first)
         self.places = [leaf.sharding if isinstance(leaf, jax.Array) else None for leaf in leaves]
         shapes = [
-            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype, True))
-            for shape, dtype in self.form
+            jax.ShapeDtypeStruct(
+                self.place.global_shape(leaf, shape), jax.dtypes.canonicalize_dtype(dtype, True)
+            )
+            for leaf, (shape, dtype) in zip(leaves, self.form, strict=True)
         ]
         return jax.tree.unflatten(self.structure, shapes)
 
@@ -216,10 +222,10 @@ class StreamSource:
         if place is not None:  # the others may lie on other devices than the first
             column = jax.device_put(column, place)
         if size is None:
-            return self.place(column[0])
+            return self.place.rows(column[0], 0, self.owner)
         if place is not None:  # as many rows as ever, so that nothing is compiled anew
             column = jnp.stack(column + [column[-1]] * (size - len(column)))
-        return self.place(column)
+        return self.place.rows(column, 1, self.owner)
 
     def _next(self) -> list[Any]:
         owner, number = self.owner, self.drawn

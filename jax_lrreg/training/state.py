@@ -22,12 +22,12 @@ from jax_lrreg.text import from_dict, to_dict
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.noise import NoiseState
 from jax_lrreg.training.precision import scale_of_rules, scaling_rules
+from jax_lrreg.training.sharding import Placement, made_on, mesh_for
 from jax_lrreg.training.spikes import SpikeState
 from jax_lrreg.training.trainable import Trainable, carried_over, chosen
 
 Hyper = Any  # schedules, penalties and numbers, in any tree
 Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
-Placement = Any  # a sharding, or a function from the state to a tree of them
 ADDED = ("average", "loss_scale", "spikes", "noise")  # what a step adds to a state from `init`
 
 
@@ -165,7 +165,9 @@ def init(
         example_kwargs: for Linen, keyword inputs to the module, such as `{"train": True}`.
         params: for a function, its parameters; for a module, parameters to start from.
         hyper: hyperparameters that are kept as arrays in the state and given to `tx`.
-        sharding: a sharding for all of the state, or a function `state -> tree of shardings`.
+        sharding: with an active mesh (`jax.set_mesh`), None for all of the state on each device; a
+            rule such as `fsdp("data")`, or `{pattern: PartitionSpec}`, cuts the parameters, and
+            what follows them (see `shardings`). Or a sharding for all of the state.
         trainable: a pattern, rules or a predicate, as in `Penalty.on`, or for an NNX module a type
             of its variables. The parameters outside are held as they are: no gradient, no moments,
             no average, no decay, and no place in `grad_norm`. See `thaw`.
@@ -184,7 +186,7 @@ def init(
         >>> state.params.shape, int(state.step)
         ((3,), 0)
     """
-    adapter = adapter_of(module)
+    adapter, mesh = adapter_of(module), mesh_for(sharding) if known(key) else None
     typed = isinstance(key, jax.Array) and is_key(key) and key.ndim == 0
     allowed = (
         "a single typed PRNG key, as from jax.random.key(0); wrap_key_data makes one of a raw key"
@@ -200,26 +202,24 @@ def init(
     if params is not None:
         _check_parameters(params)
     hyper = jax.tree.map(_copied, hyper)
-    made, model_state = adapter.init(jax.random.fold_in(key, 0), inputs, params)
-    _check_parameters(made)
-    own = jax.tree.map(_copied, made)
-    # What the optimizer starts from may be the parameters themselves: everything is copied.
-    flags = chosen("init", trainable, own, adapter)
-    opt_state = optimizer_of(tx, hyper).init(own if flags is None else flags.part(own))
-    opt_state, model_state, key = jax.tree.map(_copied, (opt_state, model_state, key))
-    state = State(
-        step=jnp.zeros((), jnp.int32),
-        params=own,
-        opt_state=opt_state,
-        model_state=model_state,
-        key=key,
-        hyper=hyper,
-        trainable=flags,
-    )
     register_with_flax(State, _to_dict, _from_dict)
-    if sharding is None:
-        return state
-    return jax.device_put(state, sharding(state) if callable(sharding) else sharding)
+
+    def make(key: chex.PRNGKey, params: optax.Params | None) -> State:
+        made, model_state = adapter.init(jax.random.fold_in(key, 0), inputs, params)
+        _check_parameters(made)
+        own = jax.tree.map(_copied, made)
+        # What the optimizer starts from may be the parameters themselves: everything is copied.
+        flags = chosen("init", trainable, own, adapter)
+        opt_state = optimizer_of(tx, hyper).init(own if flags is None else flags.part(own))
+        made = {"opt_state": opt_state, "model_state": model_state, "key": key}
+        made |= {"step": jnp.zeros((), jnp.int32), "hyper": hyper}
+        return State(params=own, trainable=flags, **jax.tree.map(_copied, made))
+
+    if sharding is None and mesh is None:
+        return make(key, params)
+    state = made_on(make, (key, params), mesh, sharding)
+    _check_parameters(state.params)
+    return state
 
 
 def thaw(state: State, tx: Optimizer, *, trainable: Any) -> State:

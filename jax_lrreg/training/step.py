@@ -50,6 +50,7 @@ from jax_lrreg.training.metrics import (
 )
 from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
+from jax_lrreg.training.sharding import around, cut, pinned
 from jax_lrreg.training.spikes import Spike, entered, judged
 from jax_lrreg.training.state import (
     Optimizer,
@@ -202,7 +203,11 @@ class Step:
                 state = jax.tree.map(jnp.copy, state)
             return changing_of(state), metrics
 
-        self._call = jax.jit(call, donate_argnums=0 if donate else ())
+        options = {"donate_argnums": 0 if donate else ()}
+        self._call = jax.jit(call, **options)
+        self._calls: dict[Any, Any] = {}  # by where the state lies on a mesh
+        lies = lambda where: (changing_of(where), None)  # noqa: E731
+        self._on_mesh = lambda where: jax.jit(call, out_shardings=lies(where), **options)
 
     def __repr__(self) -> str:
         function = getattr(self.update.loss_fn, "__name__", type(self.update.loss_fn).__name__)
@@ -214,7 +219,8 @@ class Step:
         check_mask(batch, "step", "batch")
         kept: Any = kept_of(state)
         try:
-            changing, metrics = self._call(changing_of(state), kept, batch)
+            with around(state):
+                changing, metrics = self._call_for(state)(changing_of(state), kept, batch)
         except TypeError:  # JAX does not say which leaf is no array of numbers
             count_examples(batch, "step", "batch")
             raise
@@ -225,6 +231,20 @@ class Step:
             error.add_note("step: it is the attribute `state` of this error")
             raise error
         return state, metrics
+
+    def lower(self, state: State, batch: Batch) -> jax.stages.Lowered:
+        """The program of a call, lowered; of shapes too, and for devices that are not here."""
+        with around(state):
+            state = self.complete(state)
+            return self._call_for(state).lower(changing_of(state), kept_of(state), batch)
+
+    def _call_for(self, state: State) -> Any:
+        """The compiled call whose result lies as the state does."""
+        where = pinned(state)
+        if where is None:
+            return self._call
+        key = (jax.tree.structure(where), *jax.tree.leaves(where))
+        return self._calls.get(key) or self._calls.setdefault(key, self._on_mesh(where))
 
     def complete(self, state: State) -> State:
         """The state with the fields that this step keeps: average, loss scale, window of spikes."""
@@ -295,6 +315,7 @@ class Update:
         check_opt_state(optimizer, state)
         refuse_other_rate(self.tx, self.learning_rate, state.params)
         count_examples(batch, "step", "batch")
+        batch = cut(batch, "step", self.pieces)
         params, key = state.trained, jax.random.fold_in(state.key, state.step)
         count = update_count(state.opt_state)
         count = state.step if count is None else count

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jax_lrreg import training
 
@@ -29,13 +29,10 @@ def loss_fn(model, batch):
     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
 
 
-def place(state):
-    cut = {1: PartitionSpec("data")}
-    return jax.tree.map(lambda a: NamedSharding(mesh, cut.get(a.ndim, PartitionSpec())), state)
-
+rules = {"**": PartitionSpec("data")}
 
 with jax.set_mesh(mesh):
-    options = {"key": jax.random.key(0), "params": jnp.zeros(8), "sharding": place}
+    options = {"key": jax.random.key(0), "params": jnp.zeros(8), "sharding": rules}
     state = training.init(apply, tx, **options)
     step = training.make_step(apply, loss_fn, tx)
     kept = {"checkpoint": folder, "log_every": 10}

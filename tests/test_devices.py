@@ -1,0 +1,166 @@
+"""The same program on any number of devices: the work divided, the numbers the same."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_lrreg import penalties, training
+
+SCRIPT = pathlib.Path(__file__).parent / "reliability" / "mesh.py"
+COUNTS = (1, 2, 4, 8)
+TX = optax.adam(0.1)
+MESH = jax.sharding.AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    started = {
+        count: subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(count)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for count in COUNTS
+    }
+    found = {}
+    for count, process in started.items():
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+        found[count] = json.loads(output.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("count", COUNTS[1:])
+def test_each_device_does_its_part_of_the_work(measured, count):
+    alone, many = measured[1]["flops"], measured[count]["flops"]
+    for name, flops in many.items():
+        # The optimizer of a replicated state weighs more beside a micro-batch.
+        most = 1.25 if name.startswith("accumulate") else 1.1
+        assert flops <= most / count * alone[name], (name, flops * count / alone[name])
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_losses_are_those_of_one_device(measured, count):
+    expected = measured[1]["losses"]["ArrayData"]
+    for name, losses in measured[count]["losses"].items():
+        np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(measured[count]["evaluation"], measured[1]["evaluation"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_run_compiles_once_and_the_state_stays_where_it_was(measured, count):
+    found = measured[count]
+    assert all(len(names) <= 1 for names in found["compiled"].values()), found["compiled"]
+    assert set(found["devices"]) == {count}
+    assert found["kept"]
+    assert found["share"] == [1 / count] * 2
+
+
+def apply(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def loss_fn(model, batch):
+    return jnp.mean(model(batch["x"]) ** 2)
+
+
+PARAMS = {"kernel": np.ones((8, 6), np.float32), "bias": np.zeros(6, np.float32)}
+SHAPES = jax.eval_shape(
+    lambda: training.make_step(apply, loss_fn, TX, ema=0.9).complete(
+        training.init(apply, TX, key=jax.random.key(0), params=PARAMS)
+    )
+)
+
+
+def specs(rule, state=SHAPES, mesh=MESH):
+    found = training.shardings(state, mesh, rule)
+    return jax.tree.map(lambda x: tuple(x.spec), found)
+
+
+def test_what_follows_a_parameter_lies_as_it_does():
+    found = specs({"kernel": P("data", "model"), "**": P("model")})
+    assert found.params == {"bias": ("model",), "kernel": ("data", "model")}
+    assert found.opt_state[0].mu == found.opt_state[0].nu == found.params
+    assert found.opt_state[0].count == found.step == found.key == ()
+    followers = jax.tree.leaves(found.average, is_leaf=lambda x: isinstance(x, tuple) and not x)
+    assert set(followers) >= {"data", "model"}
+
+
+def test_a_factor_loses_the_axis_it_was_summed_over():
+    tx = optax.adafactor(0.1, min_dim_size_to_factor=2)
+    make = lambda: training.init(apply, tx, key=jax.random.key(0), params=PARAMS)  # noqa: E731
+    found = specs({"kernel": P("data", "model")}, jax.eval_shape(make))
+    lies = {x for x in jax.tree.leaves(found.opt_state, is_leaf=lambda x: type(x) is tuple)}
+    assert {("data",), ("model",)} <= lies
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"least": 49}, ()),
+        ({"least": 48}, ("data",)),
+        ({"least": 0, "keep_groups": penalties.GroupLasso(1.0, axis=0).on("kernel")}, ()),
+        ({"least": 0, "keep_groups": penalties.GroupLasso(1.0, axis=1)}, ("data",)),
+        ({"least": 0, "keep_groups": penalties.L1(1.0) + penalties.NuclearNorm(1.0)}, ()),
+    ],
+)
+def test_fsdp_cuts_the_longest_axis_that_divides_and_may(options, expected):
+    leaf = jax.ShapeDtypeStruct((8, 6), np.float32)
+    assert tuple(training.fsdp("data", **options)("kernel", leaf, MESH)) == expected
+
+
+def mesh_of(kind=AxisType.Auto, names=("data",)):
+    return jax.make_mesh((1,) * len(names), names, axis_types=(kind,) * len(names))
+
+
+WRONG = {
+    "a rule without a mesh": (training.fsdp("data"), None, "without an active mesh"),
+    "an axis that is not there": (training.fsdp("date"), mesh_of(), "did you mean 'data'"),
+    "a spec of another axis": ({"**": P("model")}, mesh_of(), "sharding of bias.*model"),
+    "a spec that is too long": ({"**": P(None, "data")}, mesh_of(), "at most 1 entries"),
+    "a dead pattern": ({"kernels": P()}, mesh_of(), "pattern 'kernels' matches no parameter"),
+    "no spec": ({"**": "data"}, mesh_of(), "must be a PartitionSpec"),
+    "another function": (lambda state: state, mesh_of(), "a rule"),
+    "explicit axes": (None, mesh_of(AxisType.Explicit), "axis_types=.*Auto"),
+}
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_what_cannot_be_placed_is_refused_by_name(why):
+    rule, mesh, message = WRONG[why]
+    with (
+        jax.set_mesh(mesh or mesh_of(names=())),
+        pytest.raises((TypeError, ValueError), match=f"(?s){message}"),
+    ):
+        training.init(apply, TX, key=jax.random.key(0), params=PARAMS, sharding=rule)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_compiling():
+    four = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    step = training.make_step(apply, loss_fn, TX, accumulate=2)
+    state = jax.eval_shape(lambda: training.init(apply, TX, key=jax.random.key(0), params=PARAMS))
+    batch = {"x": jax.ShapeDtypeStruct((12, 8), np.float32)}
+    message = "'x'.* must be a multiple of 4 examples, the mesh's axis 'data', times `accumulate`=2"
+    with jax.sharding.use_abstract_mesh(four), pytest.raises(ValueError, match=message):
+        jax.eval_shape(step.body, state, batch)
+
+
+def test_a_sharding_brings_its_mesh_and_one_device_is_a_mesh_too():
+    where = NamedSharding(mesh_of(), P())
+    state = training.init(apply, TX, key=jax.random.key(0), params=PARAMS, sharding=where)
+    step = training.make_step(apply, loss_fn, TX)
+    data = [{"x": np.ones((4, 8), np.float32)}] * 3
+    state, history = training.fit(step, state, data, steps=3, log_every=1)
+    assert state.params["kernel"].sharding == where
+    assert history["loss"][-1] < history["loss"][0]
+    assert not state.copy().params["kernel"].is_deleted()
