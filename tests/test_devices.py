@@ -1,5 +1,6 @@
 """The same program on any number of devices: the work divided, the numbers the same."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -46,7 +47,8 @@ def test_each_device_does_its_part_of_the_work(measured, count):
     for name, flops in many.items():
         # The optimizer of a replicated state weighs more beside a micro-batch.
         most = 1.25 if name.startswith("accumulate") else 1.1
-        assert flops <= most / count * alone[name], (name, flops * count / alone[name])
+        share = flops * count / alone.get(name, alone["list"])
+        assert share <= most, (name, share)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -67,7 +69,7 @@ def test_a_run_compiles_once_and_the_state_stays_where_it_was(measured, count):
 
 
 def apply(params, x):
-    return x @ params["kernel"] + params["bias"]
+    return x @ params["kernel"] + params["bias"][None]
 
 
 def loss_fn(model, batch):
@@ -99,9 +101,8 @@ def test_what_follows_a_parameter_lies_as_it_does():
 def test_a_factor_loses_the_axis_it_was_summed_over():
     tx = optax.adafactor(0.1, min_dim_size_to_factor=2)
     make = lambda: training.init(apply, tx, key=jax.random.key(0), params=PARAMS)  # noqa: E731
-    found = specs({"kernel": P("data", "model")}, jax.eval_shape(make))
-    lies = {x for x in jax.tree.leaves(found.opt_state, is_leaf=lambda x: type(x) is tuple)}
-    assert {("data",), ("model",)} <= lies
+    found = training.shardings(jax.eval_shape(make), MESH, {"kernel": P("data", "model")})
+    assert {P("data"), P("model")} <= {x.spec for x in jax.tree.leaves(found.opt_state)}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ WRONG = {
 def test_what_cannot_be_placed_is_refused_by_name(why):
     rule, mesh, message = WRONG[why]
     with (
-        jax.set_mesh(mesh or mesh_of(names=())),
+        contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh),
         pytest.raises((TypeError, ValueError), match=f"(?s){message}"),
     ):
         training.init(apply, TX, key=jax.random.key(0), params=PARAMS, sharding=rule)

@@ -14,7 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax_lrreg._check import require
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.history import add
-from jax_lrreg.training.sharding import data_axis, pinned, replicated, rows_on, share_of
+from jax_lrreg.training.sharding import (
+    active_mesh,
+    data_axis,
+    pinned,
+    replicated,
+    rows_on,
+    share_of,
+)
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 
@@ -125,10 +132,10 @@ class Place(NamedTuple):
 def place_of(state: State, owner: str) -> Place:
     """Where a run from this state is."""
     own = getattr(state.step, "sharding", None)
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty and isinstance(own, NamedSharding):
+    mesh = active_mesh()
+    if mesh is None and isinstance(own, NamedSharding):
         mesh = own.mesh
-    axis = data_axis(mesh, owner)
+    axis = None if mesh is None else data_axis(mesh, owner)
     if axis is None:
         spread = jax.process_count() > 1 or (own is not None and len(own.device_set) > 1)
         return Place(None, "", own if getattr(state.step, "committed", False) else None, spread)

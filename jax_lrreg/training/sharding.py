@@ -164,11 +164,21 @@ def mesh_for(sharding: Placement | None) -> Mesh | None:
         return sharding.mesh if isinstance(sharding, NamedSharding) else None  # type: ignore
     rules = isinstance(sharding, Mapping) or _takes_three(sharding)
     require(sharding is None or rules, "init", "sharding", sharding, FORMS, TypeError)
-    mesh = jax.sharding.get_mesh()
-    data_axis(mesh, "init")
+    mesh = active_mesh()
     allowed = "None, or a Sharding, without an active mesh: a rule is used inside jax.set_mesh"
-    require(sharding is None or not mesh.empty, "init", "sharding", sharding, allowed)
-    return None if mesh.empty else mesh
+    require(sharding is None or mesh is not None, "init", "sharding", sharding, allowed)
+    if mesh is not None:
+        data_axis(mesh, "init")
+    return mesh
+
+
+def active_mesh() -> Mesh | None:
+    """That of `jax.set_mesh`; None without one, and inside a trace, where nothing is placed."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    with contextlib.suppress(ValueError):  # how JAX says that it is asked inside a trace
+        return jax.sharding.get_mesh()
+    return None
 
 
 def data_axis(mesh: Mesh | AbstractMesh, owner: str) -> str | None:
