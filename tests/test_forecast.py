@@ -334,6 +334,7 @@ BAD = {
     "pair": ({RUNS[0]: A, RUNS[2]: (np.arange(9), C)}, "as many as steps, 9"),
     "falling steps": ({RUNS[0]: A, RUNS[2]: (np.arange(500)[::-1], C)}, "whole, >= 0 and rise"),
     "negative": ({RUNS[0]: A - 3, RUNS[2]: C}, "positive: the fit"),
+    "text": ({RUNS[0]: A, RUNS[2]: "abc"}, r"Cosine.*numbers \[steps\], got 'abc'"),
     "few": ({RUNS[0]: A, RUNS[2]: (np.arange(400, 405), C[400:405])}, "8 at least"),
 }
 
@@ -356,6 +357,8 @@ def test_other_wrong_arguments_are_refused_by_name(fitted):
         replace(LAW, A=-1.0)
     with pytest.raises(ValueError, match="steps"):
         LAW(RUNS[0])
+    with pytest.raises(TypeError, match="schedule"):
+        LAW("x", steps=5)
     with pytest.raises(ValueError, match=r"schedule.*steps=4"):
         LAW(np.ones(3), steps=4)
     with pytest.raises(ValueError, match=r"interval.*evidence"):

@@ -119,8 +119,11 @@ def _blocks(
 
 
 def _numbers(values: Losses, name: str) -> np.ndarray:
-    numbers = np.asarray(values, np.float64)
-    require(numbers.ndim == 1 and numbers.size > 0, "fit", name, numbers.shape, "of shape [steps]")
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (ValueError, TypeError):  # NumPy's own words name no argument
+        numbers = np.empty((0, 0))
+    require(numbers.ndim == 1 and numbers.size > 0, "fit", name, values, "numbers [steps]")
     bad = np.flatnonzero(~np.isfinite(numbers))
     at = f"{numbers[bad[0]]} at place {bad[0]}" if len(bad) else ""
     require(not len(bad), "fit", name, at, "finite")

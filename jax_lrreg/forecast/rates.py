@@ -1,6 +1,6 @@
 """The rates of a run as an array, whatever they were given as."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import chex
@@ -14,14 +14,16 @@ from jax_lrreg.schedules.base import Schedule, as_schedule
 
 # chex.Numeric without the bool of NumPy, which has no `-`.
 Number: TypeAlias = jax.Array | np.ndarray | np.number | float | int
-Rates: TypeAlias = Schedule | Callable[[jax.Array], chex.Numeric] | Number | Sequence[float]
+Rates: TypeAlias = (
+    Schedule | Callable[[jax.Array], chex.Numeric] | Number | list[float] | tuple[float, ...]
+)
 
 
 def rates_of(
     owner: str, schedule: Rates, steps: int | None, argument: str = "schedule"
 ) -> jax.Array:
     """The rates at the steps 0, ..., steps - 1, float32, of a schedule or of an array of them."""
-    if isinstance(schedule, Sequence) or (
+    if isinstance(schedule, list | tuple) or (
         isinstance(schedule, np.ndarray | jax.Array) and schedule.ndim == 1
     ):
         rates = jnp.asarray(schedule, jnp.float32)
