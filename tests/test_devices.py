@@ -55,7 +55,7 @@ def test_each_device_does_its_part_of_the_work(measured, count):
 def test_the_losses_are_those_of_one_device(measured, count):
     expected = measured[1]["losses"]["ArrayData"]
     for name, losses in measured[count]["losses"].items():
-        np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(losses, expected[-len(losses) :], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(measured[count]["evaluation"], measured[1]["evaluation"], rtol=1e-5)
 
 

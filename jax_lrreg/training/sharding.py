@@ -136,8 +136,7 @@ def made_on(
     def strong(*args: chex.ArrayTree) -> Any:
         # Copies, as an argument that comes back is not a buffer of its own, and a weak type changes
         # at the first update.
-        copy = lambda x: jnp.copy(x) if is_key(x) else jnp.array(x, jnp.asarray(x).dtype)  # noqa: E731
-        return jax.tree.map(copy, make(*args))
+        return jax.tree.map(_own, make(*args))
 
     # What is committed to one device would not go with a program on many.
     args = jax.tree.map(lambda x: _uncommitted(x) if isinstance(x, jax.Array) else x, args)
@@ -147,6 +146,10 @@ def made_on(
         where = shardings(jax.eval_shape(strong, *args), mesh, sharding)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return jax.jit(strong, out_shardings=where)(*args)
+
+
+def _own(x: chex.Numeric) -> jax.Array:
+    return jnp.copy(x) if is_key(x) else jnp.array(x, jnp.asarray(x).dtype)
 
 
 def _uncommitted(x: jax.Array) -> Any:
