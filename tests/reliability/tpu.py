@@ -1,9 +1,10 @@
-"""Programs compiled for TPUs that are not here: `tpu.py TOPOLOGY...` prints what is in them as JSON."""
+"""Programs compiled for TPUs that are not here: `tpu.py TOPOLOGY...` prints what they hold."""
 
 import json
 import os
 import re
 import sys
+from functools import partial
 
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
@@ -85,6 +86,6 @@ for name in sys.argv[1:]:
     see("fsdp penalty", penalised, rule=cut)
     see("fsdp proximal", training.make_step(apply, loss_fn, proximal), proximal, cut)
     with jax.set_mesh(mesh):
-        many = jax.jit(lambda state: training.scan(plain, state, data, steps=3))
+        many = jax.jit(partial(training.scan, plain, data=data, steps=3))
         found[f"{name} scan"] = looked_at(many.lower(state_for(adam, None)), 0)
 print(json.dumps(found))
