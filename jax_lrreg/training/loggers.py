@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jax_lrreg._check import require
 
 Location = str | os.PathLike[str]
@@ -47,7 +49,12 @@ def log_csv(path: Location) -> Callable[[int, dict[str, float]], None]:
         100,0.5,
         200,0.25,0.75
     """
-    return _Table(_file(path, "log_csv"))
+    return _silent if jax.process_index() else _Table(_file(path, "log_csv"))
+
+
+def _silent(step: int, metrics: dict[str, float]) -> None:
+    """Writes nothing: of several processes, the first one writes the file."""
+    del step, metrics
 
 
 class _Table:
@@ -147,6 +154,9 @@ def log_jsonl(path: Location) -> Callable[[int, dict[str, float]], None]:
     file.touch()
     _end_line(file)
 
+    if jax.process_index():
+        return _silent
+
     def log(step: int, metrics: dict[str, float]) -> None:
         entry = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"step": step, **entry}) + "\n"
@@ -201,6 +211,9 @@ def log_tensorboard(folder: Location) -> Callable[[int, dict[str, float]], None]
     place.mkdir(parents=True, exist_ok=True)
     # Not SummaryWriter: its queue and thread lose the latest entries in a crash.
     writer = EventsWriter(str(place / "events"), f".{os.getpid()}.{time.time_ns()}")
+
+    if jax.process_index():
+        return _silent
 
     def log(step: int, metrics: dict[str, float]) -> None:
         event = Event(wall_time=time.time(), step=step)

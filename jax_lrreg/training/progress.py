@@ -3,6 +3,8 @@
 import importlib.util
 from typing import Any
 
+import jax
+
 HIDDEN = ("data_loss", "grad_norm", "penalty")  # of the metrics: a line is short
 LINES = 20  # of a run whose output goes to a file
 
@@ -11,6 +13,8 @@ class Progress:
     """Shows how far a loop is, how fast, how long yet, and metrics; nothing unless `show`."""
 
     def __init__(self, show: bool, start: int, end: int, unit: str = "step"):
+        # Of several processes the first one shows it: the others would write the same lines.
+        show = show and jax.process_index() == 0
         self.show, self.start, self.end, self.unit = show, start, end, unit
         self.metrics: dict[str, float] = {}
         self.printed = 0  # of the lines
