@@ -440,3 +440,33 @@ def test_bad_input_is_refused_by_name(name):
     call, message = REFUSED[name]
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+class Distance:
+    """A function that compares, and so has no hash."""
+
+    __slots__ = ("center",)
+
+    def __init__(self, center):
+        self.center = center
+
+    def __eq__(self, other):
+        return self.center == other.center
+
+    def __call__(self, hyper):
+        return (hyper["lr"] - self.center) ** 2
+
+
+class Distances(Distance):
+    """The same for `run`."""
+
+    def __call__(self, hyper):
+        return {"error": super().__call__(hyper)}
+
+
+def test_functions_need_no_hash():
+    grid = sweeps.grid(lr=[0.1, 0.2, 0.3])
+    assert sweeps.run(Distances(0.2), grid).best("error").hyper == {"lr": 0.2}
+    assert sweeps.run(Distances(0.3), grid).best("error").hyper == {"lr": 0.3}
+    slopes = [sweeps.hypergradient(Distance(c), {"lr": 0.1})[1]["lr"] for c in (0.2, 0.3)]
+    np.testing.assert_allclose(slopes, [-0.2, -0.4], rtol=1e-6)

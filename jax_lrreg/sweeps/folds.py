@@ -12,6 +12,7 @@ import optax
 from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.sweeps.path import Path, along, begun, solved
+from jax_lrreg.sweeps.program import hashed
 from jax_lrreg.sweeps.solver import Batch, Limits, Loss, require_solvable
 from jax_lrreg.training.batch import count_examples
 from jax_lrreg.training.data import gather
@@ -111,6 +112,7 @@ def cross_validate(
     data = jax.tree.map(jnp.asarray, data)
     require_solvable("cross_validate", loss, params, (data,), penalty, tolerance, max_iterations)
     limits = Limits(jnp.float32(tolerance), jnp.int32(max_iterations))
+    loss = hashed(loss)
     whole = solved("cross_validate", loss, params, penalty, (data,), strengths, limits, "warm")
     scores = np.zeros((len(whole.strengths), numbers.max() + 1))
     sizes = np.bincount(numbers)

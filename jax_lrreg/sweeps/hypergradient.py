@@ -17,6 +17,7 @@ from jax_lrreg._check import require, require_choice, require_number, require_wh
 from jax_lrreg._struct import is_pytree, number_text
 from jax_lrreg.select.patterns import matcher, require_alive
 from jax_lrreg.sweeps.grid import plain
+from jax_lrreg.sweeps.program import hashed
 
 Hyper = Any  # schedules, penalties and numbers, in any tree
 Objective = Callable[[Hyper], chex.Numeric]
@@ -235,7 +236,7 @@ class _Parts:
         """The function of the real numbers and of the arrays that have no slope."""
         owner = self.owner
         require(callable(function), owner, "function", function, "a function", error=TypeError)
-        return _Program(function, owner, self.structure, tuple(self.fixed))
+        return _Program(hashed(function), owner, self.structure, tuple(self.fixed))
 
 
 @dataclasses.dataclass(frozen=True)

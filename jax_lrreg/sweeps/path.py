@@ -14,6 +14,7 @@ from jax_lrreg._arrays import leaves
 from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.penalties.base import shrunk
+from jax_lrreg.sweeps.program import hashed
 from jax_lrreg.sweeps.solver import (
     CERTAIN,
     Batch,
@@ -123,7 +124,7 @@ def path(
     require_solvable("path", loss, params, (), penalty, tolerance, max_iterations)
     require_choice("path", "mode", mode, MODES)
     limits = Limits(jnp.float32(tolerance), jnp.int32(max_iterations))
-    return solved("path", loss, params, penalty, (), strengths, limits, mode)
+    return solved("path", hashed(loss), params, penalty, (), strengths, limits, mode)
 
 
 def solved(

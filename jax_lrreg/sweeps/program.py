@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
 import chex
@@ -76,6 +76,16 @@ def place_of(owner: str) -> Iterator[Place]:
     yield Place((cores or 1) if device.platform == "cpu" else 1, 1, mesh, device)
 
 
+def hashed(function: T) -> T:
+    """A function by which `jit` can keep what it compiles: an object without a hash is wrapped."""
+    try:
+        hash(function)
+    except TypeError:
+        call: Any = function
+        return cast(T, lambda *args: call(*args))
+    return function
+
+
 class Programs:
     """What is compiled of a function over grids of one form.
 
@@ -87,10 +97,13 @@ class Programs:
 
     def __init__(self, function: Function, grid: Grid, place: Place, steps: int | None = None):
         self.grid, self.place, self.seconds = grid, place, 0.0
-        self._made = _PROGRAMS.setdefault(function, {})
+        try:
+            self._made, alive = _PROGRAMS.setdefault(function, {}), ref(function)
+        except TypeError:  # an object without a hash, or without weak references: compiled anew
+            self._made, alive = {}, lambda: function
         if "" not in self._made:
             # This inner `jit` keeps its trace, so that no width asks the function again.
-            one = partial(_one, ref(function))
+            one = partial(_one, alive)
             self._made[""] = jax.jit(one, static_argnames=("places", "steps"))
         places = tuple(grid.places.items())
         self.one = partial(self._made[""], places=places, steps=steps)
