@@ -101,8 +101,8 @@ def accumulated(
 
 
 def _added_up(
-    one: Callable, start: chex.ArrayTree, items: chex.ArrayTree, trace: jax.stages.Traced
-) -> Any:
+    one: Callable, start: tuple[Sums, ModelState], items: chex.ArrayTree, trace: jax.stages.Traced
+) -> tuple[Sums, ModelState]:
     """What a loop over all micro-batches carries to its end."""
     loop = lambda unroll: jax.lax.scan(one, start, items, unroll=unroll)[0]  # noqa: E731
     if not is_slow_in_a_loop(trace, "cpu"):

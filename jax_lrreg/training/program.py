@@ -29,15 +29,16 @@ from jax_lrreg.training.step import Step
 _PROGRAMS: WeakKeyDictionary[Step, dict[Any, Callable]] = WeakKeyDictionary()
 
 
-def program_of(step: Step, loops: bool, state: State) -> Callable:
+def program_of(step: Step, loops: bool, state: State | None = None) -> Any:
     """The compiled call that makes `count` steps, or one step and no loop around it.
 
     The number is data, so chunks of every length are one and the same program. What it returns lies
-    as the `state` does.
+    as the `state` does, where that is on a mesh.
     """
-    made, where = _PROGRAMS.setdefault(step, {}), pinned(state)
-    leaves, structure = jax.tree.flatten(where)
-    key = (loops, structure, *leaves)
+    made, where = _PROGRAMS.setdefault(step, {}), None if state is None else pinned(state)
+    key: Any = loops
+    if where is not None:
+        key = (loops, jax.tree.structure(where), *jax.tree.leaves(where))
     if key not in made:
         # The sums are few, and whoever holds a chunk may read them later: they are not donated.
         donated = (0,) if step.donate else ()
@@ -98,7 +99,7 @@ class Place(NamedTuple):
             return shape
         return (shape[0] * share_of(self.mesh, self.axis), *shape[1:])
 
-    def shapes(self, arrays: chex.ArrayTree, like: chex.ArrayTree | None = None) -> Any:
+    def shapes(self, arrays: chex.ArrayTree | State, like: State | None = None) -> Any:
         """Shapes instead of arrays, which lie as those of `like` at their paths do, or whole."""
         where = {str(path): x for path, x in jax.tree_util.tree_leaves_with_path(like)}
         whole = None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
@@ -132,7 +133,7 @@ class Place(NamedTuple):
 def place_of(state: State, owner: str) -> Place:
     """Where a run from this state is."""
     own = getattr(state.step, "sharding", None)
-    mesh = active_mesh()
+    mesh: Any = active_mesh()  # of an array it is never abstract
     if mesh is None and isinstance(own, NamedSharding):
         mesh = own.mesh
     axis = None if mesh is None else data_axis(mesh, owner)
@@ -174,7 +175,7 @@ def edited(old: State, new: State) -> State:
         allowed = f"of the structure that the run began with, {structure}"
         raise ValueError(f"Chunk: `state` must be {allowed}, got {given}")
 
-    def edit(path: tuple, leaf: chex.Numeric, before: jax.Array) -> jax.Array:
+    def edit(path: tuple, leaf: Any, before: jax.Array) -> jax.Array:
         if leaf is before:
             return leaf
         number = isinstance(leaf, bool | int | float | np.number)

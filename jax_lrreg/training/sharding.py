@@ -211,14 +211,15 @@ def cut(batch: Batch, owner: str, pieces: int = 1, divides: bool = True) -> Batc
         return batch
     count = mesh.shape[axis]
 
-    def one(path: Keys, leaf: chex.Numeric) -> Any:
+    def one(path: Keys, leaf: chex.Array) -> Any:
         if not np.ndim(leaf):
             return leaf
         if divides:
             several = f", times `accumulate`={pieces}" if pieces > 1 else ""
             allowed = f"a multiple of {count} examples, the mesh's axis {axis!r}{several}"
             name = "batch" + jax.tree_util.keystr(path)
-            require(len(leaf) % (count * pieces) == 0, owner, name, f"{len(leaf)}", allowed)
+            size = leaf.shape[0]
+            require(size % (count * pieces) == 0, owner, name, f"{size}", allowed)
         # Another number, in an evaluation, is filled up by XLA, which leaves the filling out.
         return jax.lax.with_sharding_constraint(leaf, PartitionSpec(axis))
 
@@ -247,7 +248,8 @@ def micro_batches(x: jax.Array, count: int) -> jax.Array:
 
 def around(state: Stated) -> contextlib.AbstractContextManager:
     """The mesh of the state made active, where none is: a NamedSharding brings its mesh along."""
-    where = getattr(state.step, "sharding", None) if known(state.step) else None
+    step = getattr(state, "step", None)  # what is no state is refused by who takes it
+    where = getattr(step, "sharding", None) if known(step) else None
     if not isinstance(where, NamedSharding) or not jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
     return jax.set_mesh(where.mesh)  # type: ignore[arg-type]  of an array, it is never abstract
@@ -310,7 +312,7 @@ def _takes_three(rule: object) -> bool:
     return False
 
 
-def _rule_of(rule: Placement | None, paths: list[str]) -> Rule:
+def _rule_of(rule: Rule | Mapping[str, PartitionSpec] | None, paths: list[str]) -> Rule:
     """A rule, of patterns too; refuses a pattern that matches none of the paths."""
     if rule is None:
         return lambda *_: PartitionSpec()
@@ -365,7 +367,7 @@ def _whole_axes(penalty: Penalty | None, path: str, leaf: chex.Array) -> set[int
     return whole
 
 
-def _axis_of(owner: str, axis: object, mesh: Mesh, argument: str = "axis") -> str:
+def _axis_of(owner: str, axis: str, mesh: Mesh, argument: str = "axis") -> str:
     """The axis, if the mesh has one of that name."""
     names = tuple(map(str, mesh.axis_names))
     near = [*nearest(axis, names), *names][:1] if isinstance(axis, str) else []

@@ -203,7 +203,7 @@ class Step:
                 state = jax.tree.map(jnp.copy, state)
             return changing_of(state), metrics
 
-        options = {"donate_argnums": 0 if donate else ()}
+        options: dict[str, Any] = {"donate_argnums": 0 if donate else ()}
         self._call = jax.jit(call, **options)
         self._calls: dict[Any, Any] = {}  # by where the state lies on a mesh
         lies = lambda where: (changing_of(where), None)  # noqa: E731
