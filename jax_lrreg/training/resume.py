@@ -173,7 +173,7 @@ class Kept(Unkept):
         interval = Interval(begin, saved.step, names, not open_, raises)
         if open_:
             zeros = zero_sums(names)
-            interval.sums = self.run.place(np.asarray(saved.load("sums", zeros, "fit")))
+            interval.sums = self.run.place.whole(np.asarray(saved.load("sums", zeros, "fit")))
         return interval
 
     def _take_up(self, saved: Saved) -> None:

@@ -206,8 +206,7 @@ class Step:
         options: dict[str, Any] = {"donate_argnums": 0 if donate else ()}
         self._call = jax.jit(call, **options)
         self._calls: dict[Any, Any] = {}  # by where the state lies on a mesh
-        lies = lambda where: (changing_of(where), None)  # noqa: E731
-        self._on_mesh = lambda where: jax.jit(call, out_shardings=lies(where), **options)
+        self._on_mesh = lambda to: jax.jit(call, out_shardings=(changing_of(to), None), **options)
 
     def __repr__(self) -> str:
         function = getattr(self.update.loss_fn, "__name__", type(self.update.loss_fn).__name__)
@@ -219,8 +218,11 @@ class Step:
         check_mask(batch, "step", "batch")
         kept: Any = kept_of(state)
         try:
-            with around(state):
-                changing, metrics = self._call_for(state)(changing_of(state), kept, batch)
+            if isinstance(getattr(state.step, "sharding", None), jax.sharding.NamedSharding):
+                with around(state):
+                    changing, metrics = self._call_for(state)(changing_of(state), kept, batch)
+            else:
+                changing, metrics = self._call(changing_of(state), kept, batch)
         except TypeError:  # JAX does not say which leaf is no array of numbers
             count_examples(batch, "step", "batch")
             raise
@@ -235,13 +237,12 @@ class Step:
     def lower(self, state: State, batch: Batch) -> jax.stages.Lowered:
         """The program of a call, lowered; of shapes too, and for devices that are not here."""
         with around(state):
-            state = self.complete(state)
-            return self._call_for(state).lower(changing_of(state), kept_of(state), batch)
+            call = self._call_for(state := self.complete(state))
+            return call.lower(changing_of(state), kept_of(state), batch)
 
     def _call_for(self, state: State) -> Any:
         """The compiled call whose result lies as the state does."""
-        where = pinned(state)
-        if where is None:
+        if (where := pinned(state)) is None:
             return self._call
         key = (jax.tree.structure(where), *jax.tree.leaves(where))
         return self._calls.get(key) or self._calls.setdefault(key, self._on_mesh(where))
