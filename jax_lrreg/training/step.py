@@ -204,8 +204,7 @@ class Step:
             return changing_of(state), metrics
 
         options: dict[str, Any] = {"donate_argnums": 0 if donate else ()}
-        self._call = jax.jit(call, **options)
-        self._calls: dict[Any, Any] = {}  # by where the state lies on a mesh
+        self._call, self._calls = jax.jit(call, **options), dict[Any, Any]()  # by place on a mesh
         self._on_mesh = lambda to: jax.jit(call, out_shardings=(changing_of(to), None), **options)
 
     def __repr__(self) -> str:
