@@ -164,7 +164,7 @@ class TestRange:
             "y": np.ones(64, np.float32),
         }
         state = training.init(Cnn(), optax.sgd(1.0), key=jax.random.key(0), example=images["x"][:1])
-        source = training.ArrayData(images, 16, jax.random.key(1))
+        source = training.ArrayData(images, 16, jax.random.key(2))
         found = finder.range_test(
             Cnn(), loss_fn, optax.identity(), state, source, low=1e-4, high=1e4, steps=40
         )

@@ -211,7 +211,7 @@ def cut(batch: Batch, owner: str, pieces: int = 1, divides: bool = True) -> Batc
         return batch
     count = mesh.shape[axis]
 
-    def one(path: Keys, leaf: chex.Array) -> Any:
+    def one(path: Keys, leaf: jax.Array | np.ndarray) -> Any:
         if not np.ndim(leaf):
             return leaf
         if divides:
