@@ -450,7 +450,7 @@ def test_a_branch_leaves_the_run_alone_and_refuses_a_folder_that_is_not_empty(tm
     folder = checkpoints.Folder(run, every=10)
     training.fit(STEP, start(TX), DATA, steps=30, chunk=10, checkpoint=folder)
     assert checkpoints.branch(run, into=tmp_path / "cooled", step=20) == 20
-    lr = LR.branch_cooldown(10, at=20) if hasattr(LR, "branch_cooldown") else LR.cooldown(10, at=20)
+    lr = LR.branch_cooldown(10, at=20)
     step = make(optax.adam(lr), learning_rate=lr)
     state, history = training.fit(step, start(TX), DATA, until=30, checkpoint=tmp_path / "cooled")
     assert history["learning_rate"][-1] < 0.02
