@@ -24,7 +24,7 @@ import jax
 import pytest
 
 # What records other libraries imports them, installed or not; the others are programs of their own.
-collect_ignore_glob = ["parity/*.py", "reliability/battery.py", "reliability/devices.py"]
+collect_ignore_glob = ["parity/*.py", "reliability/[!t]*.py", "reliability/tpu.py"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40)
