@@ -4,29 +4,22 @@ import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def names():
-    """What the blocks before have defined."""
-    yield {}
+def test_the_blocks_run_one_after_another(capsys):
+    names = {}
+    for index, block in enumerate(BLOCKS):
+        imported = set(re.findall(r"^(?:from \S+ )?import (.*)", block, re.MULTILINE))
+        assert imported, "each block says what it imports"
+        exec(compile(block, f"README.md, block {index}", "exec"), names)
+        if index == 0:
+            accuracy = (names["digits"] == names["y"][1400:]).mean()
+            assert 0.88 < accuracy < 0.95, "as the text says"
     plt.close("all")
-
-
-@pytest.mark.parametrize("index", range(len(BLOCKS)))
-def test_a_block_runs_after_those_before_it(index, names, capsys):
-    code = compile(BLOCKS[index], f"README.md, block {index}", "exec")
-    imported = set(re.findall(r"^(?:from \S+ )?import (.*)", BLOCKS[index], re.MULTILINE))
-    assert imported, "each block says what it imports"
-    exec(code, names)
-    if index == 0:
-        accuracy = (names["digits"] == names["y"][1400:]).mean()
-        assert 0.88 < accuracy < 0.95, "as the text says"
     capsys.readouterr()
 
 
