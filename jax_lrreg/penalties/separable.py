@@ -2,6 +2,7 @@
 
 import abc
 from dataclasses import KW_ONLY
+from typing import Any, Self
 
 import chex
 import jax
@@ -116,8 +117,21 @@ class L2(ArrayPenalty):
         return smooth_distance(self, w, gradient)
 
 
+class AlphaRatio:
+    """The other way to say the strengths of an elastic net."""
+
+    @classmethod
+    def from_alpha_ratio(cls, alpha: chex.Numeric, *, l1_ratio: chex.Numeric) -> Self:
+        """scikit-learn's parametrisation: `l1 = alpha l1_ratio` and `l2 = alpha (1 - l1_ratio)`."""
+        owner, ratio = cls.__name__, "a number from 0 to 1"
+        require_number(owner, "alpha", alpha, "a number >= 0", lambda x: x >= 0)
+        require_number(owner, "l1_ratio", l1_ratio, ratio, lambda x: (x >= 0) & (x <= 1))
+        make: Any = cls
+        return make(alpha * l1_ratio, l2=alpha * (1 - l1_ratio))
+
+
 @pytree
-class ElasticNet(ArrayPenalty):
+class ElasticNet(AlphaRatio, ArrayPenalty):
     """The lasso and ridge on the same parameters, with a prox.
 
         value(w) = l1 sum |w| + l2 / 2 sum |w|^2
@@ -141,12 +155,6 @@ class ElasticNet(ArrayPenalty):
 
     def __post_init__(self):
         require_strength(self, "l1", "l2")
-
-    @classmethod
-    def from_alpha_ratio(cls, alpha: chex.Numeric, *, l1_ratio: chex.Numeric) -> "ElasticNet":
-        """scikit-learn's parametrisation: `l1 = alpha l1_ratio` and `l2 = alpha (1 - l1_ratio)`."""
-        l1, l2 = _split("ElasticNet", alpha, l1_ratio)
-        return cls(l1, l2=l2)
 
     def value(self, w):
         return L1(self.l1).value(w) + L2(self.l2).value(w)
@@ -267,7 +275,7 @@ class NonNegativeL1(NonNegativePenalty):
 
 
 @pytree
-class NonNegativeElasticNet(NonNegativePenalty):
+class NonNegativeElasticNet(AlphaRatio, NonNegativePenalty):
     """The elastic net on parameters that must not be negative.
 
         value(w) = l1 sum w + l2 / 2 sum w^2, and infinity if some w < 0
@@ -293,14 +301,6 @@ class NonNegativeElasticNet(NonNegativePenalty):
     def __post_init__(self):
         require_strength(self, "l1", "l2")
 
-    @classmethod
-    def from_alpha_ratio(
-        cls, alpha: chex.Numeric, *, l1_ratio: chex.Numeric
-    ) -> "NonNegativeElasticNet":
-        """scikit-learn's parametrisation, as that of `ElasticNet`."""
-        l1, l2 = _split("NonNegativeElasticNet", alpha, l1_ratio)
-        return cls(l1, l2=l2)
-
     def shrink(self, w, step_size):
         kept = jnp.where(w < 0, 0, soft_threshold(w, step_size * self.l1))
         return kept / (1 + step_size * self.l2)
@@ -313,15 +313,6 @@ class NonNegativeElasticNet(NonNegativePenalty):
 
     def _costs(self, w):
         return self.l1 * modulus(w) + self.l2 * half_square(w)
-
-
-def _split(
-    owner: str, alpha: chex.Numeric, l1_ratio: chex.Numeric
-) -> tuple[chex.Numeric, chex.Numeric]:
-    ratio = "a number from 0 to 1"
-    require_number(owner, "alpha", alpha, "a number >= 0", lambda x: x >= 0)
-    require_number(owner, "l1_ratio", l1_ratio, ratio, lambda x: (x >= 0) & (x <= 1))
-    return alpha * l1_ratio, alpha * (1 - l1_ratio)
 
 
 def smooth_distance(penalty: ArrayPenalty, w: jax.Array, gradient: jax.Array) -> jax.Array:
