@@ -7,12 +7,11 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg.sweeps.grid import Grid
-from jax_lrreg.sweeps.parts import parts
+from jax_lrreg.sweeps.parts import joined, parts
 from jax_lrreg.sweeps.program import Programs, place_of
 from jax_lrreg.sweeps.result import Over, Result, places_of, require_width
 from jax_lrreg.sweeps.run import rows_of
@@ -97,7 +96,7 @@ def halving(
                 _, metrics = jax.eval_shape(programs.one, grid.points, rows[0], ())
                 require_choice("halving", "name", name, metrics)
             found = list(parts(programs, rows[members], state, limit))
-            state, metrics = jax.tree.map(_joined, *(part.made for part in found))
+            state, metrics = jax.tree.map(joined, *(part.made for part in found))
             values = values or {key: np.full(grid.size, np.nan, float) for key in metrics}
             for key, column in metrics.items():
                 values[key][members] = column
@@ -120,10 +119,6 @@ def _best(
     count = math.ceil(len(named) / factor)
     best = named[np.argsort(worst_last, kind="stable")[:count]]  # NaN is sorted to the end
     return np.flatnonzero(np.isin(points[members], best))
-
-
-def _joined(*arrays: chex.Array) -> chex.Array:
-    return (np if isinstance(arrays[0], np.ndarray) else jnp).concatenate(arrays)
 
 
 def _shaped(values: Mapping[str, np.ndarray], grid: Grid) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import chex
@@ -107,7 +108,8 @@ def parts(
             count = min(together * len(made), size - end)
             end += count
             widths.told(count, seconds, size - end, programs.seconds)
-            yield Part(count, width, jax.tree.map(partial(_joined, count), *made))
+            real = itemgetter(slice(count))  # without what was run twice to fill the last program
+            yield Part(count, width, jax.tree.map(real, jax.tree.map(joined, *made)))
 
 
 def _widths(programs: Programs, size: int, carried: chex.ArrayTree) -> Widths:
@@ -152,6 +154,6 @@ def _call(
     return states, jax.device_get(metrics)
 
 
-def _joined(count: int, *arrays: chex.Array) -> chex.Array:
-    whole = np.concatenate if isinstance(arrays[0], np.ndarray) else jnp.concatenate
-    return whole(arrays)[:count]
+def joined(*arrays: chex.Array) -> chex.Array:
+    """The members of several programs or parts, one behind the other, where they are."""
+    return (np if isinstance(arrays[0], np.ndarray) else jnp).concatenate(arrays)
