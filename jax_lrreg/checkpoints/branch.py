@@ -68,12 +68,12 @@ def _checked(into: Location, keep: Sequence[str] | None) -> Path:
     named = isinstance(into, str | os.PathLike) and bool(os.fspath(into))
     require(named, "branch", "into", into, "the path of a folder", TypeError)
     place = Path(into)
-    empty = not os.path.lexists(place) or (place.is_dir() and not _finished(place))
+    empty = not os.path.lexists(place) or (place.is_dir() and not _others(place))
     require(empty, "branch", "into", str(place), "a folder that is new or empty")
     return place
 
 
-def _finished(place: Path) -> list[Path]:
+def _others(place: Path) -> list[Path]:
     """What is in a folder, but for a lock and what a kill left of a checkpoint."""
     left = [p for p in step_folders(place) if manifest.read(p) is None and manifest.is_ours(p)]
     return [path for path in place.iterdir() if path.name != LOCK and path not in left]

@@ -155,7 +155,9 @@ class Kept(Unkept):
         if "average" in told:
             told.add("averaging")
         like = dataclasses.replace(run.now.state, **dict.fromkeys(told))
-        state = _fitted(restored(saved, like, "fit"), run.step.complete(like))
+        state = restored(saved, like, "fit")
+        if "branched" in notes:  # any other run keeps what its checkpoint does
+            state = _fitted(state, run.step.complete(like))
         state = settled(run.step.complete(state))
         if notes.get("keep"):
             run.go_on(state, run.now.interval, None)

@@ -19,6 +19,7 @@ from jax_lrreg._struct import is_pytree, pytree
 from jax_lrreg.averages import Average
 from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.text import from_dict, to_dict
+from jax_lrreg.training import noise
 from jax_lrreg.training.modules import ModelState, Module, adapter_of, register_with_flax
 from jax_lrreg.training.noise import NoiseState
 from jax_lrreg.training.precision import scale_of_rules, scaling_rules
@@ -127,7 +128,7 @@ class State:
             zero = jnp.zeros((), jnp.int32)
             new["spikes"] = SpikeState(jnp.zeros(added["spikes"], jnp.float32), zero, zero)
         if "noise" in missing:
-            new["noise"] = NoiseState(jnp.zeros(()), jnp.zeros(()))
+            new["noise"] = noise.init()
         if "loss_scale" in missing:
             new["loss_scale"] = scale_of_rules(added["loss_scale"])
         return dataclasses.replace(self, **new)
