@@ -107,9 +107,8 @@ def workloads(tiny: bool, device: str = "cpu") -> dict[str, Workload]:
     rng = np.random.default_rng(0)
     x = np.tile(load_diabetes().data, (3, 1))[:1000] + 0.01 * rng.normal(size=(1000, 10))
     article = {"x": x.astype(np.float32), "y": (x @ rng.normal(size=10)).astype(np.float32)}
-    images, labels = load_digits(return_X_y=True)
-    digits = {"x": (images / 16).astype(np.float32), "y": labels.astype(np.int32)}
-    squares = {"x": digits["x"].reshape(-1, 8, 8, 1), "y": digits["y"]}
+    pixels = digits()
+    squares = {"x": pixels["x"].reshape(-1, 8, 8, 1), "y": pixels["y"]}
     characters, symbols = text(2_000 if tiny else 200_000, 32 if tiny else 128)
     shape = (1, 16, 2) if tiny else (6, 512, 8) if large else (4, 128, 4)
 
@@ -140,7 +139,7 @@ def workloads(tiny: bool, device: str = "cpu") -> dict[str, Workload]:
             model="mlp", optimizer="adam", peak=0.01, power=0.9, l1=1e-4, l2=1e-4, steps=3100,
         ),
         "digits": work(
-            Mlp((256, 256, 10)), digits, 128, cross_entropy,
+            Mlp((256, 256, 10)), pixels, 128, cross_entropy,
             model="mlp", optimizer="momentum", peak=0.1, warmup=0.1, l1=0.0, l2=1e-4, steps=700,
         ),
         "transformer": work(
@@ -162,6 +161,19 @@ def learning_rate(recipe: dict[str, Any]) -> schedules.Schedule:
     ramp = warmup_steps(recipe)
     cosine = schedules.Cosine(recipe["peak"], steps=recipe["steps"] - ramp)
     return cosine.warmup(ramp) if ramp else cosine
+
+
+def digits() -> dict[str, np.ndarray]:
+    """scikit-learn's digits, 64 brightnesses from 0 to 1 each."""
+    images, labels = load_digits(return_X_y=True)
+    return {"x": (images / 16).astype(np.float32), "y": labels.astype(np.int32)}
+
+
+def held_out(arrays: dict[str, np.ndarray], count: int) -> tuple[dict[str, np.ndarray], ...]:
+    """The examples that are trained on, and `count` by which a model is judged."""
+    order = np.random.default_rng(0).permutation(len(arrays["x"]))
+    parts = (order[count:], order[:count])
+    return tuple({name: x[rows] for name, x in arrays.items()} for rows in parts)
 
 
 def text(characters: int, length: int) -> tuple[dict[str, np.ndarray], int]:

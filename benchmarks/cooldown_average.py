@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _timing import machine
-from _workloads import Mlp, Transformer, cross_entropy, text
-from sklearn.datasets import load_digits
+from _workloads import Mlp, Transformer, cross_entropy, digits, held_out, text
 
 from jax_lrreg import averages, schedules, training
 
@@ -49,12 +48,10 @@ class Run(NamedTuple):
 
 
 def problems(tiny: bool) -> dict[str, Problem]:
-    images, labels = load_digits(return_X_y=True)
-    digits = {"x": (images / 16).astype(np.float32), "y": labels.astype(np.int32)}
     characters, symbols = text(4_000 if tiny else 100_000, 32)
     shape = (1, 8, 2) if tiny else (2, 32, 4)
     return {
-        "digits MLP": problem(Mlp((64, 64, 10)), digits, 32, 2e-3, 20 if tiny else 1000),
+        "digits MLP": problem(Mlp((64, 64, 10)), digits(), 32, 2e-3, 20 if tiny else 1000),
         "char transformer": problem(
             Transformer(*shape, symbols), characters, 8, 3e-3, 20 if tiny else 1000
         ),
@@ -63,10 +60,7 @@ def problems(tiny: bool) -> dict[str, Problem]:
 
 def problem(module: nn.Module, arrays: Any, batch: int, rate: float, steps: int) -> Problem:
     """The problem with a fifth of the examples held out."""
-    order = np.random.default_rng(0).permutation(len(arrays["x"]))
-    cut = len(order) // 5
-    held, kept = ({name: x[i] for name, x in arrays.items()} for i in (order[:cut], order[cut:]))
-    return Problem(module, kept, held, batch, rate, steps)
+    return Problem(module, *held_out(arrays, len(arrays["x"]) // 5), batch, rate, steps)
 
 
 def compare(work: Problem, seeds: int, points: int, shares: tuple[float, ...]) -> Run:

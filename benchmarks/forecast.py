@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _timing import machine
-from _workloads import Mlp, Transformer, cross_entropy, text
+from _workloads import Mlp, Transformer, cross_entropy, digits, held_out, text
 from scipy.stats import spearmanr
-from sklearn.datasets import load_digits
 
 from jax_lrreg import forecast, training
 from jax_lrreg.schedules import Constant, Cosine, Cyclic, Linear, MultiStep, Schedule
@@ -44,22 +43,18 @@ class Problem(NamedTuple):
 
 
 def problems(tiny: bool) -> dict[str, Problem]:
-    images, labels = load_digits(return_X_y=True)
-    digits = {"x": (images / 16).astype(np.float32), "y": labels.astype(np.int32)}
     characters, symbols = text(20_000 if tiny else 500_000, 32)
     long, short = (60, 60) if tiny else (3000, 1000)
     every = (3, 3) if tiny else (50, 20)
     small = Transformer(1, 16, 2, symbols)
     return {
         "char transformer": problem(small, characters, 256, 16, 1e-2, long, every[0]),
-        "digits MLP": problem(Mlp((64, 64, 10)), digits, 360, 32, 2e-3, short, every[1]),
+        "digits MLP": problem(Mlp((64, 64, 10)), digits(), 360, 32, 2e-3, short, every[1]),
     }
 
 
 def problem(module: nn.Module, arrays: Any, held: int, *rest: Any) -> Problem:
-    order = np.random.default_rng(0).permutation(len(arrays["x"]))
-    parts = ({name: x[i] for name, x in arrays.items()} for i in (order[held:], order[:held]))
-    return Problem(module, *parts, *rest)
+    return Problem(module, *held_out(arrays, held), *rest)
 
 
 def twelve(work: Problem) -> dict[str, Schedule]:

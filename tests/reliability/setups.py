@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from cases import loss_fn
 from flax.training.dynamic_scale import DynamicScale
 
 from jax_lrreg import averages, checkpoints, penalties, schedules, training, transforms
@@ -21,11 +22,6 @@ def arrays(size=96):
 
 def apply(params, x):
     return x @ params["w"] + params["b"]
-
-
-def loss_fn(model, batch):
-    """The mean of squares."""
-    return ((model(batch["x"]) - batch["y"]) ** 2).mean()
 
 
 def data(size=96, batch_size=16, seed=5, **options):
