@@ -342,8 +342,11 @@ class TestControlOn:
         state, _ = self.fit(steps=20)
         best = float(state.opt_state[1].controller.best)
         assert best == 3.0  # 2.0 is waiting for an update
-        state, _ = training.fit(self.step, state, self.data, steps=5)
-        assert float(state.opt_state[1].controller.best) < 2.0
+        state, history = training.fit(self.step, state, self.data, steps=5, log_every=1)
+        heard = scales(self.plateau, [best, *history["loss"]])
+        assert len(set(heard)) > 1
+        assert float(state.opt_state[1].scale) == heard[-1]
+        assert float(state.opt_state[1].controller.best) == min(best, *history["loss"])
         assert not state.opt_state[1].external
 
     def test_in_a_group_and_inside_multi_steps(self):
