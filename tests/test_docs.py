@@ -1,11 +1,14 @@
 """The pages in docs: every block of Python runs, in order, and says what it means."""
 
+import importlib.util
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
-PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -15,10 +18,28 @@ def test_the_blocks_of_a_page_run_in_order(page, capsys):
     names = {}
     for index, block in enumerate(blocks):
         exec(compile(block, f"{page.name}, block {index}", "exec"), names)
+    plt.close("all")
     capsys.readouterr()
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """The pictures that the build of the site draws, by their files."""
+    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    return {f"pictures/{name}.svg" for name in pictures.PICTURES}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def test_links_lead_to_files_and_to_pictures_that_are_drawn(page, drawn):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    dead = [link for link in links if link not in drawn and not (page.parent / link).exists()]
+    assert dead == []
+
+
+def test_every_page_and_namespace_is_in_the_table_of_contents():
+    contents = (DOCS / "index.md").read_text()
+    entries = set(re.findall(r"^(?:.* <)?([\w/]+)>?$", contents, re.MULTILINE))
+    there = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
+    assert there - entries == {"index"}

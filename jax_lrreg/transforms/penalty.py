@@ -66,9 +66,8 @@ def add_penalty_and_clip(penalty: Penalty, max_norm: chex.Numeric) -> optax.Grad
         update <- total min(1, max_norm / |total|)
 
     The same as `add_penalty` before `optax.clip_by_global_norm`, up to rounding, but faster where
-    memory is the
-    limit: on a CPU, XLA writes that sum and its quotient by the norm to memory, where this reads
-        `params` again.
+    memory is the limit: on a CPU, XLA writes that sum and its quotient by the norm to memory, where
+    this reads `params` again.
 
     Args:
         penalty: as in `add_penalty`.
