@@ -241,3 +241,64 @@ def test_pictures_of_sweeps_refuse_other_axes_by_name():
         plots.sweep(swept(), "loss", over="lrr")
     with pytest.raises(ValueError, match=r"`name`.*did you mean 'loss'"):
         plots.sweep(swept(), "los")
+
+
+def pictures():
+    """A picture of each function of `plots`, with names that are long and marks that are close."""
+    short = {"a schedule with a name that is long": schedules.Cosine(1e-3, steps=70)}
+    steps = np.arange(10, 80, 10)
+    losses = {"step": steps, "loss": 1.0 / steps, "data_loss": 0.9 / steps}
+    evaluated = {"eval_step": steps, "val_loss": 1.1 / steps, "val_loss_of_others": 1.2 / steps}
+    marks = schedules.join([(schedules.Constant(0.1), 30), (schedules.Linear(0.1, steps=3), 3),
+                            (schedules.Cosine(0.05, steps=30), None)])  # fmt: skip
+    yield plots.schedule(marks, steps=77)
+    yield plots.schedule({**short, "b": schedules.Linear(1e-3, steps=77)}, steps=77)
+    yield plots.history({**losses, **evaluated, "learning_rate": np.full(7, 1e-3)})[0]
+    yield plots.history({f"a run whose name is as long as {n}": losses for n in range(5)})[0]
+    yield plots.penalty({"L1": penalties.L1(0.5), "L2": penalties.L2(0.5)})[2]
+    yield plots.path(np.float32([1e-3, 0.1]), np.ones((2, 9)), names=[f"w{n}" for n in range(9)])
+    yield plots.sweep(swept(reg=penalties.L1(np.float32([0.1, 0.2]))), "loss")
+    yield plots.heatmap(swept(reg=penalties.L1(np.float32([0.1, 0.2]))), "loss")
+
+
+def test_no_text_lies_over_another_or_over_the_edge_and_ticks_reach_the_end():
+    for ax in pictures():
+        figure = plots.figure_of(ax)
+        figure.canvas.draw()
+        box = lambda text: text.get_window_extent()  # noqa: E731
+        legends = [one.get_legend() for one in figure.axes if one.get_legend()]
+        names = [name for legend in legends for name in legend.get_texts()]
+        low, high = sorted(ax.get_xlim())
+        ticks = [text for text in ax.get_xticklabels() if low <= text.get_position()[0] <= high]
+        title = ax._left_title
+        boxes = [box(text) for text in (title, ax.xaxis.label, *ax.texts, *names, *ticks)]
+        for index, one in enumerate(boxes):
+            assert not any(one.overlaps(other) for other in boxes[:index])
+            assert 0 <= one.x0 <= one.x1 <= figure.bbox.width + 1
+            assert 0 <= one.y0 <= one.y1 <= figure.bbox.height + 1
+        assert all(box(legend).x0 >= ax.bbox.x1 - 1 for legend in legends), "it hides no line"
+
+
+def test_pictures_read_on_a_light_page_and_on_a_dark_one():
+    def luminance(color):
+        rgb = np.array(plt.matplotlib.colors.to_rgb(color))
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [
+            0.2126, 0.7152, 0.0722]  # fmt: skip
+
+    def contrast(a, b):
+        low, high = sorted((luminance(a), luminance(b)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert min(contrast(plots.frame.GREY, page) for page in ("white", "#131416")) > 4
+    assert all(contrast(color, page) > 2 for color in plots.COLORS for page in ("white", "#131416"))
+    for ax in pictures():
+        assert plots.figure_of(ax).get_facecolor()[3] == ax.get_facecolor()[3] == 0
+        assert ax.xaxis.label.get_color() == ax.title.get_color() == plots.frame.GREY
+
+
+def test_what_is_constant_looks_constant():
+    ax = plots.schedule(schedules.Constant(0.1), steps=50)
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_title(loc="left") == "0.1 at every step"
+    ax = plots.schedule(schedules.Cosine(1e-3, steps=900).warmup(100), steps=1000)
+    assert ax.get_title(loc="left") == "highest at step 100: 0.001;  at step 1,000: 0"

@@ -17,7 +17,16 @@ from numpy.typing import ArrayLike
 from jax_lrreg._arrays import LAST_STEP
 from jax_lrreg._check import require, require_whole
 from jax_lrreg.penalties import Penalty
-from jax_lrreg.plots.frame import COLORS, axes_of, cycle
+from jax_lrreg.plots.frame import (
+    COLORS,
+    FAINT,
+    GREY,
+    axes_of,
+    cycle,
+    legend,
+    shortened,
+    styled,
+)
 from jax_lrreg.schedules import Function, Schedule
 from jax_lrreg.training.history import best_of, evaluated
 
@@ -29,6 +38,7 @@ COLUMNS = 2000  # more than a picture is wide in pixels
 SAMPLES = 64  # steps looked at in each column of more than that
 
 
+@styled
 def schedule(
     schedule: Callable | Mapping[str, Callable],
     *,
@@ -57,17 +67,29 @@ def schedule(
         allowed = "a schedule, a function of the step, or a dict of them"
         require(drawable, "plots.schedule", "schedule", one, allowed, error=TypeError)
     ax = axes_of(ax, (7.0, 3.2))
+    texts, rows = [], 0
     for (name, one), color in zip(named.items(), cycle(len(named)), strict=True):
         marks = {mark: label for mark, label in phases(one) if 0 < mark < steps}
-        _draw(ax, one, columns(steps, list(map(int, marks))), log, color, name)
+        ends = _draw(ax, one, columns(steps, list(map(int, marks))), log, color, name)
+        texts.append(_ends_text(name, *ends, steps))
         if named is not schedule:  # the marks of several would not say whose they are
-            _mark(ax, marks)
+            rows = _mark(ax, marks, steps)
+    ax.set_title(shortened(texts), pad=6 + 10 * rows)
     ax.set(xlim=(0, steps), xlabel="step", ylabel="learning rate")
     ax.set(yscale="log") if log else ax.set_ylim(bottom=0)
     plain_steps(ax, steps)
     if any(named):
-        ax.legend(frameon=False)
+        legend(ax)
     return ax
+
+
+def _ends_text(name: str, step: int, peak: float, last: float, steps: int) -> str:
+    """What to see in a line: where it is highest, and what is left at the end."""
+    if name:
+        return f"{name} ends at {last:.3g}"
+    if peak == last and step == 0:
+        return f"{last:.4g} at every step"
+    return f"highest at step {step:,}: {peak:.4g};  at step {steps:,}: {last:.4g}"
 
 
 def phases(schedule: Schedule | Callable) -> list[tuple[float, str]]:
@@ -75,8 +97,14 @@ def phases(schedule: Schedule | Callable) -> list[tuple[float, str]]:
     return schedule.phases if isinstance(schedule, Schedule) else [(0.0, "")]
 
 
-def _draw(ax: Axes, schedule: Callable, x: np.ndarray, log: bool, color: str, name: str) -> None:
-    """One line, the mean over each column of the picture, in a band from least to largest."""
+def _draw(
+    ax: Axes, schedule: Callable, x: np.ndarray, log: bool, color: str, name: str
+) -> tuple[int, float, float]:
+    """One line, the mean over each column of the picture, in a band from least to largest.
+
+    Returns:
+        The step of the highest value, that value, and the last one.
+    """
     samples = samples_of(x)
     # float64 as Matplotlib has it: the mean of 64 bfloat16 numbers is cut to three digits.
     y = np.asarray(_values(schedule, samples.ravel()), float).reshape(samples.shape)
@@ -84,14 +112,22 @@ def _draw(ax: Axes, schedule: Callable, x: np.ndarray, log: bool, color: str, na
     ax.plot(x, y.mean(axis=1).filled(np.nan), color=color, label=name or None, linewidth=1.8)
     if samples.shape[1] > 1:
         ax.fill_between(x, y.min(axis=1), y.max(axis=1), color=color, alpha=0.35, linewidth=0)
+    tops = y.max(axis=1).filled(0)
+    return int(x[tops.argmax()]), float(tops.max()), float(y.filled(0)[-1, 0])
 
 
-def _mark(ax: Axes, marks: Mapping[float, str]) -> None:
-    """A dotted line where each phase begins, its name above the axes."""
-    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (2, 2)}
+def _mark(ax: Axes, marks: Mapping[float, str], steps: int) -> int:
+    """A dotted line where each phase begins, its name above the axes; the rows that these take."""
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    ends: list[float] = []  # where the last name of each row ends
     for mark, label in marks.items():
-        ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
-        ax.annotate(label, (mark, 1), va="bottom", fontsize=8, color="0.4", **place)
+        # A name that would be printed over its neighbour goes a row up. A letter is about a 90th
+        # of the width.
+        row = next((row for row, end in enumerate(ends) if end < mark), len(ends))
+        ends[row : row + 1] = [mark + (len(label) + 1) / 90 * steps]
+        ax.axvline(mark, color=GREY, linewidth=0.8, linestyle=":")
+        ax.annotate(label, (mark, 1), xytext=(2, 2 + 10 * row), va="bottom", fontsize=8, **place)
+    return len(ends)
 
 
 def columns(steps: int, marks: Sequence[int] = ()) -> np.ndarray:
@@ -122,6 +158,7 @@ def samples_of(columns: np.ndarray) -> np.ndarray:
     return samples
 
 
+@styled
 def history(
     history: Mapping[str, ArrayLike] | Mapping[str, Mapping[str, ArrayLike]],
     *,
@@ -149,7 +186,11 @@ def history(
         else:
             _draw_panel(ax, label, [(runs[""], name, name.replace("_", " ")) for name in names])
             text = _summary(runs[""], names)
-        ax.set_title(f"at the end: {text}", loc="left", fontsize=9, color="0.3")
+            if len(names) > 1:
+                legend(ax)
+        ax.set_title(f"at the end: {text}")
+    if several:
+        legend(axes[0])  # one is enough: a run has the same colour in each panel
     last = max(int(np.max(one["step"], initial=1)) for one in runs.values())
     axes[-1].set(xlabel="step", xlim=(0, last))
     plain_steps(axes[-1], last)
@@ -177,7 +218,7 @@ def _draw_runs(ax: Axes, name: str, runs: Mapping[str, History]) -> str:
     having = {label: run for label, run in runs.items() if name in run}
     _draw_panel(ax, name, [(run, name, label) for label, run in having.items()])
     ends = ((label, np.asarray(run[name])) for label, run in having.items())
-    return ",  ".join(f"{label} {values[-1]:.4g}" for label, values in ends if values.size)
+    return shortened([f"{label} {values[-1]:.4g}" for label, values in ends if values.size])
 
 
 def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[History, str, str]]) -> None:
@@ -188,15 +229,14 @@ def _draw_panel(ax: Axes, label: str, lines: Sequence[tuple[History, str, str]])
         style |= {"color": color, "label": title, "linewidth": 1.6}
         ax.plot(run["eval_step" if late else "step"], run[name], **style)
     _dress(ax, label, [np.asarray(run[name], float) for run, name, _ in lines])
-    if len(lines) > 1:
-        ax.legend(frameon=False, fontsize=8, ncols=min(4, len(lines)))
 
 
 def _dress(ax: Axes, label: str, drawn: Sequence[np.ndarray]) -> None:
     ax.set_ylabel(label.replace("_", " "))
     ax.spines[["top", "right"]].set_visible(False)
-    if label == "learning_rate" and (high := max(map(_highest, drawn), default=0.0)) > 0:
-        # From 0 on: a constant rate looks like one, not like its last digits.
+    high = max(map(_highest, drawn), default=0.0)
+    if label in ("learning_rate", "penalty") and high > 0:
+        # From 0 on: what is constant looks like it, not like its last digits.
         ax.set_ylim(0, 1.1 * high)
     # A loss falls by factors; one with a penalty or a likelihood in it may be below 0.
     elif "loss" in label and all(map(_positive, drawn)):
@@ -216,7 +256,8 @@ def _positive(values: np.ndarray) -> bool:
 def _summary(run: History, names: Sequence[str]) -> str:
     """The last value of each metric, and the best one where that is another."""
     texts = []
-    for name in names:
+    # The loss of the data last: beside the whole loss it is what a title can do without.
+    for name in sorted(names, key=lambda name: name == "data_loss"):
         values, best, step = best_of(run, name)
         if best is None:
             continue
@@ -225,7 +266,7 @@ def _summary(run: History, names: Sequence[str]) -> str:
         if judged and f"{best:.4g}" != f"{values[-1]:.4g}":
             text += f" (best {best:.4g} at step {step:,})"
         texts.append(text)
-    return ",  ".join(texts)
+    return shortened(texts)
 
 
 def _panels_of_several(runs: Mapping[str, History]) -> dict[str, list[str]]:
@@ -255,6 +296,7 @@ def _having(word: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if word in name]
 
 
+@styled
 def penalty(
     penalty: Penalty | Mapping[str, Penalty],
     *,
@@ -282,10 +324,10 @@ def penalty(
         require(known, "plots.penalty", "penalty", one, allowed, error=TypeError)
     require(low < high, "plots.penalty", "low", low, f"less than high={high}")
     if axes is None:
-        axes = list(plt.subplots(1, 3, figsize=(9.0, 2.8), layout="constrained")[1])
+        axes = list(plt.subplots(1, 3, figsize=(9.0, 2.6), layout="constrained")[1])
     require(len(axes) == 3, "plots.penalty", "axes", len(axes), "three axes")
     w = jnp.linspace(low, high, 1001)
-    axes[2].plot(w, w, color="0.8", linewidth=0.8)  # no penalty
+    axes[2].plot(w, w, color=FAINT, linewidth=1.0)  # no penalty
     for (name, one), color in zip(named.items(), cycle(len(named)), strict=True):
         style = {"color": color, "label": name or None, "linewidth": 1.8}
         axes[0].plot(w, _each(one, w), **style)
@@ -293,14 +335,15 @@ def penalty(
         with contextlib.suppress(NotImplementedError, ValueError):  # a sum has none
             prox = partial(one.prox, step_size=jnp.float32(step_size))
             axes[2].plot(w, _each(prox, w)[:, 0], **style)
-    titles = ("value", "gradient", f"prox, step size {step_size:g}")
+    titles = ("value of a number w", "its gradient", f"its prox, step size {step_size:g}")
     for ax, title in zip(axes, titles, strict=True):
-        ax.set_title(title, fontsize=10)
-        ax.set_xlabel("w")
-        ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        ax.set(title=title, xlabel="w", xlim=(low, high))
+        ax.axhline(0, color=FAINT, linewidth=1.0, zorder=0)
         ax.spines[["top", "right"]].set_visible(False)
+        if ax.dataLim.height < 1e-9:  # of a constraint, which is 0 wherever it is finite
+            ax.set_ylim(-1, 1)
     if any(named):
-        axes[0].legend(frameon=False, fontsize=8)
+        legend(axes[2])
     return axes
 
 
@@ -309,6 +352,7 @@ def _each(function: Callable, w: jax.Array) -> jax.Array:
     return jax.vmap(lambda x: function(x[None]))(w)
 
 
+@styled
 def range_test(found: "Found", ax: Axes | None = None) -> Axes:
     """Draws what a test of `finder` found: loss over learning rate, and the suggestions.
 
@@ -325,12 +369,12 @@ def range_test(found: "Found", ax: Axes | None = None) -> Axes:
     rates, marker = found.learning_rates, "." if found.losses.ndim > 1 else None
     losses = np.where(np.isfinite(found.losses), found.losses, np.nan)
     for one in np.atleast_2d(losses):
-        ax.plot(rates, one, color="0.75", linewidth=1.0, marker=marker)
+        ax.plot(rates, one, color=FAINT, linewidth=1.0, marker=marker)
     smoothed = np.where(np.isfinite(found.smoothed), found.smoothed, np.nan)
     ax.plot(rates, smoothed, color=COLORS[0], linewidth=1.8)
-    for index, (name, rate) in enumerate(found.suggestions.items()):
+    labels = [f"{name} {rate:.2g}" for name, rate in found.suggestions.items()]
+    for index, (rate, label) in enumerate(zip(found.suggestions.values(), labels, strict=True)):
         color, dashes = COLORS[1 + index % (len(COLORS) - 1)], "--" if index else "-"
-        label = f"{name} {rate:.2g}"
         ax.axvline(rate, color=color, linewidth=1.4, linestyle=dashes, label=label)
     good = smoothed[np.isfinite(smoothed)]
     if len(good) and np.ptp(good) > 0:
@@ -338,9 +382,10 @@ def range_test(found: "Found", ax: Axes | None = None) -> Axes:
         # others.
         start, least = float(np.median(good[:5])), float(np.nanmin(losses))
         ax.set_ylim(least - 0.1 * abs(start - least), max(start, least) + 0.5 * abs(start - least))
-    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss", xlim=(rates[0], rates[-1]))
     if found.suggestions:
-        ax.legend(frameon=False, fontsize=8)
+        ax.set_title("suggested: " + next(iter(labels)))
+        legend(ax)
     return ax
 
 
@@ -357,7 +402,7 @@ def _values(schedule: Callable, steps: np.ndarray) -> ArrayLike:
 def plain_steps(ax: Axes, steps: int) -> None:
     """Ticks at round steps, and at the last one in place of a round one close to it."""
     # The last step is what one looks for; a round one next to it would be printed over it.
-    round_ones = MaxNLocator(8, integer=True).tick_values(0, steps)
+    round_ones = MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]).tick_values(0, steps)
     ax.set_xticks([*(t for t in round_ones if 0 <= t <= 0.94 * steps), steps])
     if steps >= 10_000:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))

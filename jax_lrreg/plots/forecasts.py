@@ -11,12 +11,13 @@ from jax_lrreg._check import require, require_whole
 from jax_lrreg.forecast.best import Plan
 from jax_lrreg.forecast.law import MultiPower
 from jax_lrreg.plots.curves import columns, plain_steps
-from jax_lrreg.plots.frame import axes_of, cycle
+from jax_lrreg.plots.frame import GREY, axes_of, cycle, legend, styled
 from jax_lrreg.schedules import Schedule
 
 BEGIN = 0.1  # of the run: the losses before are so high that they would flatten all others
 
 
+@styled
 def forecast(
     law: MultiPower,
     schedules: Mapping[str, Schedule | Plan],
@@ -59,13 +60,13 @@ def forecast(
     if law.evidence is not None:
         low, high = np.asarray(law.interval(plain[best], steps=steps))[:, x]
         ax.fill_between(x, low, high, color=colors[best], alpha=0.15, linewidth=0)
-        title += f", {low[-1]:.4f} to {high[-1]:.4f} nine times in ten"
-    ax.set_title(title, loc="left", fontsize=9, color="0.3")
+        title += f",  {low[-1]:.4f} to {high[-1]:.4f} nine times in ten"
+    ax.set_title(title)
     least, most = min(low for low, _ in shown), max(high for _, high in shown)
     room = 0.05 * (most - least)
     ax.set(xlim=(0, steps), ylim=(least - room, most + room), xlabel="step", ylabel="loss")
     plain_steps(ax, steps)
-    ax.legend(frameon=False, fontsize=8, title="expected at the end", title_fontsize=8)
+    legend(ax, "expected at the end")
     return ax
 
 
@@ -92,6 +93,6 @@ def _measured(
     x = np.asarray(pair[0]) if sparse else np.arange(len(y))
     require(x.shape == y.shape and y.ndim == 1, "plots.forecast", "curves", name, "losses [steps]")
     # Dots would hide the lines, and what the law missed with them.
-    ax.plot(x, y, color=colors.get(name, "0.6"), linewidth=0.9, alpha=0.6, zorder=1)
+    ax.plot(x, y, color=colors.get(name, GREY), linewidth=0.9, alpha=0.6, zorder=1)
     shown = y[x >= BEGIN * x[-1]]
     return float(shown.min()), float(np.median(shown[:5]))

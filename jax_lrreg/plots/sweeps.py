@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from jax_lrreg._arrays import is_key, leaves
 from jax_lrreg._check import require, require_choice
-from jax_lrreg.plots.frame import COLORS, axes_of, cycle, figure_of
+from jax_lrreg.plots.frame import COLORS, FAINT, GREY, axes_of, cycle, figure_of, legend, styled
 
 if TYPE_CHECKING:
     from jax_lrreg.sweeps import CrossValidation, Path, Result
 
 
+@styled
 def path(
     strengths: "ArrayLike | Path | CrossValidation",
     coefficients: ArrayLike | None = None,
@@ -47,7 +49,8 @@ def path(
         strengths, count = whole.strengths, len(whole.strengths)
         columns = [x.value for x in leaves(whole.params) if x.path in whole.penalised]
         coefficients = np.concatenate([np.reshape(x, (count, -1)) for x in columns], 1)
-    strengths, coefficients = np.asarray(strengths), np.asarray(coefficients)
+    # In float64, as Matplotlib has them: a tick at the end would be rounded out of the picture.
+    strengths, coefficients = np.asarray(strengths, float), np.asarray(coefficients)
     shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
     fits = strengths.ndim == 1 and len(shape) == 2 and shape[0] == len(strengths)
     require(fits, "plots.path", "coefficients", shape, allowed)
@@ -59,7 +62,7 @@ def path(
         dashes = ("-", "--", ":", "-.")[index // len(COLORS) % 4]
         label = names[index] if names else None
         ax.plot(strengths, coefficients[:, index], dashes, color=color, linewidth=1.5, label=label)
-    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.axhline(0, color=FAINT, linewidth=1.0, zorder=0)
     ax.set(xscale="log", xlabel="strength", ylabel="coefficient")
     ax.set_xlim(strengths.min(), strengths.max())
     left = np.count_nonzero(coefficients, axis=1)
@@ -67,19 +70,20 @@ def path(
     chosen = np.unique(np.linspace(0, len(strengths) - 1, 7).round().astype(int))
     top.set_xticks(strengths[chosen], [str(left[index]) for index in chosen])
     top.minorticks_off()
-    top.set_xlabel("coefficients that are not zero", fontsize=9)
+    top.set_xlabel("coefficients that are not zero")
+    text = f"{left[np.argmin(strengths)]} of {count} coefficients are left at the least strength"
     if whole is not found:
+        text = f"cross-validated: best at {found.best:.3g}"
         marks = {"best": (found.best, "-"), "one standard error": (found.one_standard_error, "--")}
-        for text, (mark, dashes) in marks.items():
-            ax.axvline(mark, color="0.4", linewidth=1.0, linestyle=dashes)
-            ax.annotate(
-                text, (mark, 0), xycoords=("data", "axes fraction"), rotation=90, fontsize=8
-            )
-    if names:
-        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        for label, (mark, dashes) in marks.items():
+            ax.axvline(mark, color=GREY, linewidth=1.0, linestyle=dashes, label=label)
+    ax.set_title(text)
+    if names or whole is not found:
+        legend(ax)
     return ax
 
 
+@styled
 def heatmap(
     result: "Result", name: str, *, mode: str = "min", log: bool = False, ax: Axes | None = None
 ) -> Axes:
@@ -93,7 +97,7 @@ def heatmap(
         ax: where to draw; a new figure by default.
 
     Returns:
-        The axes. Members that diverged are left blank.
+        The axes. Members that diverged are grey.
     """
     names = _shown("plots.heatmap", result)
     require(len(names) == 2, "plots.heatmap", "result", names, "of two axes beside those of seeds")
@@ -102,17 +106,23 @@ def heatmap(
     best = result.best(name, mode, over=seeds).index
     at = [where for where in best if not isinstance(where, slice)]
     ax = axes_of(ax, (1.5 + 0.7 * values.shape[1], 1.5 + 0.5 * values.shape[0]))
-    image = ax.imshow(values, aspect="auto", norm="log" if log else "linear")
+    # What diverged is grey, not the background: on a dark page blank would be the lowest colour.
+    map_ = colormaps["viridis"].with_extremes(bad=FAINT)
+    image = ax.imshow(values, map_, aspect="auto", norm="log" if log else "linear")
     ax.plot(at[1], at[0], "*", color="white", markeredgecolor="black", markersize=14)
     for axis, of in zip((ax.yaxis, ax.xaxis), names, strict=True):
         texts = _texts(result, of)
         axis.set_ticks(range(len(texts)), texts)
         axis.set_label_text(_label(result, of))
     ax.tick_params("x", rotation=45 if values.shape[1] > 6 else 0)
-    figure_of(ax).colorbar(image, ax=ax, label=name.replace("_", " "))
+    metric = name.replace("_", " ")
+    figure_of(ax).colorbar(image, ax=ax, label=metric).outline.set_visible(False)
+    ax.spines[:].set_visible(False)
+    ax.set_title(f"{'lowest' if mode == 'min' else 'highest'} {metric}: {values[*at]:.4g} (star)")
     return ax
 
 
+@styled
 def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | None = None) -> Axes:
     """Draws a metric of a sweep along one axis, with an interval of two standard errors over seeds.
 
@@ -139,17 +149,16 @@ def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | No
     lines = np.transpose(mean, order).reshape(shape)
     halves = None if error is None else 2 * np.transpose(error, order).reshape(shape)
     x, ax = _numbers(result, along), axes_of(ax, (7.0, 3.6))
-    _draw_lines(ax, x, lines, halves, _titles(result, others))
+    titles = [text for other in others for text in _texts(result, other)]
+    _draw_lines(ax, x, lines, halves, titles)
     _place_ticks(ax, x, _texts(result, along))
-    ax.set(xlabel=_label(result, along), ylabel=name.replace("_", " "))
+    metric, count = name.replace("_", " "), int(np.prod(_lengths(result, seeds)))
+    ax.set(xlabel=_label(result, along), ylabel=metric)
+    over_seeds = f",  mean and two standard errors over {count} seeds" if count > 1 else ""
+    ax.set_title(f"{metric} along {along}{over_seeds}")
     if others:
-        ax.legend(frameon=False, fontsize=8)
+        legend(ax, _label(result, others[0]))
     return ax
-
-
-def _titles(result: "Result", others: Sequence[str]) -> list[str]:
-    """What to call each line: the value on the axis beside the one that is drawn along, if any."""
-    return [f"{_label(result, other)} {text}" for other in others for text in _texts(result, other)]
 
 
 def _place_ticks(ax: Axes, x: np.ndarray | None, texts: Sequence[str]) -> None:
