@@ -78,8 +78,7 @@ def schedule(
     ax.set(xlim=(0, steps), xlabel="step", ylabel="learning rate")
     ax.set(yscale="log") if log else ax.set_ylim(bottom=0)
     plain_steps(ax, steps)
-    if any(named):
-        legend(ax)
+    legend(ax)
     return ax
 
 
@@ -342,8 +341,7 @@ def penalty(
         ax.spines[["top", "right"]].set_visible(False)
         if ax.dataLim.height < 1e-9:  # of a constraint, which is 0 wherever it is finite
             ax.set_ylim(-1, 1)
-    if any(named):
-        legend(axes[2])
+    legend(axes[2])
     return axes
 
 
@@ -383,9 +381,8 @@ def range_test(found: "Found", ax: Axes | None = None) -> Axes:
         start, least = float(np.median(good[:5])), float(np.nanmin(losses))
         ax.set_ylim(least - 0.1 * abs(start - least), max(start, least) + 0.5 * abs(start - least))
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss", xlim=(rates[0], rates[-1]))
-    if found.suggestions:
-        ax.set_title("suggested: " + next(iter(labels)))
-        legend(ax)
+    ax.set_title(f"suggested: {labels[0]}" if labels else "no suggestion")
+    legend(ax)
     return ax
 
 

@@ -60,8 +60,10 @@ def cycle(count: int) -> list[str]:
 
 
 def legend(ax: Axes, title: str | None = None) -> None:
-    """A legend to the right of the axes, where it hides no line; long names take several rows."""
+    """A legend of what has a name, beside the axes, where it hides no line; long names wrap."""
     handles, names = ax.get_legend_handles_labels()
+    if not names:
+        return
     names = ["\n".join(textwrap.wrap(name, NARROW)) or name for name in names]
     # In the upper corner, not in the middle: the first name is beside the first line to look at.
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}

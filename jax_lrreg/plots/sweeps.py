@@ -1,6 +1,6 @@
 """Pictures of many runs: regularization paths, heat maps, and a metric along one axis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -43,12 +43,7 @@ def path(
     found: Any = strengths
     whole = getattr(found, "path", found)  # of a cross-validation, the solutions on all data
     if coefficients is None:
-        known, kind = hasattr(whole, "penalised"), type(found).__name__
-        allowed = "what sweeps.path returns, or an array with `coefficients`"
-        require(known, "plots.path", "strengths", kind, allowed, error=TypeError)
-        strengths, count = whole.strengths, len(whole.strengths)
-        columns = [x.value for x in leaves(whole.params) if x.path in whole.penalised]
-        coefficients = np.concatenate([np.reshape(x, (count, -1)) for x in columns], 1)
+        strengths, coefficients = _solutions(whole, type(found).__name__)
     # In float64, as Matplotlib has them: a tick at the end would be rounded out of the picture.
     strengths, coefficients = np.asarray(strengths, float), np.asarray(coefficients)
     shape, allowed = coefficients.shape, f"of shape [{strengths.size}, coefficients]"
@@ -71,16 +66,28 @@ def path(
     top.set_xticks(strengths[chosen], [str(left[index]) for index in chosen])
     top.minorticks_off()
     top.set_xlabel("coefficients that are not zero")
-    text = f"{left[np.argmin(strengths)]} of {count} coefficients are left at the least strength"
+    ax.set_title(f"{left[strengths.argmin()]} of {count} are left at the least strength")
     if whole is not found:
-        text = f"cross-validated: best at {found.best:.3g}"
-        marks = {"best": (found.best, "-"), "one standard error": (found.one_standard_error, "--")}
-        for label, (mark, dashes) in marks.items():
-            ax.axvline(mark, color=GREY, linewidth=1.0, linestyle=dashes, label=label)
-    ax.set_title(text)
-    if names or whole is not found:
-        legend(ax)
+        _mark_choices(ax, {"best": found.best, "one standard error": found.one_standard_error})
+    legend(ax)
     return ax
+
+
+def _solutions(path: "Path", kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The strengths of a path, and what is penalised of its solutions, [points, coefficients]."""
+    known = hasattr(path, "penalised")
+    allowed = "what sweeps.path returns, or an array with `coefficients`"
+    require(known, "plots.path", "strengths", kind, allowed, error=TypeError)
+    columns = [x.value for x in leaves(path.params) if x.path in path.penalised]
+    rows = [np.reshape(x, (len(path.strengths), -1)) for x in columns]
+    return path.strengths, np.concatenate(rows, 1)
+
+
+def _mark_choices(ax: Axes, choices: Mapping[str, float]) -> None:
+    """The strengths that a cross-validation chooses."""
+    for (label, mark), dashes in zip(choices.items(), ("-", "--"), strict=True):
+        name = f"{label} {mark:.3g}"
+        ax.axvline(mark, color=GREY, linewidth=1.0, linestyle=dashes, label=name)
 
 
 @styled
@@ -156,8 +163,7 @@ def sweep(result: "Result", name: str, *, over: str | None = None, ax: Axes | No
     ax.set(xlabel=_label(result, along), ylabel=metric)
     over_seeds = f",  mean and two standard errors over {count} seeds" if count > 1 else ""
     ax.set_title(f"{metric} along {along}{over_seeds}")
-    if others:
-        legend(ax, _label(result, others[0]))
+    legend(ax, " ".join(_label(result, other) for other in others))
     return ax
 
 
