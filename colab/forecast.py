@@ -16,17 +16,25 @@
 # %% [markdown]
 # # The loss of a schedule before it is run
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jax-lrreg/jax_lrreg/blob/main/colab/forecast.ipynb)
+#
 # From three short runs of a character transformer: a law of the loss, the loss of a schedule that
 # was not run, and the best schedule, which then is. At the end the same on the published curves of
 # a model of 100M parameters, where they are at hand.
 
 # %%
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("jax_lrreg") is None:
-    # On Colab, JAX is there already for the runtime's own accelerator: it is left as it is.
-    # %pip install -q "jax_lrreg[demo]"
-    pass
+if importlib.util.find_spec("jax_lrreg") is None:  # from the checkout around, else from the index
+    places = (Path.cwd(), *Path.cwd().parents)
+    source = next((str(p) for p in places if (p / "jax_lrreg/__init__.py").exists()), "jax_lrreg")
+    # JAX, where it is there already for the runtime's own accelerator, is left as it is.
+    command = [sys.executable, "-m", "pip", "install", "-q", f"{source}[demo]"]
+    if subprocess.run(command, capture_output=True).returncode:
+        sys.exit(f"pip found no jax_lrreg: run this in a checkout, or try {' '.join(command[1:])}")
 
 # %%
 # %% [markdown]

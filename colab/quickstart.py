@@ -16,16 +16,24 @@
 # %% [markdown]
 # # jax_lrreg in five minutes
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jax-lrreg/jax_lrreg/blob/main/colab/quickstart.ipynb)
+#
 # A schedule, a penalty, a jitted training step and a loop, on handwritten digits.
 # It runs on a CPU, a GPU or a TPU as it stands.
 
 # %%
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("jax_lrreg") is None:
-    # On Colab, JAX is there already for the runtime's own accelerator: it is left as it is.
-    # %pip install -q "jax_lrreg[demo]"
-    pass
+if importlib.util.find_spec("jax_lrreg") is None:  # from the checkout around, else from the index
+    places = (Path.cwd(), *Path.cwd().parents)
+    source = next((str(p) for p in places if (p / "jax_lrreg/__init__.py").exists()), "jax_lrreg")
+    # JAX, where it is there already for the runtime's own accelerator, is left as it is.
+    command = [sys.executable, "-m", "pip", "install", "-q", f"{source}[demo]"]
+    if subprocess.run(command, capture_output=True).returncode:
+        sys.exit(f"pip found no jax_lrreg: run this in a checkout, or try {' '.join(command[1:])}")
 
 # %%
 import jax
