@@ -12,6 +12,8 @@ from jax_lrreg.plots.curves import samples_of as samples_of
 from jax_lrreg.plots.curves import schedule as schedule
 from jax_lrreg.plots.forecasts import forecast as forecast
 from jax_lrreg.plots.frame import COLORS as COLORS
+from jax_lrreg.plots.frame import FAINT as FAINT
+from jax_lrreg.plots.frame import STYLE as STYLE
 from jax_lrreg.plots.frame import figure_of as figure_of
 from jax_lrreg.plots.frame import formats as formats
 from jax_lrreg.plots.sweeps import heatmap as heatmap

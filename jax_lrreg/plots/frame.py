@@ -70,13 +70,12 @@ def legend(ax: Axes, title: str | None = None) -> None:
     ax.legend(handles, names, title=title, title_fontsize=8, borderaxespad=0, **place)
 
 
-def shortened(texts: Sequence[str], room: int = WIDE) -> str:
-    """As many of the texts as have room in a title, and how many there are besides."""
+def shortened(texts: Sequence[str]) -> str:
+    """As many of the texts as have room in a title; dots stand for the rest."""
     shown = list(texts)
-    while len(shown) > 1 and len(",  ".join(shown)) > room:
+    while len(shown) > 1 and len(",  ".join(shown)) > WIDE:
         shown.pop()
-    more = len(texts) - len(shown)
-    return ",  ".join(shown) + (f",  and {more} more" if more else "")
+    return ",  ".join(shown) + (", ..." if len(shown) < len(texts) else "")
 
 
 def figure_of(ax: Axes) -> Figure:

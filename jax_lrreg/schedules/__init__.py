@@ -5,7 +5,7 @@ Shapes are classes, their algebra is methods and operators, recipes are function
     0.5 * Cosine(1e-3, steps=10_000).warmup(500)
     warmup_cosine(5e-4, warmup_steps=500, total_steps=10_500)
 
-docs/schedules.md has a table of the names that schedules have in other libraries, and of ours;
+docs/schedules.md has a picture of each, docs/names.md the names that they have in other libraries;
 `jax_lrreg.interop` converts the live objects exactly.
 """
 
