@@ -7,13 +7,15 @@ A network with two hidden layers of one width learns the digits by Adam, at ever
 rates and of strengths of L2, from the same parameters over the same batches. `sweeps.run` chooses
 how many members go side by side. It is held against the same function compiled once and called for
 one member after the other, against all members as one program, and with `--peers` against
-hyperoptax and PyTorch in a study of Optuna, each where it is installed, of the same trials.
+hyperoptax, PyTorch in a study of Optuna and `fit` of Keras (on JAX) in a loop, each where it is
+installed, of the same trials.
 Compiling is told apart. "Of processor" is the ratio of the seconds of the processor, which other
 work on the machine changes little; by the clock two cores may halve it.
 """
 
 import argparse
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -137,9 +139,38 @@ def with_optuna(task: Task) -> Call:
     return study
 
 
+def with_keras(task: Task) -> Call:
+    """A trial is a model of Keras, built, compiled and fitted as its guides show."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    x, y = (task.data.arrays[name] for name in "xy")
+    *rows, last = task.order
+    x_train, y_train = x[np.concatenate(rows)], y[np.concatenate(rows)]
+    width = np.shape(task.start["Dense_0"]["bias"])[0]
+    start = [np.asarray(task.start[f"Dense_{n}"][k]) for n in range(3) for k in ("kernel", "bias")]
+
+    def train(lr: float, strength: float) -> float:
+        sizes, activations = (width, width, 10), ("relu", "relu", None)
+        decay = keras.regularizers.L2(strength / 2)  # Keras leaves out the half
+        layers = [
+            keras.layers.Dense(size, activation=activation, kernel_regularizer=decay)
+            for size, activation in zip(sizes, activations, strict=True)
+        ]
+        net = keras.Sequential([keras.Input(x.shape[1:]), *layers])
+        net.set_weights(start)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        plain = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="plain")
+        net.compile(keras.optimizers.Adam(lr), loss, metrics=[plain])
+        net.fit(x_train, y_train, batch_size=len(last), shuffle=False, verbose=0)
+        return net.evaluate(x[last], y[last], verbose=0, return_dict=True)["plain"]
+
+    return lambda: np.array([train(lr, strength) for lr, strength in task.points()])
+
+
 OURS = {"one after another": one_by_one, "one program": as_one_program, "sweeps.run": swept}
-PEERS = {"hyperoptax": with_hyperoptax, "optuna": with_optuna}
-NEEDS = {"hyperoptax": ("hyperoptax",), "optuna": ("optuna", "torch")}
+PEERS = {"hyperoptax": with_hyperoptax, "optuna": with_optuna, "keras": with_keras}
+NEEDS = {"hyperoptax": ("hyperoptax",), "optuna": ("optuna", "torch"), "keras": ("keras",)}
 
 
 def measured(task: Task, contenders: dict[str, Callable], rounds: int) -> list[str]:
@@ -151,8 +182,8 @@ def measured(task: Task, contenders: dict[str, Callable], rounds: int) -> list[s
         losses[name] = calls[name]()
         firsts[name] = time.perf_counter() - began
     for name, found in losses.items():
-        # PyTorch rounds otherwise at each step, which the largest rates make more of.
-        far = 0.1 if name == "optuna" else 1e-3
+        # Others round otherwise at each step, which the largest rates make more of.
+        far = 0.1 if name in ("optuna", "keras") else 1e-3
         np.testing.assert_allclose(np.median(found), np.median(losses["sweeps.run"]), rtol=far)
     clock: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
