@@ -31,6 +31,33 @@ hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_
 hypothesis.settings.load_profile("ci")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    meaning = "all examples of each law and all benchmarks, as before a release"
+    parser.addoption("--full", action="store_true", help=meaning)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "sampled(n): n of the examples are enough without --full")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where examples differ in numbers more than in code, a few of them, evenly spread."""
+    if config.getoption("--full") or any("[" in word for word in config.args):
+        return
+    groups: dict[tuple, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            groups.setdefault((item.path, item.parent, item.originalname), []).append(item)
+    left: set[pytest.Item] = set()
+    for group in groups.values():
+        (most,) = group[0].get_closest_marker("sampled").args
+        spread = {round(i * (len(group) - 1) / max(most - 1, 1)) for i in range(most)}
+        left |= {item for place, item in enumerate(group) if place not in spread}
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=list(left))
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

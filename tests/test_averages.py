@@ -123,6 +123,7 @@ def straightened(average, x):
 
 
 @each
+@pytest.mark.sampled(8)
 def test_it_is_the_weighted_sum_that_it_says_after_every_update(average):
     way = walk()
     found = read(average, way)
@@ -132,6 +133,7 @@ def test_it_is_the_weighted_sum_that_it_says_after_every_update(average):
 
 
 @each
+@pytest.mark.sampled(6)
 def test_it_is_the_same_compiled_batched_and_in_a_loop(average):
     ways = [walk(seed=seed) for seed in range(3)]
     batched = jax.vmap(lambda way: read(average, way))(jax.tree.map(lambda *x: np.stack(x), *ways))
@@ -153,6 +155,7 @@ def test_its_text_reads_back(average):
 
 
 @each
+@pytest.mark.sampled(6)
 def test_where_nothing_was_done_nothing_changes(average):
     way = walk()
     update = jax.jit(average.update)
@@ -166,6 +169,7 @@ def test_where_nothing_was_done_nothing_changes(average):
 
 
 @each
+@pytest.mark.sampled(6)
 def test_any_tree_and_any_dtype(average):
     key = jax.random.key(0)
     params = {
@@ -261,6 +265,7 @@ def cooled(average, rate, slopes, steps):
 @pytest.mark.parametrize("bins", [2, 8, 50])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("steps", [7, 50])
+@pytest.mark.sampled(9)
 def test_on_a_linear_loss_it_is_the_cooled_down_run_at_any_step(shape, steps, bins):
     average = Cooldown(steps, shape=shape, bins=bins)
     slopes = np.array([1.0, -2.0, 0.5])
@@ -280,6 +285,7 @@ def test_on_a_linear_loss_it_is_the_cooled_down_run_at_any_step(shape, steps, bi
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.sampled(2)
 def test_with_more_bins_it_is_nearer_to_the_exact_average(shape):
     way = walk(300)
     exact = at(read(Cooldown(200, shape=shape, bins=200), way), -1)["w"]
@@ -292,6 +298,7 @@ def test_with_more_bins_it_is_nearer_to_the_exact_average(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.sampled(2)
 def test_checkpoints_merge_to_what_is_kept_along_the_way(shape):
     way = walk(9)
     weights = averages.weights(shape, 9)

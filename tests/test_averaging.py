@@ -39,6 +39,7 @@ def by_hand(average, step, state, batches):
 
 @each
 @pytest.mark.parametrize("chunk", [1, 7, 100])
+@pytest.mark.sampled(5)
 def test_it_is_that_of_a_loop_by_hand_whatever_the_chunk(average, chunk):
     plain = training.make_step(apply, loss_fn, TX, donate=False)
     wanted = by_hand(average, plain, start(TX), map(DATA, range(20)))

@@ -1,5 +1,6 @@
 """Every benchmark runs: a script that nothing runs rots."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,21 @@ LESS = {"floor.py": ["--workloads", "article"], "peers.py": ["--workloads", "art
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.sampled(3)
 def test_runs_with_tiny_sizes(script):
     command = [sys.executable, "-W", "error", str(FOLDER / script), "--tiny", *LESS.get(script, [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert "|" in done.stdout, "it prints a table"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_it_imports_is_there_and_its_options_are_read(script, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+    assert "--tiny" in capsys.readouterr().out
 
 
 def test_the_readme_names_each_script():

@@ -132,6 +132,7 @@ CASES = {
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(3)
 def test_a_run_that_is_killed_ends_as_one_that_is_not(case, asynchronous, tmp_path):
     options = {"steps": 60, "log_every": 7, "eval_every": 10, "chunk": 4}
 
@@ -386,6 +387,7 @@ class TestFingerprint:
     """Another plan is refused by the name of what differs; a branch is where it may go on."""
 
     @pytest.mark.parametrize("name", CHANGES | DATA_CHANGES)
+    @pytest.mark.sampled(5)
     def test_a_change_is_refused_by_its_name_and_goes_on_in_a_branch(self, name, run, tmp_path):
         given = {"learning_rate": LR, **CHANGES[name]()} if name in CHANGES else None
         step = make(**given) if given else STEP

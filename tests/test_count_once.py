@@ -89,6 +89,7 @@ def expected():
 @pytest.mark.parametrize("accumulation", ACCUMULATIONS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.sampled(4)
 def test_every_penalty_counts_once(measured, expected, devices, mode, accumulation):
     found = measured["gradients"][f"{devices}-{mode}-{accumulation}"]
     for name, gradient in expected.items():
@@ -119,6 +120,7 @@ def start():
 @pytest.mark.parametrize("accumulation", ACCUMULATIONS)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.sampled(6)
 def test_it_counts_once_in_a_training_step(measured, devices, place, accumulation):
     found = measured["trained"][f"{devices}-{place}-{accumulation}"]
     for name, w in trained(place).items():

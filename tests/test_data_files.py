@@ -395,6 +395,7 @@ def broken():
 
 
 @pytest.mark.parametrize("name", sorted(broken()))
+@pytest.mark.sampled(5)
 def test_an_archive_that_is_broken_or_meant_to_harm_is_refused_in_one_line(name, tmp_path):
     content, words = broken()[name]
     (tmp_path / "a.npz").write_bytes(content)

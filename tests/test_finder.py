@@ -192,6 +192,7 @@ class TestRange:
     @pytest.mark.parametrize("seed", range(5))
     @pytest.mark.parametrize("name", NOTHING)
     @pytest.mark.parametrize("test", [finder.range_test, finder.parallel_test])
+    @pytest.mark.sampled(8)
     def test_what_does_not_stand_out_of_its_noise_gives_no_suggestion(self, test, name, seed):
         options = {"data": training.ArrayData(arrays(), 32, jax.random.key(seed))}
         options |= {"low": 1e-6, **NOTHING[name]}
@@ -302,6 +303,7 @@ def test_the_longest_fall():
 
 
 @pytest.mark.parametrize("name", ["digits", "diabetes", "characters"])
+@pytest.mark.sampled(1)
 def test_the_suggestion_is_within_a_factor_10_of_the_best_of_a_sweep_on_5_seeds(name):
     problem, preconditioner = against.PROBLEMS[name](), optax.scale_by_adam()
     grid, ends = 10 ** np.arange(-4.0, 0.1, 0.5), against.trainer(problem, preconditioner, 100)

@@ -107,6 +107,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("warmup", ["counted", "left out"])
 @pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.sampled(4)
 def test_the_law_is_its_formula_at_every_step(name, warmup):
     law, rates = replace(LAW, warmup=warmup), np.asarray(SHAPES[name](np.arange(300)))
     found = law(SHAPES[name], steps=300)

@@ -54,6 +54,7 @@ def assert_equal(schedule, library, steps, values):
 
 
 @pytest.mark.parametrize(("library", "case"), CASES)
+@pytest.mark.sampled(66)
 def test_equals_the_recorded_values(library, case):
     schedule = CONVERTERS[library](stand_in(library, case))
     assert isinstance(schedule, Schedule)

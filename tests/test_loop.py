@@ -311,6 +311,7 @@ class TestSteps:
 @pytest.mark.parametrize("bad", [[0], [137], [137, 138, 151, 260], [299]])
 @pytest.mark.parametrize("log_every", [1, 40, 1000])
 @pytest.mark.parametrize("chunk", [1, 7, "auto"])
+@pytest.mark.sampled(8)
 def test_the_first_update_that_is_not_finite_is_named(bad, log_every, chunk):
     step = make(on_nonfinite="raise")
     state, _ = training.fit(step, start(), DATA, steps=20)

@@ -115,6 +115,7 @@ def test_every_known_optimizer_has_an_exact_step_size():
 
 @pytest.mark.parametrize("rate", ["constant", "schedule", "injected", "traced"])
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled(17)
 def test_the_step_sizes_are_exact(name, rate):
     gradients = noise()
     rates = np.float64(SCHEDULE(np.arange(STEPS))) if rate == "schedule" else np.full(STEPS, 0.01)
@@ -123,6 +124,7 @@ def test_the_step_sizes_are_exact(name, rate):
 
 
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled(6)
 def test_a_gradient_that_never_changes_moves_by_the_step_size(name):
     gradient = jnp.array([1.0, -1e-3, 30.0])
     inner, params = optax.with_extra_args_support(KNOWN[name](0.01)), jnp.zeros(3)
@@ -138,6 +140,7 @@ def test_a_gradient_that_never_changes_moves_by_the_step_size(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled(6)
 def test_traced_rates_are_swept_in_one_program(name):
     gradients, times = jnp.asarray(noise(), jnp.float32), TIMES.get(name, 1)
     rates = jnp.array([0.003, 0.01])
@@ -170,6 +173,7 @@ def test_an_unknown_metric_is_refused(name, traced):
 
 @pytest.mark.parametrize("name", CLIPPED)
 @pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.sampled(9)
 def test_clipping_is_refused_and_the_metric_of_the_rest_named(name, traced):
     def init(lr):
         return transforms.proximal(CLIPPED[name](lr), penalties.L1(0.3), learning_rate=lr)
@@ -280,6 +284,7 @@ BY_PATH = {
 
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("name", BY_PATH)
+@pytest.mark.sampled(5)
 def test_what_differs_by_path_is_as_each_group_alone(name, traced):
     whole, kernel, bias = BY_PATH[name]
     grads = jax.tree.map(lambda x: jnp.cos(3 * x), PARAMS)

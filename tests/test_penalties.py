@@ -139,6 +139,7 @@ def test_it_is_never_negative_and_0_at_0(case):
 
 
 @pytest.mark.parametrize("case", WITH_PROX, ids=repr)
+@pytest.mark.sampled(14)
 def test_the_prox_solves_its_problem(case):
     with jax.enable_x64(True):
         prox = jitted(case.penalty, "prox")
@@ -160,6 +161,7 @@ def test_the_prox_solves_its_problem(case):
 
 
 @pytest.mark.parametrize("case", [c for c in WITH_PROX if c.separable and c.zero_at_zero], ids=repr)
+@pytest.mark.sampled(7)
 def test_the_prox_of_a_separable_penalty_is_the_global_optimum(case):
     with jax.enable_x64(True):
         for w in points(count=2)[:2]:
@@ -169,6 +171,7 @@ def test_the_prox_of_a_separable_penalty_is_the_global_optimum(case):
 
 
 @pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if case.prox != "none"], ids=repr)
+@pytest.mark.sampled(9)
 def test_the_prox_in_float32_is_as_good_as_float32_gets(case):
     rng, prox = np.random.default_rng(2), jitted(case.penalty, "prox")
     for index in range(30):
@@ -208,6 +211,7 @@ def scaled_prox(case, w, factor, step_size):
 
 @pytest.mark.parametrize("at", ["anywhere", "ties", "twins", "zero"])
 @pytest.mark.parametrize("case", WITH_STRENGTH, ids=repr)
+@pytest.mark.sampled(20)
 def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case, at):
     w = {"anywhere": points()[1], "ties": TIES, "twins": TWINS, "zero": np.zeros(SHAPE)}[at]
     w = np.abs(w) if limited(case) else w
@@ -231,6 +235,7 @@ def test_a_strength_of_0_moves_nothing_and_has_a_derivative(case, at):
 
 
 @pytest.mark.parametrize("case", WITH_STRENGTH, ids=repr)
+@pytest.mark.sampled(7)
 def test_the_prox_has_the_derivatives_of_its_differences(case):
     rng, h = np.random.default_rng(7), 1e-7
     prox = functools.partial(scaled_prox, case)
@@ -252,6 +257,7 @@ def test_the_prox_has_the_derivatives_of_its_differences(case):
 
 
 @pytest.mark.parametrize("case", [case for case in WITH_PROX if case.convex], ids=repr)
+@pytest.mark.sampled(11)
 def test_the_prox_of_a_convex_penalty_is_firmly_nonexpansive(case):
     prox = jitted(case.penalty, "prox")
     with jax.enable_x64(True):
@@ -266,6 +272,7 @@ def test_the_prox_of_a_convex_penalty_is_firmly_nonexpansive(case):
 @pytest.mark.parametrize(
     "case", [case for case in ONE_OF_EACH if case.prox != "none" and case.certificate], ids=repr
 )
+@pytest.mark.sampled(9)
 def test_the_certificate_is_0_where_the_prox_says_so_and_a_distance_elsewhere(case):
     certificate, prox = jitted(case.penalty, "certificate"), jitted(case.penalty, "prox")
     move = np.random.default_rng(4).normal(size=SHAPE)
@@ -285,6 +292,7 @@ def test_the_certificate_is_0_where_the_prox_says_so_and_a_distance_elsewhere(ca
 
 
 @pytest.mark.parametrize("case", [case for case in PENALTIES if not case.constraint], ids=repr)
+@pytest.mark.sampled(12)
 def test_the_gradient_is_that_of_the_value_off_the_kinks(case):
     w = np.abs(np.random.default_rng(5).normal(size=SHAPE)) + 0.05
     w = w if not case.complex else w * np.sign(np.random.default_rng(6).normal(size=SHAPE))
@@ -299,6 +307,7 @@ def test_the_gradient_is_that_of_the_value_off_the_kinks(case):
 
 
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=repr)
+@pytest.mark.sampled(10)
 def test_at_zero_and_at_ties_derivatives_are_finite_and_the_gradient_is_the_shortest(case):
     @jit
     def derivatives(w):
@@ -327,6 +336,7 @@ def test_at_zero_and_at_ties_derivatives_are_finite_and_the_gradient_is_the_shor
 @pytest.mark.parametrize(
     "case", [case for case in ONE_OF_EACH if jax.tree.leaves(case.penalty)], ids=repr
 )
+@pytest.mark.sampled(9)
 def test_vmap_over_its_numbers_is_the_loop(case):
     w = np.abs(np.float32(points()[1]))
     several = [
@@ -509,6 +519,7 @@ def test_a_set_of_any_size_holds_the_projection_of_an_array_of_any_size(name):
 
 
 @pytest.mark.parametrize("case", [case for case in PENALTIES if not case.constraint], ids=repr)
+@pytest.mark.sampled(12)
 def test_gradient_and_prox_are_finite_at_every_scale(case):
     gradient, prox = jitted(case.penalty, "gradient"), jitted(case.penalty, "prox")
     # The gradient is the cube of the matrix; the importance is 3.

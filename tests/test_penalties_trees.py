@@ -131,6 +131,7 @@ def test_none_stands_for_no_parameter_in_every_argument():
 @pytest.mark.parametrize(
     "params", [{}, None, [], {"a": None}, jnp.zeros((0, 3)), {"n": jnp.arange(3)}], ids=str
 )
+@pytest.mark.sampled(12)
 def test_a_tree_without_parameters_costs_nothing(penalty, params):
     value = penalty(params)
     assert value == 0

@@ -183,6 +183,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("library", "entry"), CASES)
+@pytest.mark.sampled(50)
 def test_a_preset_equals_the_recorded_library(library, entry):
     _, scales = run(PRESETS[library](**entry["arguments"]), entry["metrics"])
     np.testing.assert_allclose(

@@ -46,6 +46,7 @@ def test_the_problem_has_32_zeros():
 
 
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled(5)
 def test_reaches_the_lasso_with_its_exact_zeros(name):
     rate = RATE * {"adagrad": 50, "amsgrad": 10}.get(name, 1)
     w = run(transforms.proximal(KNOWN[name](RATE), penalties.L1(0.3), learning_rate=rate))

@@ -302,6 +302,7 @@ def error(value, reference):
 
 @pytest.mark.parametrize("name", references(1000))
 @pytest.mark.parametrize("horizon", HORIZONS)
+@pytest.mark.sampled(93)
 def test_every_step_is_right_to_16_units_in_the_last_place(name, horizon):
     if name not in references(horizon):
         pytest.skip("too long for an int32")
@@ -313,6 +314,7 @@ def test_every_step_is_right_to_16_units_in_the_last_place(name, horizon):
 
 
 @pytest.mark.parametrize("name", references(LAST))
+@pytest.mark.sampled(16)
 def test_unsigned_64_bit_and_python_steps_are_counted_like_an_int32_and_hold_beyond_it(name):
     schedule, reference = references(LAST)[name]
     steps = steps_of(LAST)
@@ -329,6 +331,7 @@ def test_unsigned_64_bit_and_python_steps_are_counted_like_an_int32_and_hold_bey
 
 @pytest.mark.parametrize("name", references(1000))
 @pytest.mark.parametrize("horizon", [10**6, 2**24])
+@pytest.mark.sampled(31)
 def test_float32_steps_are_right_as_far_as_they_are_whole_numbers(name, horizon):
     schedule, reference = references(horizon)[name]
     steps = steps_of(horizon)
@@ -338,6 +341,7 @@ def test_float32_steps_are_right_as_far_as_they_are_whole_numbers(name, horizon)
 
 
 @pytest.mark.parametrize("name", references(1000))
+@pytest.mark.sampled(16)
 def test_float64_steps_are_computed_in_float64(name):
     schedule, reference = references(10**6)[name]
     with jax.enable_x64(True):

@@ -60,6 +60,7 @@ def slopes(schedule, steps):
 
 
 @every_schedule
+@pytest.mark.sampled(24)
 def test_values_are_finite_not_negative_and_hold_outside_the_span(schedule):
     value = np.asarray(schedule(jnp.asarray(STEPS)))
     assert value.dtype == np.float32
@@ -72,6 +73,7 @@ def test_values_are_finite_not_negative_and_hold_outside_the_span(schedule):
 
 
 @every_schedule
+@pytest.mark.sampled(24)
 def test_jitted_equals_eager(schedule):
     steps = jnp.asarray(STEPS)
     # XLA contracts a product and a sum; a power multiplies that ulp by its exponent
@@ -79,6 +81,7 @@ def test_jitted_equals_eager(schedule):
 
 
 @every_schedule
+@pytest.mark.sampled(24)
 def test_every_kind_of_step_gives_the_same_value(schedule):
     few = np.minimum(np.arange(len(STEPS)), 127)
     expected = schedule(few)
@@ -95,6 +98,7 @@ def test_every_kind_of_step_gives_the_same_value(schedule):
 
 
 @every_schedule
+@pytest.mark.sampled(24)
 def test_fractions_arrays_of_any_rank_and_huge_steps_are_steps_too(schedule):
     few = [0, 3, 3.5, 17.25, 41, 1e30]
     scalars = np.array([float(schedule(step)) for step in few])
@@ -136,6 +140,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("name", HUGE)
+@pytest.mark.sampled(7)
 def test_constants_and_durations_beyond_an_int32_are_right(name):
     make, step, expected = HUGE[name]
     np.testing.assert_allclose(make()(step), expected, rtol=1e-6)
@@ -253,6 +258,7 @@ def test_the_value_has_the_shape_of_the_step(schedule):
 
 
 @every_class
+@pytest.mark.sampled(12)
 def test_new_values_do_not_retrace(schedule):
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -273,6 +279,7 @@ def test_vmap_over_the_fields_is_the_loop(schedule):
 
 
 @pytest.mark.parametrize("schedule", SHAPES, ids=repr)
+@pytest.mark.sampled(11)
 def test_vmap_over_one_field_is_the_loop(schedule):
     leaves, treedef = jax.tree.flatten(schedule)
     steps = jnp.minimum(jnp.arange(len(STEPS)), 100)
@@ -286,6 +293,7 @@ def test_vmap_over_one_field_is_the_loop(schedule):
 
 
 @pytest.mark.parametrize("schedule", SHAPES, ids=repr)
+@pytest.mark.sampled(11)
 def test_fields_may_be_arrays(schedule):
     pair = [schedule, jax.tree.map(changed, schedule)]
     batch = jax.tree.map(lambda *leaves: jnp.asarray(leaves), *pair)
@@ -299,6 +307,7 @@ def changed(leaf):
 
 
 @every_class
+@pytest.mark.sampled(20)
 def test_gradient_is_the_finite_difference(schedule):
     # Every step is a fraction, for at a whole one some schedules jump.
     steps = (0.37, 7.21, 10.68, 13.37, 19.41, 29.63, 36.17, 44.83, 61.54, 88.71)
@@ -321,6 +330,7 @@ def test_gradient_is_the_finite_difference(schedule):
 
 
 @every_class
+@pytest.mark.sampled(20)
 def test_gradients_are_finite_everywhere(schedule):
     assert all(
         np.isfinite(leaf)
@@ -329,6 +339,7 @@ def test_gradients_are_finite_everywhere(schedule):
 
 
 @pytest.mark.parametrize("schedule", SHAPES, ids=repr)
+@pytest.mark.sampled(11)
 def test_gradients_are_finite_at_steps_that_are_floats(schedule):
     steps = jnp.arange(float(len(STEPS))) - 3
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes(schedule, steps)))

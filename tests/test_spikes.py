@@ -70,6 +70,7 @@ def test_spikes_are_those_of_the_definition(robust, window):
 @pytest.mark.parametrize("chunk", [1, 7, 100])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("mode", ["skip", "raise", "keep"])
+@pytest.mark.sampled(6)
 def test_an_outlier_leaves_no_trace(chunk, accumulate, mode):
     at = (20, 21, 33)
     batch = source(at)

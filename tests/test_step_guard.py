@@ -126,6 +126,7 @@ def run(place, seed, bad_steps, value):
 
 @pytest.mark.parametrize("time", range(TIMES))
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.sampled(25)
 def test_a_number_that_is_not_finite_is_skipped_counted_and_recovered_from(place, time):
     rng = np.random.default_rng([PLACES.index(place), time])
     bad_steps = set(rng.choice(STEPS - 5, size=rng.integers(1, 6), replace=False).tolist())
@@ -234,6 +235,7 @@ def guard(request, monkeypatch):
 @pytest.mark.usefixtures("guard")
 class TestWhatAnUpdateWouldLeaveBehind:
     @pytest.mark.parametrize("name", POISONS)
+    @pytest.mark.sampled(4)
     def test_a_poison_in_the_optimizer_is_skipped_whole_and_recovered_from(self, name):
         tx, poison = POISONS[name]
         params = {"first": np.ones((4, 8), np.float32), "last": np.zeros(8, np.float32)}

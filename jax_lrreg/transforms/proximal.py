@@ -162,6 +162,8 @@ class _Measure(NamedTuple):
 
 def _own(inner: optax.GradientTransformationExtraArgs, rate_at: Schedule) -> _Measure:
     """The step sizes that `inner` itself takes; refuses what needs no parameters to see."""
+    # It is tried some twenty times, and a schedule of traced numbers has hundreds of operations.
+    inner = inner._replace(update=jax.jit(inner.update))
     alone = stand_in(inner)
     known_at_once = None if alone is None else recognise(inner, rate_at, alone)
 

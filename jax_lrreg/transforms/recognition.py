@@ -373,7 +373,7 @@ def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
     given, exact = _rates_given(learning_rate)
     if not exact or not own.size:
         return
-    if max(given) <= 0:
+    if np.max(given) <= 0:
         raise ValueError(
             f"proximal: `learning_rate` must be positive at some step up to {STEPS[-1]}, got 0 at "
             "each tried"
@@ -386,8 +386,9 @@ def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
     _refuse_other("proximal", own, learning_rate, "that of the inner optimizer")
 
 
-def _rates_given(learning_rate: Rate) -> tuple[list[Any], bool]:
-    return _evaluated(lambda: [jnp.asarray(learning_rate(step)) for step in STEPS])
+def _rates_given(learning_rate: Rate) -> tuple[np.ndarray, bool]:
+    rate_at = jax.jit(lambda step: jnp.asarray(learning_rate(step)))
+    return _evaluated(lambda: jnp.stack([rate_at(step) for step in STEPS]))
 
 
 def _refuse_other(owner: str, own: np.ndarray, learning_rate: Rate, allowed: str) -> None:
@@ -395,7 +396,7 @@ def _refuse_other(owner: str, own: np.ndarray, learning_rate: Rate, allowed: str
     given, exact = _rates_given(learning_rate)
     # The same schedule by another library may round 1 - cos, which leaves 6e-8 of its peak at the
     # end.
-    least = 1e-6 * max(map(abs, given))
+    least = 1e-6 * np.max(np.abs(given))
     for step, rate, rates in zip(STEPS, given, own, strict=True):
         if exact and rates.size and not np.any(np.abs(rates - rate) <= 2e-3 * abs(rate) + least):
             uses = " and ".join(f"{x:g}" for x in np.unique(rates))
