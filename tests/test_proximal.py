@@ -380,3 +380,18 @@ def test_a_gradient_that_is_nan_is_no_error_of_the_prox():
     updates, _ = tx.update(jnp.array([jnp.nan, 0.0]), tx.init(params), params)
     assert jnp.isnan(updates[0])
     assert jnp.isfinite(updates[1])
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd, optax.adam])
+def test_a_schedule_is_traced_a_few_times_however_often_the_optimizer_is_tried(optimizer):
+    traces = 0
+
+    def lr(step):
+        nonlocal traces
+        traces += 1
+        return 0.1 / (1 + step)
+
+    tx = transforms.proximal(optimizer(lr), penalties.L1(0.1), learning_rate=lr)
+    params = {"w": jnp.ones(5)}
+    jax.jit(tx.update).trace(params, tx.init(params), params)
+    assert traces <= 8
