@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -9,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jax_lrreg import schedules, text, training
-from jax_lrreg.cli import main
+from jax_lrreg.cli import EXAMPLES, EXIT_CODES, _parser, main
+from jax_lrreg.cli.options import json_text
 
 SHORT = ["--epochs", "1", "--hidden", "4"]
 
@@ -451,3 +454,63 @@ def test_a_branch_goes_on_from_another_run_with_another_rate(tmp_path, capsys):
     assert "--branch" in capsys.readouterr().err
     assert main([*train, "--branch", str(old), "--at", "7", "--out", str(tmp_path / "x")]) == 2
     assert "no checkpoint of step 7; it has 44" in capsys.readouterr().err
+
+
+def test_help_teaches_by_examples_that_are_commands(capsys):
+    assert call(["--help"]) == 0
+    assert EXIT_CODES in capsys.readouterr().out
+    for command, text_of in EXAMPLES.items():
+        assert call([command, "--help"]) == 0
+        output = capsys.readouterr().out
+        assert text_of in output
+        assert EXIT_CODES in output
+        for line in text_of.splitlines():
+            words = shlex.split(re.split(r" > |  +(?=\S)| \| ", line.strip())[0])
+            assert words[:2] == ["jax-lrreg", command]
+            _parser().parse_args(words[1:])
+
+
+def test_exit_codes_are_those_of_the_docs():
+    page = (Path(__file__).parent.parent / "docs/command_line.md").read_text()
+    codes = re.findall(r"^  (\d+) +(.*)", EXIT_CODES, re.MULTILINE)
+    assert codes == re.findall(r"^\| (\d+) \| (.*) \|", page, re.MULTILINE)
+
+
+def test_json_is_one_object_and_quiet_is_nothing(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "s.png")]
+    assert main(["show", "Cosine(1e-3, steps=900)", "--steps", "800", "--json", *out]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["values"][0] == {"step": 0, "value": 0.001}
+    assert main(["list", "--json"]) == 0
+    assert "Cosine" in json.loads(capsys.readouterr().out)["Schedules"]
+    train = ["train", *table(tmp_path), *SHORT, "--out", str(tmp_path / "run")]
+    assert main([*train, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["test_examples"] == 12
+    assert found["test_loss"] > 0
+    assert main([*train, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["train", "--lr", "nan", "--json"]) == 2
+    assert capsys.readouterr().out == ""
+    assert json.loads(json_text({"a b": [math.nan, (math.inf, 1.0)]})) == {"a_b": [None, [None, 1]]}
+
+
+def test_train_says_what_is_in_a_file(tmp_path, capsys):
+    file = tmp_path / "b.csv"
+    rows = (f"{i},{i % 7},{i % 5},{'yes' if i % 3 else 'no'}\n" for i in range(60))
+    file.write_text("id,a,b,bought\n" + "".join(rows))
+    run = [*SHORT, "--out", str(tmp_path / "run")]
+    assert main(["train", "--data", str(file), "--target", "bought", *run]) == 0
+    told = " ".join(capsys.readouterr().out.partition("step ")[0].split())
+    for words in (
+        "60 rows, 48 of them to train and 12 to test; 2 inputs",
+        "column id left out: it numbers the rows",
+        "Target `bought`: one of no (17), yes (31); 2 classes",
+    ):
+        assert words in told
+
+
+def test_nothing_is_coloured_where_it_is_piped():
+    for arguments in (["list"], ["train", "--help"], ["train", "--data", "nowhere.csv"]):
+        done = outside(*arguments)
+        assert b"\x1b" not in done.stdout + done.stderr

@@ -1,14 +1,15 @@
 """Speech: spoken digits as log-mel pictures, a small convolutional network, voices that it never heard.
 
 The digits are spoken by espeak-ng where it is installed; elsewhere they are those of `spoken.npz`,
-which it once spoke. The network hears nine voices in five accents, and is judged on two others. A
-group lasso on the first layer has one group a band: it finds the bands that are not needed.
+which it once spoke. The network hears nine voices in five accents, and is judged on two others: with
+a fixed rate, with a cosine, and with an L1 that sets nearly half of its weights to exactly 0.
 """
 
 import shutil
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from _spoken import FILE, UNSEEN, VOICES, record
@@ -28,7 +29,7 @@ class Network(nn.Module):
 def loss_fn(model, batch, now):
     # Each picture begins up to three frames earlier or later, and differs so with each update.
     shift = jax.random.randint(now.key, (), -3, 4)
-    logits = model(jax.numpy.roll(batch["x"], shift, axis=1))
+    logits = model(jnp.roll(batch["x"], shift, axis=1))
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
 
@@ -41,26 +42,26 @@ print(f"{len(y)} digits {where}; {unseen.sum()} by voices that are not trained o
 data = training.ArrayData({"x": x[~unseen], "y": y[~unseen]}, 50, key=jax.random.key(1))
 
 module, steps = Network(), 400
-cosine = schedules.Cosine(3e-3, steps=steps - 40).warmup(40)
-bands = penalties.GroupLasso(2e-2, axis=(0, 2)).on("hear/kernel")  # (time, band, out): one a band
+cosine = schedules.Cosine(1e-2, steps=steps - 40).warmup(40)
+l1 = penalties.L1(2e-4).on("**/kernel")
 ways = {
-    "fixed rate": optax.adam(3e-3),
+    "fixed rate": optax.adam(3e-3),  # at 1e-2, which the cosine bears, it is right once in three
     "cosine": optax.adam(cosine),
-    "cosine, group lasso": transforms.proximal(optax.adam(cosine), bands, cosine),
+    "cosine, prox of L1": transforms.proximal(optax.adam(cosine), l1, cosine),
 }
-print(f"{'':20} {'bands used':>10} {'seen voices':>12} {'unseen voices':>14}")
+print(f"{'':20} {'weights left':>12} {'seen voices':>12} {'unseen voices':>14}")
 found = {}
 for name, tx in ways.items():
     state = training.init(module, tx, key=jax.random.key(0), example=x[:1])
     step = training.make_step(module, loss_fn, tx)
     state, _ = training.fit(step, state, data, steps=steps)
     right = module.apply({"params": state.params}, x).argmax(-1) == y
-    kernel = np.asarray(state.params["hear"]["kernel"])
-    used = int(np.any(kernel != 0, axis=(0, 2)).sum())
-    found[name] = used, float(right[~unseen].mean()), float(right[unseen].mean())
-    print(f"{name:20} {used:10} {found[name][1]:12.3f} {found[name][2]:14.3f}")
+    left = 1 - l1.sparsity(state.params).overall
+    found[name] = left, float(right[~unseen].mean()), float(right[unseen].mean())
+    print(f"{name:20} {left:12.1%} {found[name][1]:12.3f} {found[name][2]:14.3f}")
 
-used, seen, others = found["cosine, group lasso"]
-assert used < 24
+left, seen, others = found["cosine, prox of L1"]
+assert left < 0.75
 assert seen > 0.95
-assert others > 0.8
+assert others > 0.9
+assert found["cosine"][2] > found["fixed rate"][2] - 0.02

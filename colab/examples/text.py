@@ -50,7 +50,7 @@ def loss_fn(model, tokens):
     return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
 
-module, steps, peak = Transformer(), 400, 5e-3
+module, steps, peak = Transformer(), 400, 1e-2
 decay = penalties.L2(0.1).on("**/kernel")  # no biases, no norms, no embeddings
 data = training.ArrayData(train, batch_size=16, key=jax.random.key(1))
 held = training.ArrayData(test, batch_size=len(test), shuffle=False)

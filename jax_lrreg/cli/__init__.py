@@ -5,14 +5,17 @@ for nothing.
 """
 
 import argparse
+import contextlib
 import importlib
 import io
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from jax_lrreg import __version__
+from jax_lrreg.cli.options import json_text
 
 HELP_DATA = (
     "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, "
@@ -38,18 +41,52 @@ HELP_PLAN = (
     "with several seeds each, and a law of the test loss is fitted to them; printed is the text of "
     "the schedule that it has as the best, with the loss that is expected of it."
 )
-EXIT_CODES = (
-    "Exit codes: 0 fine, 1 the result is no number, 2 a wrong argument or file, 130 interrupted, "
-    "143 ended by SIGTERM."
-)
+FIRST = """\
+start here:
+  jax-lrreg train                    train on bundled data, in half a minute
+  jax-lrreg train --help             each command's help ends in examples"""
+EXIT_CODES = """\
+exit codes:
+  0    fine
+  1    the result is no number, or there is none
+  2    a wrong argument or file
+  130  interrupted by Ctrl-C; the same `train` goes on
+  143  ended by SIGTERM; the same `train` goes on"""
+EXAMPLES = {
+    "train": """\
+  jax-lrreg train                                           scikit-learn's digits, into run/
+  jax-lrreg train --data houses.csv --target price --ignore id --out houses
+  jax-lrreg train --lr "Cosine(3e-3, steps=27).warmup(3)" --units epochs
+  jax-lrreg train --penalty "L1(1e-4).on('**/kernel')"      small weights
+  jax-lrreg train --branch run --at 440 --lr 1e-4 --out cooled
+  jax-lrreg train --quiet --json > result.json              for a script""",
+    "find-lr": """\
+  jax-lrreg find-lr
+  jax-lrreg find-lr --data houses.csv --target price --optimizer momentum --high 100
+  jax-lrreg find-lr --json                                  suggestion, suggestions""",
+    "compare": """\
+  jax-lrreg compare --lr "[1e-3, 1e-2]" --seeds 5           two constant rates
+  jax-lrreg compare --lr "Cosine([1e-3, 1e-2], steps=660)" --penalty "L2([0, 1e-4])"
+  jax-lrreg compare --lr "[1e-3, 1e-2]" --json              points, best and its command""",
+    "plan": """\
+  jax-lrreg plan --steps 5000                               a run of 5000 steps
+  jax-lrreg plan --data houses.csv --target price --short 400 --seeds 8""",
+    "show": """\
+  jax-lrreg show "Cosine(1e-3, steps=900).warmup(100)"
+  jax-lrreg show "0.5 * InverseSqrt(1e-3, timescale=100)" --steps 5000 --log --out lr.svg
+  jax-lrreg show 1e-3 --json                                its values at nine steps""",
+    "list": """\
+  jax-lrreg list
+  jax-lrreg list | grep -i cos                              a name a line
+  jax-lrreg list --json                                     with what each is""",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0; 1 where the result is no number; 2 where an argument or a file is wrong; 130 where Ctrl-C
-        ended it.
+        As `EXIT_CODES` has it.
     """
     for stream in (sys.stdout, sys.stderr):
         # cp1252 and ASCII terminals lack most letters: a "?" is better than a UnicodeEncodeError
@@ -57,8 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     options = vars(_parser().parse_args(arguments))
+    as_json, quiet = options.pop("json"), options.pop("quiet")
     try:
-        return importlib.import_module(f"jax_lrreg.cli.{options.pop('command')}").run(**options)
+        command = importlib.import_module(f"jax_lrreg.cli.{options.pop('command')}")
+        # Tables and progress are for people: a script gets one object, or nothing.
+        silent = contextlib.redirect_stdout(io.StringIO())
+        with silent if as_json or quiet else contextlib.nullcontext():
+            code, found = command.run(**options)
+        if as_json:
+            print(json_text(found))
+        return code
     except KeyboardInterrupt:  # 128 + SIGINT, as shells have it
         print("jax-lrreg: interrupted", file=sys.stderr)
         return 130
@@ -77,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jax-lrreg",
         description="Learning-rate schedules and regularization for JAX.",
-        epilog=EXIT_CODES,
+        epilog=f"{FIRST}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # a script's `--ep` would fail with the next option in e
     )
     parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
@@ -87,8 +133,17 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, description: str) -> argparse.ArgumentParser:
         brief = description.split(". ")[0]
-        sub = commands.add_parser(name, help=brief, description=description, allow_abbrev=False)
+        sub = commands.add_parser(
+            name,
+            help=brief,
+            description=textwrap.fill(description, 78),  # the formatter below takes it as it is
+            epilog=f"examples:\n{EXAMPLES[name]}\n\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(command=name.replace("-", "_"))
+        sub.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        sub.add_argument("--quiet", action="store_true", help="print nothing but what is wrong")
         return sub
 
     train = command("train", HELP_TRAIN)

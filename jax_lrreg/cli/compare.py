@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jax_lrreg import penalties, schedules, sweeps, training
 from jax_lrreg._check import require
-from jax_lrreg.cli.options import PROGRAM, needing, parsed
+from jax_lrreg.cli.options import PROGRAM, Found, needing, parsed
 from jax_lrreg.cli.output import console, picture, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
 
@@ -34,11 +34,11 @@ def run(
     seeds: int,
     out: str,
     **options: Any,
-) -> int:
+) -> tuple[int, Found]:
     """Prints the points by their mean test loss, draws them, and says how to train the best one.
 
     Returns:
-        0, or 1 where no point has a finite loss.
+        The exit code, 1 where no point has a finite loss; and all points, the best one first.
     """
     with needing("matplotlib", "compare"):
         from jax_lrreg import plots
@@ -57,7 +57,7 @@ def run(
     if not np.isfinite(mean).any():
         print(f"Wrote {path.with_suffix('.csv')}")
         print(f"{PROGRAM}: no finite {BY} at any point: try a smaller --lr", file=sys.stderr)
-        return 1
+        return 1, {"points": [], "table": str(path.with_suffix(".csv"))}
     drawn = plots.heatmap if len(grid.axes) == 3 else plots.sweep
     save(drawn(result, BY), path)
     screen = console()
@@ -69,8 +69,22 @@ def run(
     print(f"Best of all on the test examples, which flatters it: {BY} {best.value:.4g}")
     print(f"Wrote {path} and {path.with_suffix('.csv')}")
     chosen = {name: repr(value) for name, value in (hyper | best.hyper).items()}
-    print(f"Train it: {_command({**options, **chosen, 'epochs': epochs})}")
-    return 0
+    command = _command({**options, **chosen, "epochs": epochs})
+    print(f"Train it: {command}")
+    rows = result.table(over=OVER).rows
+    points = [_plain(rows[at]) for at in np.argsort(mean, kind="stable")]
+    files = {"picture": str(path), "table": str(path.with_suffix(".csv"))}
+    return 0, {
+        "points": points,
+        "best": {**chosen, BY: float(best.value)},
+        "train": command,
+    } | files
+
+
+def _plain(row: Named) -> Found:
+    """A row of a table as numbers and texts."""
+    numbers = (int, float, np.number)
+    return {n: float(v) if isinstance(v, numbers) else str(v) for n, v in row.items()}
 
 
 def _schedule(text: str) -> schedules.Schedule:

@@ -8,16 +8,16 @@ import optax
 from rich.table import Table
 
 from jax_lrreg import finder
-from jax_lrreg.cli.options import PROGRAM, needing
+from jax_lrreg.cli.options import PROGRAM, Found, needing
 from jax_lrreg.cli.output import console, picture, save
 from jax_lrreg.cli.problem import OPTIMIZERS, problem
 
 
-def run(*, low: float, high: float, steps: int, out: str, **options: Any) -> int:
+def run(*, low: float, high: float, steps: int, out: str, **options: Any) -> tuple[int, Found]:
     """Prints what rising rates suggest and draws the losses to a file.
 
     Returns:
-        0, or 1 where the loss falls at no rate.
+        The exit code, 1 where the loss falls at no rate; and what was found.
     """
     with needing("matplotlib", "find-lr"):
         from jax_lrreg import plots
@@ -49,7 +49,7 @@ def run(*, low: float, high: float, steps: int, out: str, **options: Any) -> int
     except ValueError as none:
         print(f"Wrote {path}")
         print(f"{PROGRAM}: no suggestion: {none}", file=sys.stderr)
-        return 1
+        return 1, {"suggestion": None, "suggestions": {}, "picture": str(path)}
     table = Table("rule")
     for name in ("learning rate", "smoothed loss there"):
         table.add_column(name, justify="right")
@@ -58,4 +58,6 @@ def run(*, low: float, high: float, steps: int, out: str, **options: Any) -> int
         table.add_row(rule, f"{rate:.3g}", f"{found.smoothed[nearest]:.4g}")
     screen.print(table)
     print(f"Suggested: {suggested:.3g}. Wrote {path}")
-    return 0
+    rules = {rule: float(rate) for rule, rate in found.suggestions.items()}
+    curve = {"rates": rates.tolist(), "losses": found.smoothed.tolist()}
+    return 0, {"suggestion": float(suggested), "suggestions": rules, **curve, "picture": str(path)}

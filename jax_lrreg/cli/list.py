@@ -8,24 +8,38 @@ from rich.table import Table
 
 from jax_lrreg import penalties, schedules
 from jax_lrreg._struct import call_text
+from jax_lrreg.cli.options import Found
 from jax_lrreg.cli.output import console
 from jax_lrreg.text.vocabulary import methods, names
 
 
-def run() -> int:
-    """Prints a table on a terminal, and one name a line elsewhere, for `grep` and the like."""
-    groups = _groups()
+def run() -> tuple[int, Found]:
+    """Prints a table on a terminal, and one name a line elsewhere, for `grep` and the like.
+
+    Returns:
+        The exit code, and what each name is, by groups.
+    """
+    groups = {title: _told(group) for title, group in _groups().items()}
+    _print(groups)
+    return 0, groups
+
+
+def _told(group: Mapping[str, Callable]) -> dict[str, str]:
+    """The first line of what each name says of itself."""
+    return {n: (group[n].__doc__ or "").strip().split("\n")[0] for n in sorted(group)}
+
+
+def _print(groups: Mapping[str, Mapping[str, str]]) -> None:
     if not sys.stdout.isatty():
         print("\n".join(sorted({name for group in groups.values() for name in group})))
-        return 0
+        return
     table = Table("name", "what it is")
     for title, group in groups.items():
         table.add_section()
         table.add_row(title, "", style="bold")
-        for name in sorted(group):
-            table.add_row(name, (group[name].__doc__ or "").strip().split("\n")[0])
+        for name, told in group.items():
+            table.add_row(name, told)
     console().print(table)
-    return 0
 
 
 def _groups() -> Mapping[str, Mapping[str, Callable]]:

@@ -1,7 +1,9 @@
 """What options say: objects written as text, and names that must be there."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from jax_lrreg import penalties, schedules, text
@@ -9,6 +11,7 @@ from jax_lrreg._check import nearest
 
 PROGRAM = "jax-lrreg"  # the owner of what is refused here
 LISTED = 12  # names in a message; a table may have thousands
+Found = Mapping[str, object]  # what a command found, by names for scripts
 T = TypeVar("T", bound=schedules.Schedule | penalties.Penalty)
 
 
@@ -62,3 +65,16 @@ def needing(library: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{what} needs {library}: pip install 'jax_lrreg[demo]'") from error
+
+
+def json_text(found: Found) -> str:
+    """What was found as JSON; NaN and infinities are null, since JSON has no word for them."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {str(key).replace(" ", "_"): plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(found), indent=2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_lrreg import forecast, schedules, training
 from jax_lrreg._check import require
-from jax_lrreg.cli.options import PROGRAM, needing
+from jax_lrreg.cli.options import PROGRAM, Found, needing
 from jax_lrreg.cli.output import picture, print_pairs, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, problem
 
@@ -27,11 +27,11 @@ def run(
     seeds: int,
     out: str,
     **options: Any,
-) -> int:
+) -> tuple[int, Found]:
     """Prints the schedule with its expected loss, and draws it beside the runs that were made.
 
     Returns:
-        0, or 1 where a loss of a short run is no number.
+        The exit code, 1 where a loss of a short run is no number; and the summary.
     """
     with needing("matplotlib", "plan"):
         from jax_lrreg import plots
@@ -52,14 +52,15 @@ def run(
     losses = _losses(task, every)(rates, options["seed"] + jnp.arange(seeds)).mean(axis=1)
     if not np.isfinite(losses).all():
         print(f"{PROGRAM}: a loss is no finite number: try a smaller --peak", file=sys.stderr)
-        return 1
+        return 1, {}
     places = np.arange(every - 1, short, every)
     curves = {f"{name}, short": (places, own) for name, own in zip(lrs, losses, strict=True)}
     law = forecast.fit(list(zip(lrs.values(), curves.values(), strict=True)))
     plan = law.extrapolate(steps=steps)
     shown = {"the plan": plan, **_three(peak, steps)}
     save(plots.forecast(law, shown, curves=curves, steps=steps), path)
-    print_pairs(f"Planned for {options['data']}", _summary(task, plan, law, (seeds, short)))
+    summary = _summary(task, plan, law, (seeds, short))
+    print_pairs(f"Planned for {options['data']}", summary)
     assert law.evidence is not None
     if law.evidence.misfit > POOR:
         more = "its plan is a guess: try longer --short runs, or another --peak"
@@ -67,8 +68,11 @@ def run(
     epochs = -(-steps // per_epoch)
     print(f"Wrote {path}")
     # A schedule's text has single quotes, and nothing that a shell reads in double ones.
-    print(f'Train it: {PROGRAM} train --lr "{plan.schedule}" --epochs {epochs}')
-    return 0
+    command = f'{PROGRAM} train --lr "{plan.schedule}" --epochs {epochs}'
+    print(f"Train it: {command}")
+    interval = list(map(float, plan.interval or ()))
+    more = {"interval": interval, "misfit": float(law.evidence.misfit)}
+    return 0, {**summary, **more, "train": command, "picture": str(path)}
 
 
 def _three(peak: float, steps: int) -> dict[str, schedules.Schedule]:

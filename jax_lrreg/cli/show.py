@@ -6,7 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from jax_lrreg import schedules
-from jax_lrreg.cli.options import needing, parsed
+from jax_lrreg.cli.options import Found, needing, parsed
 from jax_lrreg.cli.output import console, picture, save
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -15,8 +15,12 @@ WIDE = 72  # columns of a sketch; wider, its eight rows would show no slope
 LABEL = 10
 
 
-def run(*, schedule: str, steps: int, log: bool, out: str) -> int:
-    """Prints the schedule, its values at its marks and a sketch, and writes a picture."""
+def run(*, schedule: str, steps: int, log: bool, out: str) -> tuple[int, Found]:
+    """Prints the schedule, its values at its marks and a sketch, and writes a picture.
+
+    Returns:
+        The exit code, and those values.
+    """
     with needing("matplotlib", "show"):
         from jax_lrreg import plots
 
@@ -27,8 +31,10 @@ def run(*, schedule: str, steps: int, log: bool, out: str) -> int:
     for name in ("step", "value"):
         table.add_column(name, justify="right")
     marks = {round(mark) for mark, _ in plots.phases(lr)} | {steps * k // 8 for k in range(9)}
-    for step in sorted(mark for mark in marks if mark <= steps):
-        table.add_row(str(step), f"{float(lr(step)):.6g}")
+    # As text in between: of a float32, the digits that it has.
+    values = {step: float(str(lr(step))) for step in sorted(marks) if step <= steps}
+    for step, value in values.items():
+        table.add_row(str(step), f"{value:.6g}")
     screen = console()
     screen.print(repr(lr))
     screen.print(table)
@@ -36,7 +42,8 @@ def run(*, schedule: str, steps: int, log: bool, out: str) -> int:
     shown = np.linspace(0, steps, columns).round().astype(np.int64)
     print(sketch(np.asarray(lr(shown), np.float64), steps))
     print(f"Wrote {path}")
-    return 0
+    pairs = [{"step": step, "value": value} for step, value in values.items()]
+    return 0, {"schedule": repr(lr), "values": pairs, "picture": str(path)}
 
 
 def sketch(values: np.ndarray, steps: int, height: int = 8) -> str:

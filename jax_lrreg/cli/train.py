@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from jax_lrreg import checkpoints, schedules, training
 from jax_lrreg._arrays import leaves
 from jax_lrreg._check import require
-from jax_lrreg.cli.options import PROGRAM, needing, parsed
-from jax_lrreg.cli.output import folder, print_pairs, save
+from jax_lrreg.cli.options import LISTED, PROGRAM, Found, needing, parsed
+from jax_lrreg.cli.output import console, folder, print_pairs, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.loggers import write_whole
@@ -35,15 +36,16 @@ def run(
     branch: str | None,
     at: int | None,
     **options: Any,
-) -> int:
-    """Trains, writes a run folder, and prints a summary.
+) -> tuple[int, Found]:
+    """Trains, writes a run folder, and prints what is in the data and a summary.
 
     The folder `out` gets `metrics.csv`, `config.json`, `history.png` and `checkpoints`. Where it
     holds this very run, that goes on, or is shown if it has ended.
 
     Returns:
-        0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it, and 143 where SIGTERM
-        did. What there is has been written, and the same command goes on.
+        The exit code: 0; 1 where a loss at the end is no number; 130 where Ctrl-C ended it, and 143
+        where SIGTERM did. What there is has been written, and the same command goes on. And the
+        summary.
     """
     require(at is None or branch is not None, PROGRAM, "--branch", None, "given where --at is")
     with needing("matplotlib", "train"):
@@ -64,6 +66,7 @@ def run(
     place = _placed(Path(out), config, overwrite)  # last of what can be refused: it may empty it
     text = (json.dumps(config, indent=2) + "\n").encode()
     write_whole(place / "config.json", lambda file: file.write(text))
+    console().print(f"{_found(options['data'], options['target'], task)}\n")
     times: dict[int, float] = {}
     began = time.perf_counter()
     every: dict[str, Any] = {"log_every": per_epoch, "eval_every": per_epoch * max(1, epochs // 20)}
@@ -81,7 +84,8 @@ def run(
     wrote = f"{out} has {', '.join(filter(lambda name: (place / name).exists(), FILES))}"
     if "interrupted" in history:
         code = CODES[str(history["interrupted"])]
-        return _complain(f"interrupted after step {done} of {steps}; {wrote}", code)
+        stopped = {"interrupted": str(history["interrupted"]), "step": done, "folder": out}
+        return _complain(f"interrupted after step {done} of {steps}; {wrote}", code), stopped
     ends = {**train(state), **test(state), "train data loss": float(history["data_loss"][-1])}
     first, last = min(times, default=0), max(times, default=0)
     # The first interval has the compilation in it; a run that had ended has none.
@@ -104,7 +108,25 @@ def run(
     }
     print_pairs(f"Trained on {options['data']}", summary)
     print(wrote)
-    return _verdict(ends)
+    return _verdict(ends), {**summary, "folder": out}
+
+
+def _found(data: str, target: str | None, task: Problem) -> str:
+    """What is in the data and what is made of it: a wrong target is seen before the training."""
+    (x, y), (unseen, _) = task.dataset.train, task.dataset.test
+    rows = f"{len(x) + len(unseen):,} rows, {len(x):,} of them to train and {len(unseen):,} to test"
+    numbers = f"{x.shape[1]} input{'s' if x.shape[1] > 1 else ''}"
+    column = f" `{target}`" if target else ""
+    if labels := task.dataset.labels:
+        counts = np.bincount(y, minlength=len(labels))
+        shares = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True)]
+        more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+        what = f"one of {', '.join(shares[:LISTED])}{more}"
+    else:
+        mean, spread = task.dataset.target
+        what = f"a number, {mean:.4g} on average, with a standard deviation of {spread:.4g}"
+    notes = "; ".join(task.dataset.notes)
+    return f"{data}: {rows}; {numbers}; {notes}.\nTarget{column}: {what}; {task.dataset.task}."
 
 
 def _verdict(ends: dict[str, float]) -> int:
