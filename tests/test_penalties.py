@@ -5,16 +5,18 @@ import functools
 import gc
 import itertools
 import pickle
+import re
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.extend.core import jaxprs_in_params
 from laws_penalties import ONE_OF_EACH, PENALTIES, SHAPE, jit
 
-from jax_lrreg import penalties, select, text
+from jax_lrreg import penalties, schedules, select, text, transforms
 from jax_lrreg.penalties import L1
 from jax_lrreg.penalties.lift import replaced
 
@@ -591,6 +593,20 @@ def test_every_product_of_matrices_has_the_highest_precision(case):
     assert all(p in (highest, (highest, highest)) for p in found), found
     spectral = (penalties.Orthogonal, penalties.NuclearNorm, penalties.SpectralNorm)
     assert bool(found) == isinstance(penalty, spectral)
+
+
+def test_so_has_every_product_within_a_tpus_singular_value_decomposition():
+    def both(w):
+        rule = schedules.HypergradientDescent(0.1, init_scale=1.0)
+        descent = transforms.hypergradient_descent(optax.sgd(0.1), rule)
+        penalty = penalties.NuclearNorm(1.0)
+        return penalty.prox(w, 0.3), penalty.gradient(w), descent.update(w, descent.init(w), w)[0]
+
+    traced = jax.jit(both).trace(np.float32(points()[1]))
+    program = traced.lower(lowering_platforms=("tpu",)).as_text()
+    found = re.findall(r"stablehlo\.(?:dot_general|convolution) .*", program)
+    assert len(found) > 10
+    assert [line for line in found if line.count("HIGHEST") < 2] == []
 
 
 WRONG = [None, "0.1", True, 1j, float("nan"), float("inf"), -1.0, object(), penalties.L1(1.0), b"1"]

@@ -1,5 +1,6 @@
 """A learning rate driven by the loss, or by the gradient: controllers as Optax transformations."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -254,7 +255,9 @@ def _scaled(updates: Tree, scale: jax.Array) -> Tree:
 def _product(first: Tree, second: Tree) -> jax.Array:
     """The sum over all parameters of their products, in float32 at least."""
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    products = [jnp.vdot(widened(a), widened(b)) for a, b in pairs if is_parameter(a)]
+    # A TPU would multiply in bfloat16, and the sign of a small product be that of its rounding.
+    dot = partial(jnp.vdot, precision="highest")
+    products = [dot(widened(a), widened(b)) for a, b in pairs if is_parameter(a)]
     zero = jnp.zeros((), jnp.float32)
     return sum((jnp.real(x).astype(jnp.float32) for x in products), start=zero)
 
