@@ -35,11 +35,9 @@ def program_of(step: Step, loops: bool, state: State | None = None) -> Any:
     The number is data, so chunks of every length are one and the same program. What it returns lies
     as the `state` does, where that is on a mesh.
     """
-    made, where = _PROGRAMS.setdefault(step, {}), None if state is None else pinned(state)
-    key: Any = loops
-    if where is not None:
-        key = (loops, jax.tree.structure(where), *jax.tree.leaves(where))
-    if key not in made:
+    made = _PROGRAMS.setdefault(step, {})
+    where, place = (None, ()) if state is None else pinned(state)
+    if (key := (loops, *place)) not in made:
         # The sums are few, and whoever holds a chunk may read them later: they are not donated.
         donated = (0,) if step.donate else ()
         function = partial(_many if loops else _single, step.body)

@@ -255,14 +255,16 @@ def around(state: Stated) -> contextlib.AbstractContextManager:
     return jax.set_mesh(where.mesh)  # type: ignore[arg-type]  of an array, it is never abstract
 
 
-def pinned(state: Stated) -> Any:
-    """The shardings of a state on a mesh, for the one that takes its place; None on one device.
+def pinned(state: Stated) -> tuple[Any, Keys]:
+    """The shardings of a state on a mesh, for the one that takes its place, and their key.
 
-    Left to itself, XLA returns replicated biases cut: the next call would be another program.
+    Left to itself, XLA returns replicated biases cut: the next call would be another program. On
+    one device None, with a key that no mesh has.
     """
     if not isinstance(getattr(state.step, "sharding", None), NamedSharding):
-        return None
-    return jax.tree.map(lambda x: x.sharding, state)
+        return None, ()
+    where = jax.tree.map(lambda x: x.sharding, state)
+    return where, (jax.tree.structure(where), *jax.tree.leaves(where))
 
 
 def rows_on(

@@ -241,9 +241,9 @@ class Step:
 
     def _call_for(self, state: State) -> Any:
         """The compiled call whose result lies as the state does."""
-        if (where := pinned(state)) is None:
+        where, key = pinned(state)
+        if where is None:
             return self._call
-        key = (jax.tree.structure(where), *jax.tree.leaves(where))
         return self._calls.get(key) or self._calls.setdefault(key, self._on_mesh(where))
 
     def complete(self, state: State) -> State:

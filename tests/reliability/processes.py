@@ -17,37 +17,21 @@ limits = {"heartbeat_timeout_seconds": 10, "shutdown_timeout_seconds": 10}
 jax.distributed.initialize(f"localhost:{port}", 2, rank, **limits)
 
 import jax.numpy as jnp
-import numpy as np
-import optax
+from regression import begin, data, mesh, step
 
 from jax_lrreg import training
-
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-x = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
-data = training.ArrayData({"x": x, "y": x.sum(1)}, 16, jax.random.key(1))
-tx = optax.adam(0.1)
-
-
-def apply(params, x):
-    return x @ params
-
-
-def loss_fn(model, batch):
-    return jnp.mean((model(batch["x"])[:, 0] - batch["y"]) ** 2)
 
 
 def own_rows(index):
     return jax.tree.map(lambda a: a[rank * 8 : rank * 8 + 8], data(index))
 
 
-step = training.make_step(apply, loss_fn, tx)
 found = {}
 with jax.set_mesh(mesh):
     for name, rule in (("whole", None), ("fsdp", training.fsdp("data", least=16))):
         kinds = {"arrays": data, "rows": [own_rows(i) for i in range(steps)]}
         for kind in kinds if steps < 100 else ("arrays",):
-            start = {"key": jax.random.key(0), "params": np.zeros((16, 4), np.float32)}
-            state = training.init(apply, tx, sharding=rule, **start)
+            state = begin(sharding=rule)
             loggers = [training.log_csv(folder / f"{name}-{kind}.csv")]
             options = {"steps": steps, "log_every": 2, "loggers": loggers}
             print("training", flush=True)
