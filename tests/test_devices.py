@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -151,15 +152,24 @@ def mesh_of(kind=AxisType.Auto, names=("data",)):
     return jax.make_mesh((1,) * len(names), names, axis_types=(kind,) * len(names))
 
 
+def on(mesh, *names):
+    return NamedSharding(mesh, P(*names))
+
+
+EXPLICIT = (
+    r"(?s)`mesh` must have Auto.*make_mesh\(\(1,\), .*AxisType.Auto,\) \* 1\).*set_mesh\(mesh\)"
+)
 WRONG = {
     "a rule without a mesh": (training.fsdp("data"), None, "without an active mesh"),
     "an axis that is not there": (training.fsdp("date"), mesh_of(), "did you mean 'data'"),
-    "a spec of another axis": ({"**": P("model")}, mesh_of(), "sharding of bias.*model"),
+    "a spec of another axis": ({"**": P("model")}, mesh_of(), "(?s)sharding of bias.*model"),
     "a spec that is too long": ({"**": P(None, "data")}, mesh_of(), "at most 1 entries"),
     "a dead pattern": ({"kernels": P()}, mesh_of(), "pattern 'kernels' matches no parameter"),
     "no spec": ({"**": "data"}, mesh_of(), "must be a PartitionSpec"),
     "another function": (lambda state: state, mesh_of(), "a rule"),
-    "explicit axes": (None, mesh_of(AxisType.Explicit), "axis_types=.*Auto"),
+    "explicit axes": (None, mesh_of(AxisType.Explicit), EXPLICIT),
+    "a sharding on explicit axes": (on(mesh_of(AxisType.Explicit)), None, EXPLICIT),
+    "a sharding that cuts": (on(mesh_of(), "data"), None, "of a whole array.*got P\\('data',\\)"),
 }
 
 
@@ -168,9 +178,33 @@ def test_what_cannot_be_placed_is_refused_by_name(why):
     rule, mesh, message = WRONG[why]
     with (
         contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh),
-        pytest.raises((TypeError, ValueError), match=f"(?s){message}"),
+        pytest.raises((TypeError, ValueError), match=message),
     ):
         training.init(apply, TX, key=jax.random.key(0), params=PARAMS, sharding=rule)
+
+
+NO_AXIS = [mesh_of(AxisType.Explicit), mesh_of(AxisType.Manual), mesh_of(names=())]
+
+
+@pytest.mark.parametrize("mesh", NO_AXIS, ids=str)
+def test_a_mesh_without_an_axis_for_batches_is_refused(mesh):
+    with pytest.raises(ValueError, match="place: `mesh` must"):
+        training.place({"x": np.ones((4, 8), np.float32)}, mesh)
+
+
+def test_explicit_axes_are_refused_wherever_a_batch_is_cut():
+    step, batch = training.make_step(apply, loss_fn, TX), {"x": np.ones((4, 8), np.float32)}
+    state = training.init(apply, TX, key=jax.random.key(0), params=PARAMS)
+    several = (
+        training.fit,
+        training.scan,
+        lambda *args, steps: next(training.steps(*args, steps=steps)),
+    )
+    uses = [step, step.lower, *(partial(use, step, steps=1) for use in several)]
+    for use in uses:
+        given = [batch] if isinstance(use, partial) else batch
+        with jax.set_mesh(mesh_of(AxisType.Explicit)), pytest.raises(ValueError, match=EXPLICIT):
+            use(state, given)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_compiling():
@@ -178,7 +212,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_compiling():
     step = training.make_step(apply, loss_fn, TX, accumulate=2)
     state = jax.eval_shape(lambda: training.init(apply, TX, key=jax.random.key(0), params=PARAMS))
     batch = {"x": jax.ShapeDtypeStruct((12, 8), np.float32)}
-    message = "'x'.* must be a multiple of 4 examples, the mesh's axis 'data', times `accumulate`=2"
+    message = "'x'.* a multiple of 4 examples, the mesh's axis 'data', times `accumulate`=2, got 12"
     with jax.sharding.use_abstract_mesh(four), pytest.raises(ValueError, match=message):
         jax.eval_shape(step.body, state, batch)
 

@@ -223,7 +223,7 @@ with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=explicit)):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "run: `mesh` must be of Auto axes" in done.stdout
+    assert "run: `mesh` must have Auto axes only" in done.stdout
 
 
 def test_a_member_that_diverges_is_shown_and_spoils_nobody():

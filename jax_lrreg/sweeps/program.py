@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from jax_lrreg._check import require
 from jax_lrreg.sweeps.grid import Grid, taken
 from jax_lrreg.training.accumulate import equations
+from jax_lrreg.training.sharding import data_axis
 
 Metrics = dict[str, jax.Array | np.ndarray]
 Made = tuple[chex.ArrayTree, Metrics]  # what members go on from, and their metrics
@@ -63,9 +64,8 @@ def place_of(owner: str) -> Iterator[Place]:
     except ValueError:  # inside a trace, where there is nothing to measure or to compile
         outside = "must be called outside of jit: it compiles by itself"
         raise ValueError(f"{owner}: {outside}") from None
-    auto = all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
-    require(auto, owner, "mesh", mesh, "of Auto axes")
     if not mesh.empty:
+        data_axis(mesh, owner)  # refuses Explicit axes
         with jax.set_mesh(NO_MESH):
             yield Place(1, mesh.size, mesh, mesh.devices.flat[0])
         return

@@ -24,9 +24,6 @@ Stated: TypeAlias = Any  # a `State`, whose file imports this one
 Keys: TypeAlias = tuple[Any, ...]  # JAX's path of a leaf
 Placement: TypeAlias = Sharding | Mapping[str, PartitionSpec] | Rule
 
-AUTO = """a mesh of Auto axes, as
-    mesh = jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names))
-    with jax.set_mesh(mesh):"""
 FORMS = "a Sharding, {pattern: PartitionSpec} or a rule (path, leaf, mesh) -> PartitionSpec"
 
 
@@ -49,10 +46,10 @@ def place(batch: Batch, mesh: Mesh, axis: str | None = None) -> Batch:
         >>> place({"x": np.ones((4, 2))}, mesh)["x"].sharding.spec
         P('data',)
     """
-    axis = data_axis(mesh, "place") if axis is None else _axis_of("place", axis, mesh)
-    allowed = "a mesh with at least one axis"
-    require(axis is not None, "place", "mesh", mesh, allowed)
-    return jax.tree.map(lambda x: rows_on(x, mesh, str(axis), "place", "batch"), batch)
+    own = data_axis(mesh, "place")
+    require(own is not None, "place", "mesh", mesh, "a mesh with an Auto axis")
+    axis = str(own) if axis is None else _axis_of("place", axis, mesh)
+    return jax.tree.map(lambda x: rows_on(x, mesh, axis, "place", "batch"), batch)
 
 
 def fsdp(axis: str, least: int = 2**16, keep_groups: Penalty | None = None) -> Rule:
@@ -163,8 +160,14 @@ def _uncommitted(x: jax.Array) -> Any:
 
 def mesh_for(sharding: Placement | None) -> Mesh | None:
     """The mesh that a state made so lies on; None for one device, or another kind of sharding."""
+    if isinstance(sharding, NamedSharding):
+        data_axis(sharding.mesh, "init")
+        allowed = "that of a whole array, as scalars lie so too: a rule or {pattern: PartitionSpec}"
+        allowed += " cuts parameters, and what follows them"
+        require(not any(sharding.spec), "init", "sharding", sharding.spec, allowed)
+        return sharding.mesh  # type: ignore[return-value]  of devices, it is never abstract
     if isinstance(sharding, Sharding):
-        return sharding.mesh if isinstance(sharding, NamedSharding) else None  # type: ignore
+        return None
     rules = isinstance(sharding, Mapping) or _takes_three(sharding)
     require(sharding is None or rules, "init", "sharding", sharding, FORMS, TypeError)
     mesh = active_mesh()
@@ -192,9 +195,17 @@ def data_axis(mesh: Mesh | AbstractMesh, owner: str) -> str | None:
     if mesh.empty:
         return None
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    # In a type of Explicit axes each product of the model would have to say how its result lies:
-    # that of two cut arrays, as a gather of logits, is an error deep inside Optax.
-    require(AxisType.Explicit not in kinds.values(), owner, "mesh", mesh, AUTO)
+    if AxisType.Explicit in kinds.values():
+        # In a type of Explicit axes each product of the model would have to say how its result
+        # lies: that of two cut arrays, as a gather of logits, is an error deep inside Optax.
+        sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
+        types = f"(jax.sharding.AxisType.Auto,) * {len(names)}"
+        raise ValueError(
+            f"{owner}: `mesh` must have Auto axes only, got Explicit ones; instead:\n"
+            f"    mesh = jax.make_mesh({sizes}, {names}, axis_types={types})\n"
+            "    with jax.set_mesh(mesh):"
+        )
+    require(bool(kinds), owner, "mesh", mesh, "a mesh with at least one axis")
     axis = "data" if "data" in kinds else mesh.axis_names[0]
     return axis if kinds[axis] == AxisType.Auto else None
 
@@ -219,7 +230,7 @@ def cut(batch: Batch, owner: str, pieces: int = 1, divides: bool = True) -> Batc
             allowed = f"a multiple of {count} examples, the mesh's axis {axis!r}{several}"
             name = "batch" + jax.tree_util.keystr(path)
             size = leaf.shape[0]
-            require(size % (count * pieces) == 0, owner, name, f"{size}", allowed)
+            require(size % (count * pieces) == 0, owner, name, size, allowed)
         # Another number, in an evaluation, is filled up by XLA, which leaves the filling out.
         return jax.lax.with_sharding_constraint(leaf, PartitionSpec(axis))
 
@@ -281,7 +292,7 @@ def rows_on(
         return leaf  # it is that of all processes already
     total = np.shape(leaf)[before] * share_of(mesh, axis)
     allowed = f"a multiple of {mesh.shape[axis]} examples, the size of the mesh's axis {axis!r}"
-    require(total % mesh.shape[axis] == 0, owner, name, f"{total}", allowed)
+    require(total % mesh.shape[axis] == 0, owner, name, total, allowed)
     if jax.process_count() == 1 or is_key(leaf):
         return jax.device_put(leaf, where)
     return jax.make_array_from_process_local_data(where, np.asarray(leaf))

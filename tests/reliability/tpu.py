@@ -1,35 +1,43 @@
-"""Programs compiled for TPUs that are not here: `tpu.py TOPOLOGY...` prints what they hold."""
+"""Programs compiled for TPUs that are not here: `tpu.py [--full]` prints what they hold.
+
+On each topology those of its list; with `--full` all of them on every one.
+"""
 
 import json
-import os
-import re
 import sys
 from functools import partial
+from pathlib import Path
 
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server that could be asked
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # by other tests at the same time
-}
-
+sys.path[:0] = [str(Path(__file__).parents[2] / "benchmarks")]
+import _ahead  # before JAX
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import topologies
+from jax.sharding import PartitionSpec as P
 
-from jax_lrreg import penalties, training, transforms
+from jax_lrreg import averages, penalties, training, transforms
 
-BOUNDS = {"v5e:1x1": {"chips_per_host_bounds": (1, 1, 1)}}
+CUT = ("cut", "cut penalty", "cut proximal")
+TOPOLOGIES = {
+    "v5e:1x1": ("step",),
+    "v5e:2x2": (
+        *("step", "penalty", "proximal", "loop", "accumulated", "scan"),
+        *(*CUT, "cut injected", "cut average"),
+    ),
+    "v5e:16x16": ("loop", "sweep", *CUT),
+    "v6e:2x2": ("penalty",),
+    "v5p:8x8x16": ("penalty", *CUT),
+}
 PARAMS = {
     "conv": np.ones((3, 3, 1, 8), np.float32),
-    "kernel": np.ones((512, 256), np.float32),
-    "out": np.ones(256, np.float32),
+    "kernel": np.ones((128, 1024), np.float32),
+    "out": np.ones(1024, np.float32),
 }
-ROWS = {"x": np.ones((64, 8, 8, 1), np.float32), "y": np.ones(64, np.float32)}
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+LASSO, RATE = penalties.L1(1e-4), 1e-2
+ADAM = optax.adam(RATE)
+NO_MESH = jax.sharding.AbstractMesh((), ())
+INJECTED = optax.inject_hyperparams(optax.adam)(learning_rate=RATE)
 
 
 def apply(params, x):
@@ -43,49 +51,89 @@ def loss_fn(model, batch):
     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
 
 
-def looked_at(lowered, leaves):
-    text = lowered.compile().as_text()
-    found = {name: len(re.findall(rf" {name}(?:-start)?\(", text)) for name in COLLECTIVES}
-    words = ("conditional(", "f64[", "outfeed(", "xla_python_cpu_callback")
-    aliased = len(re.findall(r"(?:may|must)-alias", text.split("\n")[0]))
-    return found | {"words": [w for w in words if w in text], "kept": aliased >= leaves}
+def rows_for(mesh):
+    """Four for each chip: one for each micro-batch. Of thousands, a convolution compiles long."""
+    count = 4 * mesh.size
+    return {"x": np.ones((count, 4, 4, 1), np.float32), "y": np.ones(count, np.float32)}
+
+
+def data_for(rows):
+    return training.ArrayData(rows, len(rows["y"]), shuffle=False)
+
+
+def begin(tx):
+    return training.init(apply, tx, key=jax.random.key(0), params=PARAMS)
+
+
+def proximal(tx):
+    return transforms.proximal(tx, LASSO, learning_rate=RATE)
+
+
+def lowered(mesh, tx=ADAM, cut=False, loop=False, **options):
+    """The program of one step, or of a loop of them, and how many arrays its state has."""
+    step = training.make_step(apply, loss_fn, tx, **options)
+    rule = training.fsdp("data", least=1024) if cut else None
+    state = _ahead.shapes_on(mesh, lambda: step.complete(begin(tx)), rule)
+    rows, leaves = rows_for(mesh), len(jax.tree.leaves(state)) - 1  # all but the key
+    return training.lower(step, state, data_for(rows)) if loop else step.lower(state, rows), leaves
+
+
+def scan(mesh):
+    step, data = training.make_step(apply, loss_fn, ADAM), data_for(rows_for(mesh))
+    assert data.device_arrays  # made here, as the devices of the mesh are elsewhere
+    many = jax.jit(partial(training.scan, step, data=data, steps=3), donate_argnums=0)
+    state = _ahead.shapes_on(mesh, lambda: begin(ADAM))
+    with jax.set_mesh(mesh):
+        return many.lower(state), len(jax.tree.leaves(state)) - 1
+
+
+def sweep(mesh):
+    """Two members on each chip, at rates and strengths of their own."""
+
+    def run(rate, strength):
+        tx = transforms.proximal(optax.adam(rate), penalties.L1(strength), learning_rate=rate)
+        few = data_for(jax.tree.map(lambda x: x[:4], rows_for(mesh)))
+        step = training.make_step(apply, loss_fn, tx)
+        return training.scan(step, begin(tx), few, steps=2)[1]["loss"]
+
+    def local(*numbers):  # as `sweeps.run` does: a member is on one chip
+        with jax.sharding.use_abstract_mesh(NO_MESH):
+            return jax.vmap(run)(*numbers)
+
+    numbers = jax.ShapeDtypeStruct((2 * mesh.size,), np.float32)
+    places = {"in_specs": P("data"), "out_specs": P("data")}
+    members = jax.shard_map(local, mesh=mesh, check_vma=False, **places)
+    return jax.jit(members).lower(numbers, numbers), 0
+
+
+PROGRAMS = {
+    "step": lowered,
+    "penalty": partial(lowered, penalty=LASSO),
+    "proximal": partial(lowered, tx=proximal(ADAM)),
+    "loop": partial(lowered, loop=True),
+    "accumulated": partial(lowered, accumulate=4),
+    "scan": scan,
+    "sweep": sweep,
+    "cut": partial(lowered, cut=True),
+    "cut penalty": partial(lowered, cut=True, penalty=LASSO),
+    "cut proximal": partial(lowered, tx=proximal(ADAM), cut=True),
+    # With a float scalar in the state, and with an average: the guard looks at neither.
+    "cut injected": partial(lowered, tx=INJECTED, cut=True),
+    "cut average": partial(lowered, cut=True, average=averages.EMA(0.9)),
+}
+
+
+def looked_at(program, leaves, chips):
+    text = program.compile().as_text()
+    words = ("conditional(", "f64[", "outfeed(", "xla_python_cpu_callback", "xla_ffi_python")
+    kept = text.split("\n")[0].count("-alias") >= leaves
+    sent = {kind: message.count for kind, message in _ahead.messages(text, chips).items()}
+    return sent | {"words": [word for word in words if word in text], "kept": kept}
 
 
 found = {}
-lasso = penalties.L1(1e-4)
-adam = optax.adam(1e-2)
-for name in sys.argv[1:]:
-    chips = topologies.get_topology_desc(name, platform="tpu", **BOUNDS.get(name, {})).devices
-    kinds = (jax.sharding.AxisType.Auto,)
-    mesh = jax.sharding.Mesh(np.array(chips), ("data",), axis_types=kinds)
-    data = training.ArrayData(ROWS, 64, shuffle=False)
-
-    def state_for(tx, rule, mesh=mesh):
-        make = lambda: training.init(apply, tx, key=jax.random.key(0), params=PARAMS)  # noqa: E731
-        shapes = jax.eval_shape(make)
-        lies = training.shardings(shapes, mesh, rule)
-        one = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
-        return jax.tree.map(one, shapes, lies)
-
-    def see(label, step, tx=adam, rule=None, loop=False, name=name, data=data):
-        state = state_for(tx, rule)
-        leaves = len(jax.tree.leaves(state)) - 1  # all but the key
-        lowered = training.lower(step, state, data) if loop else step.lower(state, ROWS)
-        found[f"{name} {label}"] = looked_at(lowered, leaves)
-
-    plain = training.make_step(apply, loss_fn, adam)
-    penalised = training.make_step(apply, loss_fn, adam, penalty=lasso)
-    proximal = transforms.proximal(adam, lasso, learning_rate=1e-2)
-    see("step", plain)
-    see("penalty", penalised)
-    see("proximal", training.make_step(apply, loss_fn, proximal), proximal)
-    see("loop", plain, loop=True)
-    see("accumulated", training.make_step(apply, loss_fn, adam, accumulate=4))
-    cut = training.fsdp("data", least=1024)
-    see("fsdp", plain, rule=cut)
-    see("fsdp penalty", penalised, rule=cut)
-    see("fsdp proximal", training.make_step(apply, loss_fn, proximal), proximal, cut)
-    with jax.set_mesh(mesh):
-        many = jax.jit(partial(training.scan, plain, data=data, steps=3))
-        found[f"{name} scan"] = looked_at(many.lower(state_for(adam, None)), 0)
+for name, labels in TOPOLOGIES.items():
+    mesh = _ahead.mesh_of(name)
+    for label in PROGRAMS if "--full" in sys.argv else labels:
+        found[f"{name} {label}"] = looked_at(*PROGRAMS[label](mesh), mesh.size)
 print(json.dumps(found))
