@@ -1,22 +1,22 @@
 """What does a step send and hold on each chip, by the number of chips and by the penalty?
 
-    python benchmarks/scaling.py [--tiny] [--only WORDS] [--limit 600] > benchmarks/scaling.md
+    python benchmarks/scaling.py [--tiny] [--only WORDS] [--limit 600] [--kept FILE] > scaling.md
 
 Nothing is run: a step of a transformer of a thousand million parameters, its layers scanned, its
 state cut by `training.fsdp`, is compiled for TPUs by PyPI's libtpu (the extra `tpu-aot`), and its
 messages are counted in the program: those of a loop as often as it turns. Each chip has one row of
 1,024 tokens, so that what it does is the same on any number of chips. A program is compiled in a
-process of its own, which is given up after `--limit` seconds.
+process of its own, which is given up after `--limit` seconds. All take an hour.
 """
 
 import argparse
-import functools
 import importlib.util
 import json
 import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import _ahead  # before JAX
@@ -171,7 +171,6 @@ def in_a_process(name: str, chips: str, limit: float) -> dict[str, Any] | str:
         return f"not compiled within {limit:g} s"
     if done.returncode:
         return done.stderr.strip().splitlines()[-1][:200]
-    print(name, chips, done.stdout, file=sys.stderr, flush=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -196,6 +195,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--limit", type=float, default=600, help="seconds for one program")
+    parser.add_argument("--kept", type=Path, help="JSON lines of programs: go on from there")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
@@ -207,11 +207,18 @@ def main() -> None:
     names = [name for name in CASES if options.only in name]
     chips = CHIPS[2:3] if options.tiny else CHIPS
 
-    @functools.cache
+    lines = options.kept.read_text().splitlines() if options.kept and options.kept.exists() else []
+    kept = {tuple(key): value for key, value in map(json.loads, lines)}
+
     def found(name: str, where: str) -> dict[str, Any] | str:
         if options.tiny:
             return compiled(name, where, TINY)
-        return in_a_process(name, where, options.limit)
+        if (name, where) not in kept:
+            kept[name, where] = in_a_process(name, where, options.limit)
+            if options.kept:
+                with options.kept.open("a") as file:
+                    print(json.dumps([[name, where], kept[name, where]]), file=file)
+        return kept[name, where]
 
     made = f"Made with libtpu {version('libtpu')} on {machine()}."
     print(f"# {__doc__.splitlines()[0]}\n\n{TEXT}\n{made}")

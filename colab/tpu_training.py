@@ -25,16 +25,17 @@
 
 # %%
 import importlib.util
-import os
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("jax_lrreg") is None:
-    # On Colab, JAX is there already for the runtime's own accelerator: it is left as it is.
-    # %pip install -q "jax_lrreg[demo]"
-    pass
-
-on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
-if on_cpu:
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+if importlib.util.find_spec("jax_lrreg") is None:  # from the checkout around, else from the index
+    places = (Path.cwd(), *Path.cwd().parents)
+    source = next((str(p) for p in places if (p / "jax_lrreg/__init__.py").exists()), "jax_lrreg")
+    # JAX, where it is there already for the runtime's own accelerator, is left as it is.
+    command = [sys.executable, "-m", "pip", "install", "-q", f"{source}[demo]"]
+    if subprocess.run(command, capture_output=True).returncode:
+        sys.exit(f"pip found no jax_lrreg: run this in a checkout, or try {' '.join(command[1:])}")
 
 # %% [markdown]
 # ## Is the TPU there?
@@ -43,8 +44,13 @@ if on_cpu:
 # fails, and says what to do.
 
 # %%
+import os
+
 import jax
 
+on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+if on_cpu:
+    jax.config.update("jax_num_cpu_devices", 8)
 devices = jax.devices()
 if devices[0].platform != "tpu" and not on_cpu:
     raise RuntimeError(
@@ -74,7 +80,6 @@ jax.set_mesh(mesh)
 
 # %%
 import argparse
-from pathlib import Path
 
 import flax.linen as nn
 import numpy as np

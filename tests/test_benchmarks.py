@@ -10,7 +10,11 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
 # `gpu.py` goes through all workloads of these two.
-LESS = {"floor.py": ["--workloads", "article"], "peers.py": ["--workloads", "article"]}
+LESS = {
+    "floor.py": ["--workloads", "article"],
+    "peers.py": ["--workloads", "article"],
+    "scaling.py": ["--only", "L1, prox"],
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,5 +1,7 @@
 """Penalties on trees: what is skipped, refused by name, carried, and sown."""
 
+from types import SimpleNamespace
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -327,6 +329,24 @@ def test_low_rank_is_exact_zero_rank_and_its_certificate_says_so():
     )  # JAX would fill the second direction with something
     expected = one / np.linalg.norm(one)
     np.testing.assert_allclose(NuclearNorm(1.0).gradient(one), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [NuclearNorm(1.0), SpectralNorm(1.0)], ids=repr)
+def test_a_large_decomposition_is_refused_on_a_mesh_of_tpus_before_it_is_compiled(
+    penalty, monkeypatch
+):
+    chip = SimpleNamespace(device_kind="TPU v5 lite")
+    mesh = SimpleNamespace(empty=False, size=4, abstract_device=chip)
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    large, small = (jax.ShapeDtypeStruct((n, 300), jnp.float32) for n in (257, 256))
+    prox = lambda w: penalty.prox(w, 0.1)  # noqa: E731
+    message = r"`params` must be .* at most 256 on a mesh of TPUs.* got '257 x 300'"
+    for decomposes in (prox, penalty.gradient)[: 1 + isinstance(penalty, NuclearNorm)]:
+        jax.eval_shape(decomposes, small)
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(decomposes, large)
+    mesh.size = 1
+    jax.eval_shape(prox, large)
 
 
 def test_the_derivative_of_the_nuclear_norms_gradient_is_that_of_differences():

@@ -38,6 +38,8 @@ from jax_lrreg.penalties.norms import (
 )
 from jax_lrreg.penalties.separable import smooth_distance
 
+LARGEST_ON_TPUS = 256  # the smaller side of a matrix that is decomposed on a mesh of them
+
 
 class MatrixPenalty(ArrayPenalty):
     """A penalty on `w` as matrices (everything that goes in, out), after its stacked axes."""
@@ -126,7 +128,9 @@ class NuclearNorm(MatrixPenalty):
     stacked: int = static(default=0)
 
     def value(self, w):
-        return jnp.sum(self.strength * nuclear_norm(matrices(self, w)))
+        matrix = matrices(self, w)
+        _require_small_on_tpus(self, matrix)
+        return jnp.sum(self.strength * nuclear_norm(matrix))
 
     def shrink(self, w, step_size):
         return _lowered(self, w, step_size, lambda s, pull: jnp.where(s > pull, s - pull, 0))
@@ -374,12 +378,28 @@ def _(primals, tangents):
     return product(u, vh), turned + left + right
 
 
+def _require_small_on_tpus(penalty: MatrixPenalty, matrix: jax.Array) -> None:
+    """Refuses a decomposition that a mesh of TPUs would compile for longer than anyone waits."""
+    mesh, sides = jax.sharding.get_abstract_mesh(), matrix.shape[-2:]
+    kind = str(getattr(getattr(mesh, "abstract_device", None), "device_kind", ""))
+    # One of 256 x 256 takes 7 s, one of 512 x 512 was not there after 200: XLA writes the polar
+    # iterations out for each size that it halves a matrix to.
+    fits = mesh.empty or mesh.size == 1 or "TPU" not in kind or min(sides) <= LARGEST_ON_TPUS
+    allowed = (
+        f"matrices with a side of at most {LARGEST_ON_TPUS} on a mesh of TPUs, for which larger "
+        "singular value decompositions do not compile within minutes: choose others with `on`, or "
+        "take Orthogonal, or SpectralNorm in the loss"
+    )
+    require(fits, penalty, "params", f"{sides[0]} x {sides[1]}", allowed)
+
+
 def _lowered(
     penalty: MatrixPenalty, w: jax.Array, step_size: chex.Numeric, lower: Callable
 ) -> jax.Array:
     """`w` with each singular value s made `lower(s, pull)`; exactly `w` where nothing pulls."""
     require_scalar_step(penalty, step_size)
     matrix = matrices(penalty, w)
+    _require_small_on_tpus(penalty, matrix)
     u, s, vh, unit = decomposed(matrix)
     strength = jnp.asarray(penalty.strength, s.dtype)
     pull = jnp.broadcast_to(step_size * strength, s.shape[:-1])[..., None] / unit[..., 0]
