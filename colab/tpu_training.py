@@ -16,6 +16,8 @@
 # %% [markdown]
 # # Training on a TPU, from one chip to a pod
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jax-lrreg/jax_lrreg/blob/main/colab/tpu_training.ipynb)
+#
 # A character transformer over all the chips that JAX finds: its state cut over them, a warmup, a
 # plateau and a cooldown, decay of the weights, checkpoints and a profile. Nothing here says how
 # many chips there are.
@@ -70,6 +72,7 @@ print(f"jax {jax.__version__}: {len(devices)} x {devices[0].device_kind}")
 auto = (jax.sharding.AxisType.Auto,)
 mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
 jax.set_mesh(mesh)
+print(mesh.shape)
 
 # %% [markdown]
 # ## A transformer
