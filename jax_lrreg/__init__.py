@@ -20,7 +20,7 @@ Conventions:
     prox(w, step_size) = argmin over z of 1/2 sum (z - w)^2 / step_size + value(z).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import importlib
 from typing import TYPE_CHECKING

@@ -1,0 +1,40 @@
+"""One version, wherever it is written; workflows and templates that parse."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import jax_lrreg
+
+ROOT = Path(__file__).parent.parent
+SAYS = {
+    "CHANGELOG.md": r"^## (\d\S*) - \d{4}-\d\d-\d\d$",
+    "CITATION.cff": r"^version: (\S+)$",
+    "README.md": r"^Version (\d+\.\d+\.\d+);",
+}
+
+
+@pytest.mark.parametrize("file", SAYS)
+def test_the_version_is_the_same_everywhere(file):
+    found = re.search(SAYS[file], (ROOT / file).read_text(), re.MULTILINE)
+    assert found
+    assert found[1] == jax_lrreg.__version__
+
+
+def test_the_day_is_the_same_everywhere():
+    day = re.search(r"^## \S+ - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert f'date-released: "{day}"' in (ROOT / "CITATION.cff").read_text()
+
+
+def test_pythons_are_those_that_readme_has():
+    classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    assert f"| Python | {', '.join(classifiers)} |" in (ROOT / "README.md").read_text()
+
+
+def test_workflows_and_templates_parse_and_pin_what_they_use():
+    yaml = pytest.importorskip("yaml")
+    for path in sorted((ROOT / ".github").rglob("*.yml")):
+        assert yaml.safe_load(path.read_text())
+        used = re.findall(r"uses: (\S+)", path.read_text())
+        assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", name) for name in used), used
