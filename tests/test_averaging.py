@@ -49,6 +49,7 @@ def test_it_is_that_of_a_loop_by_hand_whatever_the_chunk(average, chunk):
 
 
 @each
+@pytest.mark.sampled(3)
 def test_chunks_give_the_same_bits(average):
     def run(chunk):
         step = training.make_step(apply, loss_fn, TX, average=average)

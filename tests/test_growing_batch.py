@@ -25,6 +25,7 @@ def used(step):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100])
+@pytest.mark.sampled(2)
 def test_a_growing_batch_is_that_many_micro_batches(chunk):
     tx = optax.adam(schedules.Cosine(0.02, steps=STEPS))
     step = training.make_step(apply, loss_fn, tx, accumulate=GROWING)

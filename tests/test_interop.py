@@ -65,6 +65,7 @@ def test_equals_the_recorded_values(library, case):
 
 
 @pytest.mark.parametrize("case", record.CASES["optax"])
+@pytest.mark.sampled(13)
 def test_equals_optax(case):
     theirs = record.make("optax", case)
     steps = record.CASES["optax"][case]

@@ -104,6 +104,7 @@ def test_the_loss_of_a_regression_is_in_units_of_the_targets_variance(
 
 
 @pytest.mark.parametrize("n", [10, 11, 79, 400])
+@pytest.mark.sampled(2)
 def test_defaults_fit_every_number_of_rows(n, tmp_path):
     for run, options in enumerate((["--epochs", "1"], ["--batch-size", str(n - n // 5)])):
         out = ["--hidden", "4", "--out", str(tmp_path / f"run{run}")]

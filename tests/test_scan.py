@@ -56,6 +56,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(
     "options", [{"average": averages.EMA(0.9)}, {"accumulate": 2, "on_spike": training.Spike()}]
 )
+@pytest.mark.sampled(3)
 def test_the_steps_are_those_of_fit(name, options):
     tx, data = OPTIMIZERS[name], data_of()
     step = training.make_step(apply, loss_fn, tx, donate=False, **options)
@@ -147,6 +148,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled(3)
 def test_a_prox_at_traced_rates_and_strengths_is_that_at_known_ones(name):
     def solve(penalty, batch, rate):
         tx = transforms.proximal(KNOWN[name](rate), penalty.on("w"), learning_rate=rate)

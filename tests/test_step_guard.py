@@ -263,6 +263,7 @@ class TestWhatAnUpdateWouldLeaveBehind:
             (optax.partition({"all": optax.adagrad(1e-3)}, "all"), jnp.float16, 1e4),
         ],
     )
+    @pytest.mark.sampled(3)
     def test_squares_that_overflow_in_the_optimizer_are_skipped_too(self, tx, dtype, slope):
         # Such an update is 0, and so would be all that follow.
         line = lambda params, x: params * x  # noqa: E731
@@ -279,6 +280,7 @@ class TestWhatAnUpdateWouldLeaveBehind:
 
     @pytest.mark.parametrize("tx", [optax.sgd(nan_at_3), optax.adam(nan_at_3)], ids=["sgd", "adam"])
     @pytest.mark.parametrize("told", [True, False])
+    @pytest.mark.sampled(3)
     def test_a_schedule_that_is_nan_once_costs_one_update(self, tx, told):
         start = two_layers_params()
         state = training.init(two_layers, tx, key=jax.random.key(0), params=start)
@@ -293,6 +295,7 @@ class TestWhatAnUpdateWouldLeaveBehind:
 
     @pytest.mark.parametrize("module", [Normed(), NnxNormed()], ids=["linen", "nnx"])
     @pytest.mark.parametrize("accumulate", [1, 2])
+    @pytest.mark.sampled(3)
     def test_a_batch_statistic_that_overflows_leaves_everything_as_it_was(self, module, accumulate):
         tx = optax.adam(schedules.Constant(0.1))
         state = training.init(module, tx, key=jax.random.key(0), example=data()["x"])

@@ -77,6 +77,7 @@ def test_numbers_and_durations_of_grids_of_one_form_are_one_trace():
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 5, 100])
+@pytest.mark.sampled(3)
 def test_parts_change_nothing_and_are_one_program(width):
     run, calls = counted(train)
     grid = sweeps.grid(lr=np.geomspace(0.01, 0.2, 5).astype(np.float32))
@@ -122,6 +123,7 @@ def measured(cost, size, compilation, first, most):
 
 
 @pytest.mark.parametrize("best", [1, 3, 12, 48, 128])
+@pytest.mark.sampled(3)
 def test_a_long_sweep_goes_on_with_the_width_that_is_cheapest_for_a_member(best):
     cost = lambda width: 1 + abs(np.log(width / best))  # noqa: E731
     used = measured(cost, 10_000, 1.0, first=12, most=128)
@@ -136,6 +138,7 @@ def test_a_short_sweep_tries_no_width_that_costs_a_compilation():
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32, 33, 1000])
+@pytest.mark.sampled(3)
 def test_parts_are_equal_and_few_members_are_run_twice(size):
     for lanes, wanted in ((1, 1), (2, 3), (2, 1000), (4, 7), (8, 16)):
         width = parts._filled(size, lanes, min(wanted, -(-size // lanes)))

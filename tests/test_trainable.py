@@ -142,6 +142,7 @@ def test_a_type_of_nnx_variable_is_a_selection():
         (optax.sgd, 1.0),
     ],
 )
+@pytest.mark.sampled(3)
 def test_after_a_thaw_old_moments_are_kept_and_first_updates_are_at_most_the_rate(make, most):
     rate, batch = 0.01, data()
     tx = make(rate)
@@ -190,6 +191,7 @@ def sgd_in_the_body(params):
     ],
     ids=["windows", "yogi", "centered", "line search", "stacked factors"],
 )
+@pytest.mark.sampled(3)
 def test_a_thaw_makes_updates_of_the_rate_whatever_stands_around_the_means(make, most):
     tx, batch = make(0.01), data()
     state = start(tx, trainable="head/**")
