@@ -506,7 +506,7 @@ def test_train_says_what_is_in_a_file(tmp_path, capsys):
     for words in (
         "60 rows, 48 of them to train and 12 to test; 2 inputs",
         "column id left out: it numbers the rows",
-        "Target `bought`: one of no (17), yes (31); 2 classes",
+        "Target `bought`: one of no (20), yes (40); 2 classes",
     ):
         assert words in told
 

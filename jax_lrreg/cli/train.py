@@ -113,12 +113,12 @@ def run(
 
 def _found(data: str, target: str | None, task: Problem) -> str:
     """What is in the data and what is made of it: a wrong target is seen before the training."""
-    (x, y), (unseen, _) = task.dataset.train, task.dataset.test
+    (x, y), (unseen, others) = task.dataset.train, task.dataset.test
     rows = f"{len(x) + len(unseen):,} rows, {len(x):,} of them to train and {len(unseen):,} to test"
     numbers = f"{x.shape[1]} input{'s' if x.shape[1] > 1 else ''}"
     column = f" `{target}`" if target else ""
     if labels := task.dataset.labels:
-        counts = np.bincount(y, minlength=len(labels))
+        counts = np.bincount(np.concatenate([y, others]), minlength=len(labels))
         shares = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True)]
         more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
         what = f"one of {', '.join(shares[:LISTED])}{more}"
