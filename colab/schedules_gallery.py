@@ -57,7 +57,7 @@ def gallery(texts, columns=3):
     for ax, written in zip(axes.ravel(), texts, strict=False):
         plots.schedule(text.parse(written), steps=steps, ax=ax)
         title = textwrap.fill(written.replace(").", ") ."), 126 // columns).replace(") .", ").")
-        ax.set_title(title, fontsize=8, family="monospace", pad=14)
+        ax.set_title(title, loc="left", fontsize=8, family="monospace", pad=14)
         ax.set(xlabel="", ylabel="", xticks=[0, 500, 1000])
     for ax in axes.ravel()[len(texts) :]:
         ax.set_axis_off()
