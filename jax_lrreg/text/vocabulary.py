@@ -206,7 +206,9 @@ def is_whole(value: object) -> bool:
 
 def _makes_ours(thing: object) -> bool:
     """Whether a function or method of the library's own promises an object of ours."""
-    if isinstance(thing, type) or not getattr(thing, "__module__", "").startswith("jax_lrreg."):
+    # A function of a program that is run by `exec` may have None for its module.
+    module = getattr(thing, "__module__", None) or ""
+    if isinstance(thing, type) or not module.startswith("jax_lrreg."):
         return False
     promised = getattr(thing, "__annotations__", {}).get("return")
     words = re.findall(r"\w+", str(promised))  # as of "Greedy | Smoothed"
