@@ -194,7 +194,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for one program")
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds for one program; 0 for those kept only"
+    )
     parser.add_argument("--kept", type=Path, help="JSON lines of programs: go on from there")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -213,18 +215,20 @@ def main() -> None:
     def found(name: str, where: str) -> dict[str, Any] | str:
         if options.tiny:
             return compiled(name, where, TINY)
-        if (name, where) not in kept:
+        if (name, where) not in kept and options.limit:
             kept[name, where] = in_a_process(name, where, options.limit)
             if options.kept:
                 with options.kept.open("a") as file:
                     print(json.dumps([[name, where], kept[name, where]]), file=file)
-        return kept[name, where]
+        return kept.get((name, where), "not compiled this time")
 
     made = f"Made with libtpu {version('libtpu')} on {machine()}."
     print(f"# {__doc__.splitlines()[0]}\n\n{TEXT}\n{made}")
     for name in [name for name in SCALED if name in names]:
         rows = [(f"{_ahead.mesh_of(where).size}, {where}", found(name, where)) for where in chips]
         table(f"By chips, penalty: {name}", rows)
+    if not options.limit:
+        names = [name for name in names if (name, MIDDLE) in kept]
     table(f"By penalty, chips: {MIDDLE}", [(name, found(name, MIDDLE)) for name in names])
 
 

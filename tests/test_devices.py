@@ -47,10 +47,15 @@ def measured():
 def test_each_device_does_its_part_of_the_work(measured, count):
     alone, many = measured[1]["flops"], measured[count]["flops"]
     for name, flops in many.items():
-        # The optimizer of a replicated state weighs more beside a micro-batch.
-        most = 1.25 if name.startswith("accumulate") else 1.1
-        share = flops * count / alone.get(name, alone["list"])
-        assert share <= most, (name, share)
+        pieces = int(name.split()[1]) if name.startswith("accumulate") else 1
+        work, optimizer = alone.get(name, alone["list"]), 0
+        if pieces > 1:
+            # XLA counts the body of a loop once, so that of a micro-batch beside the optimizer,
+            # which each device does whole: here every one is counted.
+            optimizer = (pieces * work - alone["ArrayData"]) / (pieces - 1)
+            flops, work = (pieces * (x - optimizer) + optimizer for x in (flops, work))
+        share = flops * count / work
+        assert share <= 1.1, (name, share)
 
 
 @pytest.mark.parametrize("count", COUNTS)

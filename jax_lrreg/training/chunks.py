@@ -234,6 +234,14 @@ class Run:
     def leave(self, error: BaseException, history: History | None = None) -> None:
         """Hands the state and the history to the error that ends the run."""
         interrupted = not isinstance(error, Exception)
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            # A message that does not arrive is all that the device knows of a peer that died. Where
+            # it waits instead, JAX ends the process at the heartbeat time-out, naming the peer.
+            own = f"process {jax.process_index()} of {jax.process_count()}"
+            error.add_note(
+                f"{self.owner}: {own} may have lost another one: call the script again on all, and "
+                "with `checkpoint` it goes on"
+            )
         with contextlib.suppress(AttributeError):  # an error may have no place for attributes
             if history is not None:
                 if not interrupted:

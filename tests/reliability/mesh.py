@@ -77,7 +77,8 @@ with jax.set_mesh(mesh):
     step = make()
     for name, given in kinds.items():
         measure(name, step, begin(), given)
-    measure("accumulate 4", make(accumulate=4), begin(), lambda: data)
+    for pieces in (4, 8):
+        measure(f"accumulate {pieces}", make(accumulate=pieces), begin(), lambda: data)
     cut = begin(sharding=training.fsdp("data", least=1024))
     kernel = cut.params["Dense_1"]["kernel"]
     moment = cut.opt_state[0].mu["Dense_1"]["kernel"]
