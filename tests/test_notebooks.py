@@ -33,7 +33,11 @@ def test_what_cannot_be_installed_is_told_in_one_line(monkeypatch, tmp_path):
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("subprocess.run", run)
-    for place, source in ((COLAB, f"{COLAB.parent}[demo]"), (tmp_path, "jax_lrreg[demo]")):
+    (tmp_path / "jax_lrreg").mkdir()
+    (tmp_path / "jax_lrreg/__init__.py").touch()
+    (tmp_path / "colab").mkdir()
+    alone = tmp_path.parent
+    for place, source in ((tmp_path / "colab", f"{tmp_path}[demo]"), (alone, "jax_lrreg[demo]")):
         monkeypatch.chdir(place)
         with pytest.raises(SystemExit, match="pip found no jax_lrreg") as stop:
             exec(cells(NOTEBOOKS[0], "code")[0], {})

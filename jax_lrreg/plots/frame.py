@@ -40,6 +40,9 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **options: P.kwargs) -> R:
+        # A notebook's backend turns interaction on when the first figure loads it. In the context
+        # that would end with it, and no later figure of the notebook would be shown.
+        plt.draw_if_interactive()
         with plt.rc_context(STYLE):
             return draw(*args, **options)
 
