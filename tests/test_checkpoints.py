@@ -307,11 +307,52 @@ def test_what_a_kill_left_is_cleaned_and_what_is_not_ours_stays(tmp_path):
         manifest.remove(run / "7")
 
 
-def test_a_manifest_of_a_finished_step_that_is_deleted_counts_no_more(tmp_path):
+def test_a_lost_manifest_is_refused_by_its_name_and_what_was_there_stays(tmp_path):
+    like = start(TX)
     training.fit(STEP, start(TX), DATA, steps=10, checkpoint=tmp_path)
-    (tmp_path / "10" / manifest.NAME).unlink()
-    assert checkpoints.steps(tmp_path) == []
-    assert (tmp_path / "10" / "run.json").exists()
+    training.fit(STEP, start(TX), DATA, steps=20, checkpoint=tmp_path)
+    (tmp_path / "20" / manifest.NAME).unlink()
+    calls = (
+        lambda: checkpoints.steps(tmp_path),
+        lambda: checkpoints.restore(tmp_path, like),
+        lambda: training.fit(STEP, start(TX), DATA, steps=30, checkpoint=tmp_path),
+    )
+    for call in calls:
+        with pytest.raises(checkpoints.Damaged, match=r"20/manifest.json' is missing"):
+            call()
+    assert (tmp_path / "20" / "run.json").exists()
+    with pytest.warns(UserWarning, match="older"):
+        assert checkpoints.restore(tmp_path, like, damaged="older").step == 10
+
+
+def test_damage_in_an_older_step_is_no_obstacle(tmp_path):
+    for steps in (10, 20):
+        training.fit(STEP, start(TX), DATA, steps=steps, checkpoint=tmp_path)
+    (tmp_path / "10" / manifest.NAME).write_text("{}")
+    assert checkpoints.restore(tmp_path, start(TX)).step == 20
+    assert checkpoints.restore(tmp_path, start(TX), step=20).step == 20
+    state, _ = training.fit(STEP, start(TX), DATA, steps=30, checkpoint=tmp_path)
+    assert state.step == 30
+    with pytest.raises(checkpoints.Damaged, match=r"10/manifest\.json"):
+        checkpoints.restore(tmp_path, start(TX), step=10)
+
+
+def test_a_step_under_another_name_is_refused(tmp_path):
+    training.fit(STEP, start(TX), DATA, steps=10, checkpoint=tmp_path)
+    shutil.copytree(tmp_path / "10", tmp_path / "77")
+    with pytest.raises(checkpoints.Damaged, match="77' is a copy of step 10"):
+        training.fit(STEP, start(TX), DATA, steps=90, checkpoint=tmp_path)
+
+
+def test_a_run_that_stop_ended_goes_on_with_another_one(tmp_path):
+    options = {"eval_every": 5, "eval_fn": lambda state: {"x": 1.0}, "checkpoint": tmp_path}
+    ends = []
+    for evaluations in (3, 3, 6, None):
+        stop = evaluations and training.Patience("x", evaluations=evaluations)
+        state, history = training.fit(STEP, start(TX), DATA, until=60, stop=stop, **options)
+        ends.append(int(state.step))
+    assert ends == [20, 20, 35, 60]
+    assert str(history["ended"]) == "after step 60: all steps are made"
 
 
 def test_two_runs_in_a_folder_are_refused(tmp_path):

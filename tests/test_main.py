@@ -455,6 +455,35 @@ def test_a_branch_goes_on_from_another_run_with_another_rate(tmp_path, capsys):
     assert "--branch" in capsys.readouterr().err
     assert main([*train, "--branch", str(old), "--at", "7", "--out", str(tmp_path / "x")]) == 2
     assert "no checkpoint of step 7; it has 44" in capsys.readouterr().err
+    assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+def test_a_branch_has_what_is_not_said_from_its_run_and_refuses_what_does_not_go_on(
+    tmp_path, capsys
+):
+    old, new = tmp_path / "old", tmp_path / "new"
+    said = ["--hidden", "4", "--seed", "3", "--batch-size", "100", "--optimizer", "momentum"]
+    said += ["--penalty", "L1(1e-4).on('**/kernel')", "--epochs", "2", "--lr", "0.01"]
+    assert main(["train", *said, "--out", str(old)]) == 0
+    branch = ["train", "--branch", str(old), "--out", str(new)]
+    wrong = {
+        ("--seed", "4"): "test",
+        ("--hidden", "5"): r"\(4,\)",
+        ("--optimizer", "adam"): "momentum",
+        (): "more than the 28 steps",  # as many epochs as there were
+    }
+    for option, words in wrong.items():
+        assert main([*branch, *option]) == 2
+        message = capsys.readouterr().err
+        assert re.search(words, message)
+        assert (option or ("--epochs",))[0] in message
+        assert not new.exists()
+    assert main([*branch, "--epochs", "3"]) == 0
+    there, here = config(old), config(new)
+    changed = {name for name in here if here[name] != there[name]}
+    assert changed == {"branch", "epochs"} | ({"lr"} & here.keys())
+    assert main(["train", "--branch", str(tmp_path), "--out", str(new)]) == 2
+    assert "config.json" in capsys.readouterr().err
 
 
 def test_help_teaches_by_examples_that_are_commands(capsys):

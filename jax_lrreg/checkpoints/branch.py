@@ -75,5 +75,5 @@ def _checked(into: Location, keep: Sequence[str] | None) -> Path:
 
 def _others(place: Path) -> list[Path]:
     """What is in a folder, but for a lock and what a kill left of a checkpoint."""
-    left = [p for p in step_folders(place) if manifest.read(p) is None and manifest.is_ours(p)]
+    left = [p for p in step_folders(place) if manifest.is_ours(p) and manifest.read(p) is None]
     return [path for path in place.iterdir() if path.name != LOCK and path not in left]

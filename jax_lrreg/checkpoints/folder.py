@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -94,13 +93,16 @@ def steps(path: Location) -> list[int]:
     What a kill left unfinished is none. The files are looked at when one is restored.
 
     Raises:
-        Damaged: a manifest is not what was written.
+        Damaged: a manifest is not what was written, or is missing.
 
     Example:
         >>> steps("no/such/run")
         []
     """
-    return sorted(found for found, _ in valid(_folder("steps", path)))
+    there, bad = finished(_folder("steps", path))
+    for error in bad.values():
+        raise error
+    return sorted(there)
 
 
 def restore(path: Location, like: T, step: int | str = "latest", damaged: str = "error") -> T:
@@ -141,28 +143,32 @@ def restored(saved: Saved, like: T, owner: str) -> T:
 
 def find(root: Path, step: int | str = "latest", damaged: str = "error") -> Saved:
     """A checkpoint of a run, its files verified."""
-    there = {number: about for number, about in _each(root, damaged) if about is not None}
-    wanted = _wanted(root, there, step)
-    left = sorted(number for number in there if number <= wanted)
+    there, bad = finished(root)
+    wanted = _wanted(root, there, bad, step)
+    left = sorted(number for number in (*there, *bad) if number <= wanted)
     while left:
+        number = left.pop()
         try:
-            return _verified(root / str(left.pop()))
+            if number in bad:
+                raise bad[number]
+            return _verified(root / str(number))
         except Damaged as error:
             if damaged == "error":
-                hint = f"; the next older one is of step {left[-1]}" if left else ""
+                way = "; it counts once the folder of this one is moved away"
+                hint = f"; the next older one is of step {left[-1]}{way}" if left else ""
                 raise Damaged(f"{error}{hint}") from None
             warnings.warn(f"{error}; looking at an older checkpoint", stacklevel=3)
     raise Damaged(f"restore: {str(root)!r} has no checkpoint up to step {wanted} that is whole")
 
 
-def _wanted(root: Path, there: dict[int, Json], step: int | str) -> int:
+def _wanted(root: Path, there: dict[int, Json], bad: dict[int, Damaged], step: int | str) -> int:
     """The number of the step that is meant, which must be there."""
     if isinstance(step, str):
         require_choice("restore", "step", step, ("latest", "best"))
-        found = max(there, default=None) if step == "latest" else best_of(there)
+        found = max((*there, *bad), default=None) if step == "latest" else best_of(there)
     else:
         number = require_whole("restore", "step", step, 0, allowed="'latest', 'best' or a step")
-        found = number if number in there else None
+        found = number if number in there or number in bad else None
     if found is None:
         have = ", ".join(map(str, sorted(there))) or "none"
         kinds = {"latest": "", "best": " with a metric"}
@@ -190,19 +196,25 @@ def best_of(about: dict[int, Json]) -> int | None:
     return min(same, key=lambda step: sign * same[step])
 
 
-def valid(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The finished checkpoints and what their manifests say about them."""
-    return ((step, about) for step, about in _each(root, "error") if about is not None)
-
-
-def _each(root: Path, damaged: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def finished(root: Path) -> tuple[dict[int, Json], dict[int, Damaged]]:
+    """What the manifests say about finished checkpoints, by their steps, and which are damaged."""
+    there, bad = {}, {}
     for folder in step_folders(root):
+        number = int(folder.name)
         try:
-            yield int(folder.name), manifest.read(folder)
+            about = manifest.read(folder)
         except Damaged as error:
-            if damaged == "error":
-                raise
-            warnings.warn(f"{error}; leaving out this checkpoint", stacklevel=4)
+            bad[number] = error
+            continue
+        if about is not None:
+            there[number] = about
+            if about["step"] != number and number:  # 0 is where a branch of weights alone begins
+                name = f"is a copy of step {about['step']} under another name"
+                bad[number] = Damaged(f"checkpoints: the folder {str(folder)!r} {name}")
+        elif not manifest.is_ours(folder) and (folder / NOTES).exists():
+            path = str(folder / manifest.NAME)
+            bad[number] = Damaged(f"checkpoints: the file {path!r} is missing")
+    return {number: about for number, about in there.items() if number not in bad}, bad
 
 
 def step_folders(root: Path) -> list[Path]:

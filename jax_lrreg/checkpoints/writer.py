@@ -20,8 +20,8 @@ from jax_lrreg.checkpoints.folder import (
     Saved,
     best_of,
     find,
+    finished,
     step_folders,
-    valid,
 )
 
 try:
@@ -49,9 +49,9 @@ class Writer:
         self._lock = self._locked()
         try:
             for path in step_folders(self.root):
-                if manifest.read(path) is None and manifest.is_ours(path):
+                if manifest.is_ours(path) and manifest.read(path) is None:
                     manifest.remove(path)
-            self.about = dict(valid(self.root))
+            self.about, self._bad = finished(self.root)
             self.process = jax.process_index()
             self._checkpointer: Any = None
             self._thread: threading.Thread | None = None
@@ -63,7 +63,7 @@ class Writer:
 
     def latest(self) -> Saved | None:
         """The newest checkpoint, verified; None in a new run."""
-        return find(self.root) if self.about else None
+        return find(self.root) if self.about or self._bad else None
 
     def is_due(self, step: int, metric: float | None) -> bool:
         """Whether a checkpoint is to be written after this step, where `best` had this value."""

@@ -12,10 +12,10 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jax_lrreg import __version__
-from jax_lrreg.cli.options import json_text
+from jax_lrreg.cli.options import inherited, json_text
 
 HELP_DATA = (
     "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, "
@@ -29,6 +29,9 @@ HELP_TRAIN = (
 HELP_LR = (
     'a schedule, as in "Cosine(1e-3, steps=2000).warmup(100)", or a number for a constant rate '
     "(default: warmup and cosine over all steps; for diabetes a polynomial)"
+)
+HELP_BRANCH = (
+    "go on from this run, with another plan; what is not given is as it was there, the schedule too"
 )
 HELP_COMPARE = (
     "Train at every point of a grid, with several seeds each, as one program, and say which is "
@@ -94,8 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     options = vars(_parser().parse_args(arguments))
-    as_json, quiet = options.pop("json"), options.pop("quiet")
     try:
+        if options.get("branch") is not None:  # what is not said is as it was in that run
+            units = "steps" if options["lr"] is None else options["units"]
+            found = inherited(options["branch"])
+            options = {**vars(_parser(found).parse_args(arguments)), "units": units}
+        as_json, quiet = options.pop("json"), options.pop("quiet")
         command = importlib.import_module(f"jax_lrreg.cli.{options.pop('command')}")
         # Tables and progress are for people: a script gets one object, or nothing.
         silent = contextlib.redirect_stdout(io.StringIO())
@@ -118,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentParser:
+    """The options; `defaults` are those of `train`."""
     parser = argparse.ArgumentParser(
         prog="jax-lrreg",
         description="Learning-rate schedules and regularization for JAX.",
@@ -169,8 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--seeds", type=_whole, default=4, help="runs of each (default: 4)")
     _add_picture(plan, "plan.png")
     train.add_argument("--out", default="run", metavar="FOLDER", help="the run (default: run)")
-    train.add_argument("--branch", metavar="RUN", help="go on from this run, with another plan")
+    train.add_argument("--branch", metavar="RUN", help=HELP_BRANCH)
     train.add_argument("--at", type=_natural, metavar="STEP", help="from this step of it")
+    train.set_defaults(**(defaults or {}))
     train.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
     find.add_argument("--low", type=_positive, default=1e-6, help="first rate (default: 1e-6)")
     find.add_argument("--high", type=_positive, default=10.0, help="last rate (default: 10)")

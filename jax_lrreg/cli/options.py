@@ -4,12 +4,17 @@ import contextlib
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from jax_lrreg import penalties, schedules, text
 from jax_lrreg._check import nearest
 
 PROGRAM = "jax-lrreg"  # the owner of what is refused here
+INHERITED = (
+    *("data", "target", "ignore", "task"),
+    *("penalty", "optimizer", "batch_size", "seed", "epochs"),
+)
 LISTED = 12  # names in a message; a table may have thousands
 Found = Mapping[str, object]  # what a command found, by names for scripts
 T = TypeVar("T", bound=schedules.Schedule | penalties.Penalty)
@@ -25,6 +30,17 @@ def parsed(option: str, value: str, kind: type[T]) -> T:
     if isinstance(found, kind):
         return found
     raise TypeError(f"{option} must be a {kind.__name__.lower()}, got {shown(value)}")
+
+
+def inherited(run: str) -> dict[str, Any]:
+    """What a run was made with, by the names of its options: a branch has what is not said anew."""
+    try:
+        config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
+        found = {name: config[name] for name in INHERITED}
+        return found | {"hidden": tuple(config["hidden"]), "lr": config["schedule"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        message = f"--branch must be the folder of a run, with its config.json, got {shown(run)}"
+        raise ValueError(message) from None
 
 
 def _number(value: str) -> float | None:

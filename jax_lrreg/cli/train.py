@@ -15,7 +15,7 @@ import optax
 from jax_lrreg import checkpoints, schedules, training
 from jax_lrreg._arrays import leaves
 from jax_lrreg._check import require
-from jax_lrreg.cli.options import LISTED, PROGRAM, Found, needing, parsed
+from jax_lrreg.cli.options import LISTED, PROGRAM, Found, inherited, needing, parsed
 from jax_lrreg.cli.output import console, folder, print_pairs, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
 from jax_lrreg.training.batch import Batch
@@ -63,6 +63,8 @@ def run(
     step = training.make_step(task.module, task.measure, tx, **rate)
     test, train = _evaluation(task, "test"), _evaluation(task, "train")
     config = _config(task, schedule, epochs, {**options, "branch": branch, "at": at})
+    if branch is not None:
+        _require_branch(branch, at, config, steps)
     place = _placed(Path(out), config, overwrite)  # last of what can be refused: it may empty it
     text = (json.dumps(config, indent=2) + "\n").encode()
     write_whole(place / "config.json", lambda file: file.write(text))
@@ -103,7 +105,7 @@ def run(
         "exact zeros in kernels": _zeros(state.params),
         "learning rate at the end": float(history["learning_rate"][-1]),
         "seconds, with compiling": seconds,
-        "milliseconds per step": 1000 * pace,
+        **({} if math.isnan(pace) else {"milliseconds per step": 1000 * pace}),
         "device": str(jax.devices()[0].device_kind),
     }
     print_pairs(f"Trained on {options['data']}", summary)
@@ -159,6 +161,18 @@ def _config(
         "batch_size": task.source.batch_size,
         "hidden": task.hidden,
     }
+
+
+def _require_branch(branch: str, at: int | None, config: dict[str, object], steps: int) -> None:
+    """Refuses what cannot go on from that run, before a folder is made."""
+    was = inherited(branch)
+    why = {"seed": "; with another one it would be tested on examples that it has trained on"}
+    for name in ("hidden", "optimizer", *(["seed"] if config["data"] == was["data"] else [])):
+        allowed = f"that of the run, {was[name]!r}, whose state goes on{why.get(name, '')}"
+        require(config[name] == was[name], PROGRAM, f"--{name}", config[name], allowed)
+    begin = max(checkpoints.steps(Path(branch) / KEPT), default=0) if at is None else at
+    allowed = f"so many that there are more than the {begin} steps at which the branch begins"
+    require(begin < steps, PROGRAM, "--epochs", f"{config['epochs']}, {steps} steps", allowed)
 
 
 def _placed(place: Path, config: dict[str, object], overwrite: bool) -> Path:

@@ -26,7 +26,7 @@ from jax_lrreg.training.history import History, Interval, zero_sums
 from jax_lrreg.training.identity import DataLike, identity, versions
 from jax_lrreg.training.program import settled
 from jax_lrreg.training.state import ADDED, State
-from jax_lrreg.training.stop import Best, Stop
+from jax_lrreg.training.stop import Best, Stop, settings_of
 
 Checkpoint = str | os.PathLike[str] | Folder
 
@@ -164,8 +164,9 @@ class Kept(Unkept):
             return
         run.go_on(state, self._interval(saved), notes["position"])
         self.history.go_on(notes["entries"], notes["evaluations"], min(run.start, saved.step))
-        self.history.ended = notes["ended"]
-        self.finished = notes["finished"] and "branched" not in notes
+        same = notes.get("settings", settings_of(self.stop)) == settings_of(self.stop)
+        self.finished = notes["finished"] and same and "branched" not in notes
+        self.history.ended = notes["ended"] if self.finished else ""
         self._take_up(saved)
 
     def _interval(self, saved: Saved) -> Interval:
@@ -209,6 +210,7 @@ class Kept(Unkept):
             "begin": interval.begin,
             "names": interval.names,
             "position": self.run.position,
+            "settings": settings_of(self.stop),
             "stop": kept_by_stop() if kept_by_stop is not None else None,
             "best": self.keep_best and self.keep_best.get_state(),
             "ended": self.history.ended,

@@ -186,6 +186,15 @@ def name_of(stop: object) -> str:
     return getattr(stop, "__name__", None) or repr(stop)
 
 
+def settings_of(stop: object) -> str | None:
+    """What a checkpoint knows `stop` by: a run that it ended goes on with another one."""
+    if dataclasses.is_dataclass(stop):
+        given = [field.name for field in dataclasses.fields(stop) if field.init]
+        return f"{type(stop).__name__}({', '.join(repr(getattr(stop, x)) for x in given)})"
+    kind = stop if hasattr(stop, "__qualname__") else type(stop)
+    return None if stop is None else getattr(kind, "__qualname__", None)
+
+
 def _check_same(argument: str, own: Patience | Best, saved: Mapping[str, Any]) -> None:
     """Refuses to compare values with those of another metric."""
     same = (own.name, own.mode) == (saved["name"], saved["mode"])
