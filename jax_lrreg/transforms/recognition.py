@@ -388,7 +388,8 @@ def _require_rate(own: np.ndarray, learning_rate: Rate) -> None:
 
 def _rates_given(learning_rate: Rate) -> tuple[np.ndarray, bool]:
     rate_at = jax.jit(lambda step: jnp.asarray(learning_rate(step)))
-    return _evaluated(lambda: jnp.stack([rate_at(step) for step in STEPS]))
+    found, exact = _evaluated(lambda: jnp.stack([rate_at(step) for step in STEPS]))
+    return np.asarray(found), exact
 
 
 def _refuse_other(owner: str, own: np.ndarray, learning_rate: Rate, allowed: str) -> None:
