@@ -92,7 +92,7 @@ def swept():
 
 
 def law():
-    """What a law of the 25M model of Luo et al. expects, in their numbers."""
+    """What a law of round numbers expects, near those of a model of 25M parameters."""
     numbers = [2.65, 0.6, 0.5, 300.0, 1.5, 0.5, 0.6]
     names = list(forecast.MultiPower.__dataclass_fields__)[:7]
     found = forecast.MultiPower(**dict(zip(names, numbers, strict=True)))

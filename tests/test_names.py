@@ -10,7 +10,8 @@ import pytest
 from jax_lrreg import schedules
 
 PAGE = (Path(__file__).parent.parent / "docs" / "names.md").read_text()
-P, I, E, W, T, n, k, b, u, d, r, c = 0.1, 0.01, 0.02, 20, 100, 30, 40, 50, 15, 25, 0.5, 0.03  # noqa: E741
+P, E, W, T, n, k, b, u, d, r, c = 0.1, 0.02, 20, 100, 30, 40, 50, 15, 25, 0.5, 0.03
+I = 0.01  # noqa: E741
 D, STEPS = T - W, range(160)
 LETTERS = {name: value for name, value in globals().items() if len(name) == 1}
 

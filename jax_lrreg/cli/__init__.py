@@ -13,6 +13,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jax_lrreg import __version__
 from jax_lrreg.cli.options import inherited, json_text
@@ -98,10 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     options = vars(_parser().parse_args(arguments))
     try:
-        if options.get("branch") is not None:  # what is not said is as it was in that run
-            units = "steps" if options["lr"] is None else options["units"]
-            found = inherited(options["branch"])
-            options = {**vars(_parser(found).parse_args(arguments)), "units": units}
+        if options.get("branch") is not None:
+            options = _branched(options, arguments)
         as_json, quiet = options.pop("json"), options.pop("quiet")
         command = importlib.import_module(f"jax_lrreg.cli.{options.pop('command')}")
         # Tables and progress are for people: a script gets one object, or nothing.
@@ -123,6 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()).removeprefix("jax-lrreg: ") or "out of memory"
         print(f"jax-lrreg: {message}", file=sys.stderr)
         return 2
+
+
+def _branched(options: dict[str, Any], arguments: Sequence[str] | None) -> dict[str, Any]:
+    """The options of a branch: what is not said is as it was in the run that it goes on from."""
+    units = "steps" if options["lr"] is None else options["units"]  # of a text that is given
+    found = inherited(options["branch"])
+    return {**vars(_parser(found).parse_args(arguments)), "units": units}
 
 
 def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentParser:
