@@ -92,11 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         As `EXIT_CODES` has it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # cp1252 and ASCII terminals lack most letters: a "?" is better than a UnicodeEncodeError
-        # after an hour of training. In tests and notebooks the stream is another object.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    _replace_letters()
     options = vars(_parser().parse_args(arguments))
     try:
         if options.get("branch") is not None:
@@ -122,6 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()).removeprefix("jax-lrreg: ") or "out of memory"
         print(f"jax-lrreg: {message}", file=sys.stderr)
         return 2
+
+
+def _replace_letters() -> None:
+    # cp1252 and ASCII terminals lack most letters: a "?" is better than a UnicodeEncodeError after
+    # an hour of training. In tests and notebooks the stream is another object.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _branched(options: dict[str, Any], arguments: Sequence[str] | None) -> dict[str, Any]:

@@ -63,8 +63,7 @@ def run(
     step = training.make_step(task.module, task.measure, tx, **rate)
     test, train = _evaluation(task, "test"), _evaluation(task, "train")
     config = _config(task, schedule, epochs, {**options, "branch": branch, "at": at})
-    if branch is not None:
-        _require_branch(branch, at, config, steps)
+    _require_branch(branch, at, config, steps)
     place = _placed(Path(out), config, overwrite)  # last of what can be refused: it may empty it
     text = (json.dumps(config, indent=2) + "\n").encode()
     write_whole(place / "config.json", lambda file: file.write(text))
@@ -163,8 +162,12 @@ def _config(
     }
 
 
-def _require_branch(branch: str, at: int | None, config: dict[str, object], steps: int) -> None:
-    """Refuses what cannot go on from that run, before a folder is made."""
+def _require_branch(
+    branch: str | None, at: int | None, config: dict[str, object], steps: int
+) -> None:
+    """Refuses what cannot go on from another run, before a folder is made."""
+    if branch is None:
+        return
     was = inherited(branch)
     why = {"seed": "; with another one it would be tested on examples that it has trained on"}
     for name in ("hidden", "optimizer", *(["seed"] if config["data"] == was["data"] else [])):
