@@ -70,7 +70,8 @@ def foreign(app, what, name, obj, skip, options):
 
 def within_the_site(app, name, source):
     """Leads a link that is right in the repository to the page of the site with that text."""
-    source[0] = source[0].replace("](../benchmarks/README.md", "](more/benchmarks.md")
+    for there, page in (("README", "benchmarks"), ("scaling", "scaling")):
+        source[0] = source[0].replace(f"](../benchmarks/{there}.md", f"](more/{page}.md")
 
 
 def draw(app):

@@ -11,9 +11,9 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
 # `gpu.py` goes through all workloads of these two.
 LESS = {
+    "average_cost.py": ["--workloads", "digits"],
     "floor.py": ["--workloads", "article"],
     "peers.py": ["--workloads", "article"],
-    "scaling.py": ["--only", "L1, prox"],
 }
 
 

@@ -120,7 +120,7 @@ def test_the_host_reads_once_per_interval_and_one_interval_late(kind, monkeypatc
         log.append("call")
         return many(*args, **options)
 
-    monkeypatch.setitem(programs._PROGRAMS[STEP], True, called)
+    monkeypatch.setitem(programs._PROGRAMS[STEP], (True,), called)
     monkeypatch.setattr(jax, "device_get", device_get)
     monkeypatch.setattr(ArrayImpl, "_value", property(_value))
     with jax.transfer_guard_device_to_host("disallow"):
@@ -343,7 +343,7 @@ class TestInterrupts:
                     signal.raise_signal(number)
             return result
 
-        monkeypatch.setitem(programs._PROGRAMS[STEP], True, pressed)
+        monkeypatch.setitem(programs._PROGRAMS[STEP], (True,), pressed)
 
     def run(self, kind):
         state = start()

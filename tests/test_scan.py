@@ -81,6 +81,7 @@ def test_it_goes_on_from_any_step_and_takes_iterables():
 
 
 @pytest.mark.parametrize("checkpoint", [None, 6, 50])
+@pytest.mark.sampled(2)
 def test_gradients_go_through_with_and_without_rematerialisation(checkpoint):
     data = data_of()
 
