@@ -14,6 +14,7 @@ LESS = {
     "average_cost.py": ["--workloads", "digits"],
     "floor.py": ["--workloads", "article"],
     "peers.py": ["--workloads", "article"],
+    "scaling.py": ["--only", "L1, prox"],
 }
 
 
