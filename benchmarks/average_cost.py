@@ -8,15 +8,13 @@ with the size of the batch.
 """
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from _timing import interleaved, machine, show
-from _workloads import Workload, workloads
+from _workloads import workloads
+from floor import ours
 
-from jax_lrreg import averages, training
+from jax_lrreg import averages
 
 ROUNDS = {"digits": 25, "transformer": 9}
 
@@ -31,21 +29,6 @@ def kinds(steps: int) -> dict[str, Any]:
     }
 
 
-def run_of(work: Workload, average: Any) -> Callable[[], Any]:
-    """`training.fit` from the same start each time."""
-    data, start = work.data(), work.start()
-    step = training.make_step(
-        work.module, work.loss, work.tx, penalty=work.penalty, average=average
-    )
-
-    def run():
-        state = jax.tree.map(jnp.copy, start)
-        state, _ = training.fit(step, state, data, steps=work.steps, log_every=work.steps)
-        return state.params
-
-    return run
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
@@ -55,7 +38,7 @@ def main() -> None:
     print(machine())
     for name in arguments.workloads:
         work = workloads(arguments.tiny)[name]
-        runs = {kind: run_of(work, average) for kind, average in kinds(work.steps).items()}
+        runs = {kind: ours(work, average=average) for kind, average in kinds(work.steps).items()}
         rounds = arguments.rounds or (2 if arguments.tiny else ROUNDS[name])
         print(f"\n## {name}: {work.steps} steps\n")
         print(show(interleaved(runs, rounds=rounds), baseline="none", each=work.steps), flush=True)

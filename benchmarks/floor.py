@@ -20,12 +20,11 @@ from jax_lrreg import training
 ROUNDS = {"article": 41, "digits": 25, "transformer": 7, "cnn": 5}
 
 
-def ours(work: Workload) -> Callable[[], Any]:
-    """`training.fit` from the same start each time."""
+def ours(work: Workload, **options: Any) -> Callable[[], Any]:
+    """`training.fit` from the same start each time, with more options of `make_step`."""
     data, start = work.data(), work.start()
-    step = training.make_step(
-        work.module, work.loss, work.tx, penalty=work.penalty, learning_rate=work.lr
-    )
+    options |= {"penalty": work.penalty, "learning_rate": work.lr}
+    step = training.make_step(work.module, work.loss, work.tx, **options)
 
     def run():
         state = jax.tree.map(jnp.copy, start)

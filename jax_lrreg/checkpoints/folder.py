@@ -100,8 +100,8 @@ def steps(path: Location) -> list[int]:
         []
     """
     there, bad = finished(_folder("steps", path))
-    for error in bad.values():
-        raise error
+    if bad:
+        raise bad[min(bad)]
     return sorted(there)
 
 
@@ -206,15 +206,16 @@ def finished(root: Path) -> tuple[dict[int, Json], dict[int, Damaged]]:
         except Damaged as error:
             bad[number] = error
             continue
-        if about is not None:
+        if about is None:
+            if not manifest.is_ours(folder) and (folder / NOTES).exists():
+                path = str(folder / manifest.NAME)
+                bad[number] = Damaged(f"checkpoints: the file {path!r} is missing")
+        elif number not in (about["step"], 0):  # at 0 a branch of weights alone begins
+            name = f"is a copy of step {about['step']} under another name"
+            bad[number] = Damaged(f"checkpoints: the folder {str(folder)!r} {name}")
+        else:
             there[number] = about
-            if about["step"] != number and number:  # 0 is where a branch of weights alone begins
-                name = f"is a copy of step {about['step']} under another name"
-                bad[number] = Damaged(f"checkpoints: the folder {str(folder)!r} {name}")
-        elif not manifest.is_ours(folder) and (folder / NOTES).exists():
-            path = str(folder / manifest.NAME)
-            bad[number] = Damaged(f"checkpoints: the file {path!r} is missing")
-    return {number: about for number, about in there.items() if number not in bad}, bad
+    return there, bad
 
 
 def step_folders(root: Path) -> list[Path]:
