@@ -1,6 +1,7 @@
 """One version, wherever it is written; workflows and templates that parse."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,19 @@ def test_the_day_is_the_same_everywhere():
 def test_pythons_are_those_that_readme_has():
     classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
     assert f"| Python | {', '.join(classifiers)} |" in (ROOT / "README.md").read_text()
+
+
+def test_links_of_readme_lead_to_the_repository_on_the_package_index():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    shown = (ROOT / "README.md").read_text()
+    for one in hook["substitutions"]:
+        shown = re.sub(one["pattern"], one["replacement"], shown)
+    places = re.findall(r"(!?)\[[^\]]*\]\(([^)]*)\)", shown)
+    repository = project["project"]["urls"]["Source"] + "/blob/"
+    pictures = repository.replace("github.com", "raw.githubusercontent.com").replace("/blob", "")
+    assert sum(mark == "!" for mark, _ in places) == 1
+    assert all(place.startswith(pictures if mark else repository) for mark, place in places)
 
 
 def test_workflows_and_templates_parse_and_pin_what_they_use():
