@@ -36,11 +36,11 @@ if importlib.util.find_spec("jax_lrreg") is None:  # from the checkout around, e
     if subprocess.run(command, capture_output=True).returncode:
         sys.exit(f"pip found no jax_lrreg: run this in a checkout, or try {' '.join(command[1:])}")
 
-# %%
 # %% [markdown]
 # ## A small transformer
 #
 # It reads the source of a module of Python's library, 32 characters at a time.
+
 # %%
 import argparse
 from pathlib import Path
@@ -143,7 +143,7 @@ print(f"came to {real[-1]:.4f}; the best of the three {min(y[-1] for _, y in cur
 print(plan.matters)
 
 # %%
-plots.forecast(law, {"planned": plan, **runs}, curves={**curves, "planned": (places, real)})
+_ = plots.forecast(law, {"planned": plan, **runs}, curves={**curves, "planned": (places, real)})
 
 # %% [markdown]
 # ## The published curves

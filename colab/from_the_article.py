@@ -51,11 +51,13 @@ import tempfile
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 from jax_lrreg import penalties, plots, schedules, sweeps, training, transforms
 
+plt.rcParams.update(plots.STYLE)  # 所有图一个样式 | one style for all pictures
 path, target = Path(tempfile.mkdtemp()) / "small.csv", "y"
 
 random = np.random.default_rng(0)
@@ -130,7 +132,7 @@ for name, schedule in article.items():
 # 图例用英文:Matplotlib 自带字体没有汉字 | Matplotlib's own font has no Chinese
 english = ("fixed", '"exponential"', '"step decay"')
 ax = plots.schedule(dict(zip(english, article.values(), strict=True)), steps=max_iter)
-_ = ax.set_title("the article's three schedules", loc="left")
+_ = ax.set_title("the article's three schedules")
 
 # %% [markdown]
 # **坦率的说明。** 通常说的"指数衰减"是 $\eta_0 r^{t/s}$,"步长衰减"是 $\eta_0 r^{\lfloor t/s \rfloor}$,与文章的公式不同。
@@ -146,7 +148,7 @@ usual = {
     "usual step decay": schedules.Step(eta0, steps=quarter, decay_rate=0.5),
 }
 ax = plots.schedule(usual, steps=max_iter)
-_ = ax.set_title("what these names mean elsewhere", loc="left")
+_ = ax.set_title("what these names mean elsewhere")
 
 # %% [markdown]
 # ### 程序一 | The first program

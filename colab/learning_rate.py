@@ -46,10 +46,13 @@ if importlib.util.find_spec("jax_lrreg") is None:  # from the checkout around, e
 # %%
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 from jax_lrreg import finder, forecast, plots, schedules, sweeps, training, transforms
+
+plt.rcParams.update(plots.STYLE)  # one style for all pictures of this page
 
 sizes = jnp.arange(1, 101) ** -0.5
 x = jax.random.normal(jax.random.key(0), (4000, 100)) * sizes
@@ -158,8 +161,10 @@ result = sweeps.run(trained, grid)
 losses = np.asarray(result["val_loss"]).mean(-1)
 ax = plots.sweep(result, "val_loss")
 ax.set(yscale="log", xlabel="peak of the rate", ylabel="loss above the noise")
-ax.set_title("a decayed rate bears a larger peak, and ends lower", loc="left", fontsize=10)
-ax.legend(ax.lines, ["fixed", "decayed to 0"], frameon=False)
+ax.set_title("a decayed rate bears a larger peak, and ends lower")
+ax.set_yticks([0.1, 0.2, 0.5, 1], ["0.1", "0.2", "0.5", "1"])
+ax.yaxis.minorticks_off()
+ax.legend(ax.lines, ["fixed", "decayed to 0"])
 fixed, decayed = losses.min(0)
 print(f"the best fixed rate comes to {fixed:.3f}, the best decayed one to {decayed:.3f}")
 assert decayed < 0.85 * fixed

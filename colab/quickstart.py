@@ -55,7 +55,7 @@ steps = 600
 lr = schedules.Cosine(3e-3, steps=540).warmup(60)
 print(lr)
 print(lr(0), lr(60), lr(jnp.array([100, 300, 600])))
-plots.schedule(lr, steps=steps)
+_ = plots.schedule(lr, steps=steps)
 
 # %% [markdown]
 # ## A penalty
@@ -126,4 +126,4 @@ assert history["val_accuracy"][-1] > 0.95
 # ## Look
 
 # %%
-plots.history(history)
+_ = plots.history(history)

@@ -51,6 +51,8 @@ from sklearn.linear_model import LassoCV, lasso_path
 
 from jax_lrreg import penalties, plots, sweeps
 
+plt.rcParams.update(plots.STYLE)  # one style for all pictures of this page
+
 bunch = load_diabetes()
 x = ((bunch.data - bunch.data.mean(0)) / bunch.data.std(0)).astype(np.float32)
 y = ((bunch.target - bunch.target.mean()) / bunch.target.std()).astype(np.float32)
@@ -66,7 +68,7 @@ lasso = penalties.L1(1.0).on("w")  # the intercept is free
 path = sweeps.path(lambda params: squares(params, (x, y)), params, lasso)
 print(path)
 ax = plots.path(path.strengths, path.params["w"], names=[n.upper() for n in bunch.feature_names])
-_ = ax.set_title("ten measurements, one after another", loc="left", fontsize=10)
+_ = ax.set_title("ten measurements, one after another")
 
 # %% [markdown]
 # Each solution carries its certificate, the distance from solving the problem, so it is known how
@@ -98,9 +100,8 @@ for strength, name, dashes in ((cv.best, "best", "-"), (cv.one_standard_error, "
     left = int(np.sum(cv.path.at(strength)["w"] != 0))
     ax.axvline(strength, color=plots.COLORS[1], linestyle=dashes, label=f"{name}: {left} of 10")
 ax.set(xscale="log", xlabel="strength", ylabel="squared error on what is left out")
-ax.set_title("half of the measurements do as well as all", loc="left", fontsize=10)
-ax.spines[["top", "right"]].set_visible(False)
-_ = ax.legend(frameon=False, fontsize=8)
+ax.set_title(f"{left} of 10 measurements come within a standard error of the best")
+_ = ax.legend()
 
 # %% [markdown]
 # ## When it helps
@@ -147,9 +148,8 @@ ax.axhline(without, color="0.5", linestyle=":", label="no penalty")
 ax.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)  # the noise
 ax.set(xscale="log", yscale="log", xlabel="strength, as a part of the least that leaves nothing")
 ax.set_ylabel("squared error, unseen rows")
-ax.set_title("between nothing and everything", loc="left", fontsize=10)
-ax.spines[["top", "right"]].set_visible(False)
-_ = ax.legend(frameon=False, fontsize=8)
+ax.set_title("between nothing and everything")
+_ = ax.legend()
 
 # %% [markdown]
 # ## Whole groups
@@ -163,6 +163,6 @@ grouped = sweeps.path(lambda params: squares(params, (x, y)), params, groups)
 ax = plots.path(
     grouped.strengths, grouped.params["w"], names=[n.upper() for n in bunch.feature_names]
 )
-ax.set_title("S1 to S6 enter together", loc="left", fontsize=10)
+ax.set_title("S1 to S6 enter together")
 inside = np.asarray(grouped.params["w"])[:, 4:] != 0
 assert (inside.all(1) | ~inside.any(1)).all()

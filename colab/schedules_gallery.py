@@ -46,6 +46,7 @@ import optax
 
 from jax_lrreg import plots, schedules, sweeps, text, training
 
+plt.rcParams.update(plots.STYLE)  # one style for all pictures of this page
 steps = 1000
 
 
@@ -57,10 +58,12 @@ def gallery(texts, columns=3):
     for ax, written in zip(axes.ravel(), texts, strict=False):
         plots.schedule(text.parse(written), steps=steps, ax=ax)
         title = textwrap.fill(written.replace(").", ") ."), 126 // columns).replace(") .", ").")
-        ax.set_title(title, loc="left", fontsize=8, family="monospace", pad=14)
+        ax.set_title(title, fontsize=8, family="monospace", pad=14)
         ax.set(xlabel="", ylabel="", xticks=[0, 500, 1000])
-    for ax in axes.ravel()[len(texts) :]:
-        ax.set_axis_off()
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("learning rate")
 
 
 # %% [markdown]
@@ -121,11 +124,12 @@ gallery(
 # %%
 in_epochs = schedules.Cosine(1e-3, steps=9).warmup(1).in_units(per_step=1 / 100)
 named = {
-    "10 epochs of 100 steps": in_epochs,
-    "the same in steps": schedules.Cosine(1e-3, steps=900).warmup(100),
+    "cosine in epochs": in_epochs,
+    "cosine in steps": schedules.Cosine(1e-3, steps=900).warmup(100),
     "inverse square root": schedules.InverseSqrt(1e-3, timescale=100).warmup(100),
 }
-_ = plots.schedule(named, steps=steps, log=True)
+ax = plots.schedule(named, steps=steps, log=True)
+_ = ax.set_title("in epochs of 100 steps and in steps: one line")
 
 # %% [markdown]
 # ## As text
@@ -192,6 +196,7 @@ for name, means, color in zip(shapes, losses.mean(-1), plots.COLORS, strict=Fals
     ax.plot(np.logspace(-2, -0.3, 9), means, marker="o", markersize=3, color=color, label=name)
 ax.set(xscale="log", yscale="log", xlabel="peak of the learning rate", ylim=(0.05, 0.6))
 ax.set_ylabel("loss above the noise")
-ax.set_title("decayed rates bear a larger peak, and end lower", loc="left")
-ax.spines[["top", "right"]].set_visible(False)
-_ = ax.legend(frameon=False, fontsize=8, ncols=2)
+ax.set_yticks([0.1, 0.2, 0.4], ["0.1", "0.2", "0.4"])
+ax.yaxis.minorticks_off()
+ax.set_title("decayed rates bear a larger peak, and end lower")
+_ = ax.legend(ncols=2)

@@ -183,7 +183,7 @@ state, history = training.fit(
     checkpoint=folder,
 )
 assert history["held_out"][-1] < history["held_out"][0] < np.log(len(symbols)), "it learns"
-plots.history(history)
+_ = plots.history(history)
 
 # %% [markdown]
 # ## A profile

@@ -22,7 +22,7 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"jax_lrreg {version}"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 html_static_path, html_css_files = ["_static"], ["site.css"]
 
 myst_heading_anchors = 3  # a link to a heading is written as for GitHub, `page.md#heading`

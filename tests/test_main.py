@@ -373,6 +373,7 @@ WRONG = [
     (["--target", "y"], "--target.*digits"),
     (["--out", "/dev/null/run"], "/dev/null/run"),
     (["--unknown"], "unrecognized arguments: --unknown"),
+    (["--epoch", "3"], "train: error: unrecognized.*--epoch 3; did you mean '--epochs'"),
 ]
 
 

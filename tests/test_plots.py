@@ -105,6 +105,7 @@ def test_history_has_a_panel_for_each_thing():
 
 def run(last, rate=0.1, best=None):
     """A short history, with evaluations."""
+    first = 1.1 if best is None else best + 0.1
     best = last if best is None else best
     return {
         "ended": np.asarray("after step 90: all steps are made"),
@@ -113,7 +114,7 @@ def run(last, rate=0.1, best=None):
         "learning_rate": np.full(3, rate),
         "skipped": np.zeros(3, int),
         "eval_step": np.array([45, 90]),
-        "val_loss": np.array([1.1, last + 0.1]),
+        "val_loss": np.array([first, last + 0.1]),
     }
 
 
@@ -132,8 +133,24 @@ def test_several_histories_share_a_panel_for_each_metric():
 def test_a_title_says_the_last_and_the_best_and_a_constant_rate_looks_constant():
     axes = plots.history(run(0.5, best=0.4))
     text = axes[0].get_title(loc="left")
-    assert text == "at the end: loss 0.5 (best 0.4 at step 60),  val loss 0.6"
+    assert text == "at the end: loss 0.5,  val loss 0.6 (best 0.5 at step 45)"
     assert axes[-1].get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.34, 0.39, ["0.34", "0.36", "0.38"]),
+        (0.04, 1.0, ["0.05", "0.1", "0.2", "0.5", "1"]),
+        (1e-4, 9.0, ["0.0001", "0.001", "0.01", "0.1", "1"]),
+    ],
+)
+def test_a_loss_has_plain_numbers_on_its_axis(low, high, shown):
+    ax = plots.history({**run(low), "loss": np.array([high, high, low])})[0]
+    ax.set_ylim(low, high)
+    plots.figure_of(ax).canvas.draw()
+    inside = lambda text: low <= text.get_position()[1] <= high  # noqa: E731
+    assert [text.get_text() for text in filter(inside, ax.get_yticklabels())] == shown
 
 
 def test_runs_are_compared_in_a_table():
@@ -141,7 +158,7 @@ def test_runs_are_compared_in_a_table():
     assert table.rows == [
         ("loss", "plain", "0.5", "0.4", "60"),
         ("loss", "cosine", "0.25", "0.25", "60"),
-        ("val_loss", "plain", "0.6", "0.6", "90"),
+        ("val_loss", "plain", "0.6", "0.5", "45"),
         ("val_loss", "cosine", "0.35", "0.35", "90"),
     ]
     assert max(map(len, str(table).splitlines())) <= 80

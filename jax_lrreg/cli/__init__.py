@@ -1,4 +1,4 @@
-"""The command line: `python -m jax_lrreg train | compare | plan | find-lr | show | list`.
+"""The command line: `python -m jax_lrreg train | find-lr | compare | plan | show | list`.
 
 Each command is a file of this folder, loaded when it is called: `--help` and a mistyped option wait
 for nothing.
@@ -10,13 +10,14 @@ import importlib
 import io
 import math
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_lrreg import __version__
-from jax_lrreg.cli.options import inherited, json_text
+from jax_lrreg.cli.options import hint, inherited, json_text
 
 HELP_DATA = (
     "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, "
@@ -31,6 +32,7 @@ HELP_LR = (
     'a schedule, as in "Cosine(1e-3, steps=2000).warmup(100)", or a number for a constant rate '
     "(default: warmup and cosine over all steps; for diabetes a polynomial)"
 )
+HELP_EPOCHS = "passes over the training examples (default: 30; for diabetes 100)"
 HELP_BRANCH = (
     "go on from this run, with another plan; what is not given is as it was there, the schedule too"
 )
@@ -58,7 +60,7 @@ exit codes:
   143  ended by SIGTERM; the same `train` goes on"""
 EXAMPLES = {
     "train": """\
-  jax-lrreg train                                           scikit-learn's digits, into run/
+  jax-lrreg train                                           digits, into run/
   jax-lrreg train --data houses.csv --target price --ignore id --out houses
   jax-lrreg train --lr "Cosine(3e-3, steps=27).warmup(3)" --units epochs
   jax-lrreg train --penalty "L1(1e-4).on('**/kernel')"      small weights
@@ -66,19 +68,19 @@ EXAMPLES = {
   jax-lrreg train --quiet --json > result.json              for a script""",
     "find-lr": """\
   jax-lrreg find-lr
-  jax-lrreg find-lr --data houses.csv --target price --optimizer momentum --high 100
-  jax-lrreg find-lr --json                                  suggestion, suggestions""",
+  jax-lrreg find-lr --data houses.csv --target price --optimizer momentum
+  jax-lrreg find-lr --json                                  each rule's rate""",
     "compare": """\
   jax-lrreg compare --lr "[1e-3, 1e-2]" --seeds 5           two constant rates
-  jax-lrreg compare --lr "Cosine([1e-3, 1e-2], steps=660)" --penalty "L2([0, 1e-4])"
-  jax-lrreg compare --lr "[1e-3, 1e-2]" --json              points, best and its command""",
+  jax-lrreg compare --lr "[1e-3, 1e-2]" --penalty "L2([0, 1e-4])"
+  jax-lrreg compare --lr "[1e-3, 1e-2]" --json              all points, and best""",
     "plan": """\
   jax-lrreg plan --steps 5000                               a run of 5000 steps
   jax-lrreg plan --data houses.csv --target price --short 400 --seeds 8""",
     "show": """\
   jax-lrreg show "Cosine(1e-3, steps=900).warmup(100)"
-  jax-lrreg show "0.5 * InverseSqrt(1e-3, timescale=100)" --steps 5000 --log --out lr.svg
-  jax-lrreg show 1e-3 --json                                its values at nine steps""",
+  jax-lrreg show "InverseSqrt(1e-3, timescale=100)" --log --out lr.svg
+  jax-lrreg show 1e-3 --json                                values at nine steps""",
     "list": """\
   jax-lrreg list
   jax-lrreg list | grep -i cos                              a name a line
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         As `EXIT_CODES` has it.
     """
     _replace_letters()
-    options = vars(_parser().parse_args(arguments))
+    options = _parsed(_parser(), arguments)
     try:
         if options.get("branch") is not None:
             options = _branched(options, arguments)
@@ -132,7 +134,18 @@ def _branched(options: dict[str, Any], arguments: Sequence[str] | None) -> dict[
     """The options of a branch: what is not said is as it was in the run that it goes on from."""
     units = "steps" if options["lr"] is None else options["units"]  # of a text that is given
     found = inherited(options["branch"])
-    return {**vars(_parser(found).parse_args(arguments)), "units": units}
+    return {**_parsed(_parser(found), arguments), "units": units}
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """The options; a wrong one is refused with the nearest that its command has."""
+    found, wrong = parser.parse_known_args(arguments)
+    options = vars(found)
+    sub: argparse.ArgumentParser = options.pop("parser")
+    if wrong:  # argparse would show the usage of the program, which has none of these options
+        known = re.findall(r"--[\w-]+", sub.format_usage())
+        sub.error(f"unrecognized arguments: {' '.join(wrong)}{hint(wrong[0], known)}")
+    return options
 
 
 def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentParser:
@@ -146,11 +159,11 @@ def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentPa
     )
     parser.add_argument("--version", action="version", version=f"jax_lrreg {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="train | compare | plan | find-lr | show | list"
+        title="commands", required=True, metavar="train | find-lr | compare | plan | show | list"
     )
 
     def command(name: str, description: str) -> argparse.ArgumentParser:
-        brief = description.split(". ")[0]
+        brief = description.split(". ")[0].rstrip(".")
         sub = commands.add_parser(
             name,
             help=brief,
@@ -159,7 +172,7 @@ def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentPa
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        sub.set_defaults(command=name.replace("-", "_"))
+        sub.set_defaults(command=name.replace("-", "_"), parser=sub)
         sub.add_argument("--json", action="store_true", help="print the result as one JSON object")
         sub.add_argument("--quiet", action="store_true", help="print nothing but what is wrong")
         return sub
@@ -178,7 +191,7 @@ def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentPa
             default="steps",
             help="what the lengths in --lr count (default: steps)",
         )
-        sub.add_argument("--epochs", type=_whole, help="passes over the training examples")
+        sub.add_argument("--epochs", type=_whole, help=HELP_EPOCHS)
     compare.add_argument("--seeds", type=_whole, default=3, help="runs of each point (default: 3)")
     _add_picture(compare, "compare.png")
     plan.add_argument("--steps", type=_whole, help="of the long run (default: as train has)")

@@ -24,6 +24,7 @@ from jax_lrreg.plots.frame import (
     axes_of,
     cycle,
     legend,
+    plain_logarithm,
     shortened,
     styled,
 )
@@ -171,8 +172,8 @@ def history(
         axes: as many axes as there are panels; a new figure by default.
 
     Returns:
-        The axes, from top to bottom. Each title says what the last value is, and the best one
-        where that is another.
+        The axes, from top to bottom. Each title says what the last value is, and of an evaluation
+        the best one where that is another.
     """
     runs = _runs_of(history)
     several = "" not in runs
@@ -240,6 +241,7 @@ def _dress(ax: Axes, label: str, drawn: Sequence[np.ndarray]) -> None:
     # A loss falls by factors; one with a penalty or a likelihood in it may be below 0.
     elif "loss" in label and all(map(_positive, drawn)):
         ax.set_yscale("log")
+        plain_logarithm(ax.yaxis, *ax.get_ylim())
 
 
 def _highest(values: np.ndarray) -> float:
@@ -253,7 +255,7 @@ def _positive(values: np.ndarray) -> bool:
 
 
 def _summary(run: History, names: Sequence[str]) -> str:
-    """The last value of each metric, and the best one where that is another."""
+    """The last value of each metric, and of an evaluation the best one where that is another."""
     texts = []
     # The loss of the data last: beside the whole loss it is what a title can do without.
     for name in sorted(names, key=lambda name: name == "data_loss"):
@@ -261,7 +263,8 @@ def _summary(run: History, names: Sequence[str]) -> str:
         if best is None:
             continue
         text = f"{name.replace('_', ' ')} {values[-1]:.4g}"
-        judged = "loss" in name or "accuracy" in name
+        # Of batches the best value is a lucky one, and would take the room of an evaluation.
+        judged = name in evaluated(run) and ("loss" in name or "accuracy" in name)
         if judged and f"{best:.4g}" != f"{values[-1]:.4g}":
             text += f" (best {best:.4g} at step {step:,})"
         texts.append(text)

@@ -7,8 +7,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 # A grey with a contrast of 4.2 to white and of 4.4 to the dark pages of notebooks and of the site:
 # a picture without a background reads on both.
@@ -79,6 +81,17 @@ def shortened(texts: Sequence[str]) -> str:
     while len(shown) > 1 and len(",  ".join(shown)) > WIDE:
         shown.pop()
     return ",  ".join(shown) + (", ..." if len(shown) < len(texts) else "")
+
+
+def plain_logarithm(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis that goes from `low` to `high`."""
+    # Matplotlib writes 4 x 10^-1 there, over one another on a low panel, and nothing at all
+    # between 0.33 and 0.39.
+    few, factor = MaxNLocator(4, steps=[1, 2, 5, 10]), high / low
+    locator = LogLocator(subs=(1, 2, 5) if factor < 100 else (1,)) if factor > 5 else few
+    axis.set_major_locator(locator)
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def figure_of(ax: Axes) -> Figure:

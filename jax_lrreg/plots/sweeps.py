@@ -12,7 +12,17 @@ from numpy.typing import ArrayLike
 
 from jax_lrreg._arrays import is_key, leaves
 from jax_lrreg._check import require, require_choice
-from jax_lrreg.plots.frame import COLORS, FAINT, GREY, axes_of, cycle, figure_of, legend, styled
+from jax_lrreg.plots.frame import (
+    COLORS,
+    FAINT,
+    GREY,
+    axes_of,
+    cycle,
+    figure_of,
+    legend,
+    plain_logarithm,
+    styled,
+)
 
 if TYPE_CHECKING:
     from jax_lrreg.sweeps import CrossValidation, Path, Result
@@ -123,7 +133,10 @@ def heatmap(
         axis.set_label_text(_label(result, of))
     ax.tick_params("x", rotation=45 if values.shape[1] > 6 else 0)
     metric = name.replace("_", " ")
-    figure_of(ax).colorbar(image, ax=ax, label=metric).outline.set_visible(False)
+    bar = figure_of(ax).colorbar(image, ax=ax, label=metric)
+    bar.outline.set_visible(False)
+    if log:
+        plain_logarithm(bar.ax.yaxis, *image.get_clim())
     ax.spines[:].set_visible(False)
     ax.set_title(f"{'lowest' if mode == 'min' else 'highest'} {metric}: {values[*at]:.4g} (star)")
     return ax

@@ -86,7 +86,7 @@ def _bar(console: Any, disable: bool) -> Any:
 
     rest = Column(ratio=1, no_wrap=True)  # what is too long for the terminal is cut here
     columns = (
-        BarColumn(20),
+        BarColumn(20 if console.width > 90 else 10),  # of 80 columns the time left was cut
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}", markup=False, table_column=rest),
     )
