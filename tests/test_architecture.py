@@ -12,6 +12,7 @@ HOUSE = (  # a room imports from rooms above it only, deferred imports included
     "_struct",
     "_check",
     "_arrays",
+    "_processes",
     "select",
     "_optax_state",
     "controllers",
@@ -34,7 +35,7 @@ HOUSE = (  # a room imports from rooms above it only, deferred imports included
 BASES = [PACKAGE / "schedules" / "base.py", PACKAGE / "penalties" / "base.py"]
 HEAVY = {
     "matplotlib": ("plots",),
-    "orbax": ("checkpoints",),
+    "orbax": ("checkpoints", "_processes"),
     "flax": ("training/modules", "training/precision", "cli"),
     "sklearn": ("cli/data",),
     "tensorboardX": ("training/loggers",),

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -73,32 +72,6 @@ def test_a_run_compiles_once_and_the_state_stays_where_it_was(measured, count):
     assert set(found["devices"]) == {count}
     assert found["kept"]
     assert found["share"] == [1 / count] * 2
-
-
-def test_two_processes_are_one_run(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(SCRIPT.parent / "processes.py")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [
-        subprocess.Popen([*command, str(rank), str(port), str(tmp_path)], **pipes)
-        for rank in range(2)
-    ]
-    try:
-        ends = [process.communicate(timeout=300) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    for process, (_, errors) in zip(both, ends, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    first, second = (json.loads(output.splitlines()[-1]) for output, _ in ends)
-    assert first == second
-    for kind, found in first.items():  # arrays that all have, and rows that each one gives
-        np.testing.assert_allclose(found, first["whole arrays"], rtol=1e-5, err_msg=kind)
-    for file in tmp_path.glob("*.csv"):
-        assert len(file.read_text().splitlines()) == 1 + 3, file
-    assert len(list(tmp_path.glob("*.csv"))) == len(first) == 4
 
 
 def apply(params, x):

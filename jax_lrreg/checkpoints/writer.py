@@ -12,6 +12,8 @@ from typing import Any
 import chex
 import jax
 
+from jax_lrreg._check import require
+from jax_lrreg._processes import together
 from jax_lrreg.checkpoints import arrays, manifest, notes
 from jax_lrreg.checkpoints.folder import (
     ARRAYS,
@@ -48,11 +50,15 @@ class Writer:
         self.begun = (self.root / LOCK).exists()
         self._lock = self._locked()
         try:
-            for path in step_folders(self.root):
-                if manifest.is_ours(path) and manifest.read(path) is None:
-                    manifest.remove(path)
-            self.about, self._bad = finished(self.root)
             self.process = jax.process_index()
+            if self.process == 0:
+                self._clean()
+            together(0)  # before that another process would see what is being deleted
+            self.about, self._bad = finished(self.root)
+            newest = together(max(self.about, default=-1))
+            allowed = "a folder that all processes see, with the same steps in it"
+            given = f"{str(self.root)!r}, with the newest of {newest} on each (-1: none)"
+            require(len(set(newest)) == 1, owner, "checkpoint", given, allowed)
             self._checkpointer: Any = None
             self._thread: threading.Thread | None = None
             self._error: BaseException | None = None
@@ -60,6 +66,11 @@ class Writer:
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _clean(self) -> None:
+        for path in step_folders(self.root):
+            if manifest.is_ours(path) and manifest.read(path) is None:
+                manifest.remove(path)
 
     def latest(self) -> Saved | None:
         """The newest checkpoint, verified; None in a new run."""
@@ -115,11 +126,11 @@ class Writer:
     def _finish(self, step: int, metric: dict[str, notes.Json] | None) -> None:
         try:
             self._checkpointer.wait_until_finished()
+            said = {"step": step, "metric": metric}
             if self.process == 0:
-                said = {"step": step, "metric": metric}
                 manifest.seal(self.root / str(step), said)
-                self.about[step] = said
-                self._thin_out()
+            self.about[step] = said
+            self._thin_out()
         except BaseException as error:  # it is raised where somebody waits for it
             self._error = error
 
@@ -128,7 +139,8 @@ class Writer:
         kept = {*sorted(self.about)[-self.folder.keep :], best_of(self.about)}
         for step in sorted(self.about.keys() - kept):
             del self.about[step]
-            manifest.remove(self.root / str(step))
+            if self.process == 0:
+                manifest.remove(self.root / str(step))
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is valid; raises what kept it from that."""

@@ -54,12 +54,17 @@ class Interrupts:
     signal is ignored, as in what `nohup` starts, nothing is changed.
 
     Attributes:
-        came: the name of the first signal, or "".
+        number: the first signal, or 0.
         noticed: the signals that are noted and not raised: nothing has to hold them back.
     """
 
     def __init__(self):
-        self.came, self.noticed, self._before = "", [], {}
+        self.number, self.noticed, self._before = 0, [], {}
+
+    @property
+    def came(self) -> str:
+        """The name of the first signal, or ""."""
+        return signal.Signals(self.number).name if self.number else ""
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
@@ -73,8 +78,8 @@ class Interrupts:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        before, first = self._before[number], not self.came
-        self.came = self.came or signal.Signals(number).name
+        before, first = self._before[number], not self.number
+        self.number = self.number or number
         if callable(before) and (before is not signal.default_int_handler or not first):
             before(number, frame)
         elif not first:  # what the system does, which Python cannot call

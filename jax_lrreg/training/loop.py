@@ -7,6 +7,7 @@ import numpy as np
 
 from jax_lrreg._check import require, require_whole
 from jax_lrreg._optax_state import tell
+from jax_lrreg._processes import agreed, ending_together
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.chunks import Chunk, Evaluation, Run
 from jax_lrreg.training.data import ArrayData, Batch
@@ -102,7 +103,9 @@ def fit(
 
     Ctrl-C and SIGTERM end the run cleanly: the call of the device and an evaluation are waited for,
     the checkpoint is written, and `history["interrupted"]` is the signal's name. A second one stops
-    at once. Threads other than the main one leave the signals alone.
+    at once. Threads other than the main one leave the signals alone. Of several processes it is
+    enough that one has the signal, and all end where the entry of the history does. An error in one
+    ends the others, with a line on it, since their devices would wait for ever.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -126,7 +129,7 @@ def fit(
     run = Run("fit", step, state, data, steps, until, **options)
     keeping = kept(checkpoint, run, history, data, stop, keep_best, control_on)
     try:
-        with Interrupts() as interrupts, keeping as keeper:
+        with ending_together("fit"), Interrupts() as interrupts, keeping as keeper:
             if keeper.finished:
                 return run.now.state, history.arrays()
             run.noticed = interrupts.noticed
@@ -142,8 +145,9 @@ def fit(
                             values = _evaluate(now, eval_fn, control_on, history)
                             stopped = judged(stop, keep_best, now.step, values, now.state)
                         bar.update(now.step, entry | values)
-                    why = _reason(run, stopped, stop, interrupts.came)
-                    if _ends(run, history, keeper, values, why, stopped):
+                    due = keeper.is_due(values)
+                    stopped, why, due = _decided(run, stopped, stop, interrupts, due)
+                    if _ends(run, history, keeper, values, why, stopped, due):
                         history.interrupted = interrupts.came
                         bar.stopped(now.step, history.ended)
                         break
@@ -278,7 +282,13 @@ def _evaluate(
 
 
 def _ends(
-    run: Run, history: History, keeper: Unkept, values: dict[str, float], why: str, stopped: bool
+    run: Run,
+    history: History,
+    keeper: Unkept,
+    values: dict[str, float],
+    why: str,
+    stopped: bool,
+    due: bool,
 ) -> bool:
     """Whether the run ends here before its time; writes what is to be kept, here or there."""
     if stopped:
@@ -286,7 +296,8 @@ def _ends(
     at_end = run.now.step == run.end
     if stopped or at_end:
         history.end(run.now.step, why)
-    keeper.after(values, bool(why), stopped)
+    if due or why:
+        keeper.save(values, stopped)
     if at_end or not why:
         return False
     if keeper.keeps:
@@ -298,11 +309,21 @@ def _ends(
     return True
 
 
-def _reason(run: Run, stopped: bool, stop: Stop | None, signal: str) -> str:
-    """Why the run ends here; "" where it goes on."""
-    if stopped or (isinstance(stop, Deadline) and stop.is_over()):
-        return f"{name_of(stop)} said so"
-    return ALL if run.now.step == run.end else signal
+def _decided(
+    run: Run, stopped: bool, stop: Stop | None, interrupts: Interrupts, due: bool
+) -> tuple[bool, str, bool]:
+    """Whether `stop` ends the run, why it ends here or "", and whether it is to be saved.
+
+    Several processes decide it together, where an entry of the history ends: between two of them
+    the host of one may be some calls ahead of another's.
+    """
+    over = stopped or (isinstance(stop, Deadline) and stop.is_over())
+    if jax.process_count() > 1 and not (run.now.interval.closed or run.evaluates(run.now.step)):
+        return False, "", False
+    *said, interrupts.number = agreed(stopped, over, due, interrupts.number)
+    stopped, over, due = map(bool, said)
+    at_end = ALL if run.now.step == run.end else interrupts.came
+    return stopped, f"{name_of(stop)} said so" if over else at_end, due
 
 
 def _checked_evaluation(eval_every: int | None, eval_fn: Evaluation | None) -> int | None:

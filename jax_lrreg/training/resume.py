@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._check import require
+from jax_lrreg._processes import together
 from jax_lrreg.checkpoints.fingerprint import BRANCH, Fingerprint, refuse_difference
 from jax_lrreg.checkpoints.folder import Folder, Saved, restored
 from jax_lrreg.checkpoints.writer import Writer
@@ -37,8 +38,13 @@ class Unkept:
     keeps = finished = False
     best: str | None = None
 
-    def after(self, values: Mapping[str, float], ended: bool, finished: bool) -> None:
-        """Called after each call of the device, with what an evaluation there found."""
+    def is_due(self, values: Mapping[str, float]) -> bool:
+        """Asked after each call of the device, with what an evaluation there found."""
+        del values
+        return False
+
+    def save(self, values: Mapping[str, float], finished: bool) -> None:
+        """Writes a checkpoint."""
 
 
 @contextlib.contextmanager
@@ -64,6 +70,10 @@ def kept(
         keeper = Kept(writer, run, history, stop, keep_best, plan)
         keeper.go_on()
         yield keeper
+        writer.wait()
+        together(
+            0
+        )  # only now the last checkpoint is there for whoever reads it next, on any process
     finally:
         writer.close()
 
@@ -187,12 +197,15 @@ class Kept(Unkept):
             state = saved.load("best", self.run.now.state, "fit") if saved.holds("best") else None
             self.keep_best.set_state(saved.notes["best"], state)
 
-    def after(self, values: Mapping[str, float], ended: bool, finished: bool) -> None:
-        """Writes a checkpoint if one is due, and in any case where the run ends."""
-        step = self.run.now.step
-        metric = values.get(self.best) if self.best else None
-        if not (ended or self.writer.is_due(step, metric)):
-            return
+    def _metric(self, values: Mapping[str, float]) -> float | None:
+        return values.get(self.best) if self.best else None
+
+    def is_due(self, values: Mapping[str, float]) -> bool:
+        """Whether a checkpoint is to be written here, even if the run does not end."""
+        return self.writer.is_due(self.run.now.step, self._metric(values))
+
+    def save(self, values: Mapping[str, float], finished: bool) -> None:
+        """Writes a checkpoint of where the run is."""
         self.history.write()  # the rows up to here are read, so that they can be kept
         interval, state = self.run.now.interval, self.run.now.state
         trees: dict[str, Any] = {"state": state}
@@ -216,4 +229,4 @@ class Kept(Unkept):
             "ended": self.history.ended,
             "finished": finished,
         }
-        self.writer.save(step, trees, about, metric)
+        self.writer.save(self.run.now.step, trees, about, self._metric(values))

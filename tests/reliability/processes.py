@@ -1,41 +1,82 @@
-"""One of two processes on a mesh: `processes.py RANK PORT FOLDER [STEPS]` prints what it finds."""
+"""One of two processes on a mesh: `processes.py RANK PORT FOLDER [WHAT]` prints what it finds.
+
+Without WHAT: whole states and cut ones, arrays and rows of its own, a signal to one of the two, and
+a run that is kept. Then RANK "alone" is one process with one device, which goes on with that run.
+With "error" the data of process 1 fail at step 40, with "kill" the system ends it there.
+"""
 
 import json
 import os
 import pathlib
+import signal
 import sys
 
-rank, port, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
-steps = int(sys.argv[4]) if len(sys.argv) > 4 else 6
-flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+rank, port, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
+what = sys.argv[4] if len(sys.argv) > 4 else ""
+alone = rank == "alone"
+flags = f"--xla_force_host_platform_device_count={1 if alone else 2}"
+os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags + " --xla_backend_optimization_level=0"}
 
 import jax
 
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-limits = {"heartbeat_timeout_seconds": 10, "shutdown_timeout_seconds": 10}
-jax.distributed.initialize(f"localhost:{port}", 2, rank, **limits)
+rank = 0 if alone else int(rank)
+if not alone:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Of an error `fit` tells the other one after 10 s, before JAX does.
+    limits = {
+        "heartbeat_timeout_seconds": 10,
+        "shutdown_timeout_seconds": 30 if what == "error" else 10,
+    }
+    jax.distributed.initialize(f"localhost:{port}", 2, rank, **limits)
 
 import jax.numpy as jnp
 from regression import begin, data, mesh, step
 
-from jax_lrreg import training
+from jax_lrreg import checkpoints, training
+
+STEPS, KEPT, LONGER = 6, 12, 16
 
 
-def own_rows(index):
-    return jax.tree.map(lambda a: a[rank * 8 : rank * 8 + 8], data(index))
+def own_rows(steps):
+    for index in range(steps):
+        if what and rank == 1 and index == 40:
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("row 17 is broken")
+        yield jax.tree.map(lambda a: a[rank * 8 : rank * 8 + 8], data(index))
 
 
-found = {}
+def fit(name, rule=None, kind=data, steps=STEPS, loggers=(), **options):
+    """The losses, and the sum of the weights' sizes."""
+    loggers = [training.log_csv(folder / f"{name}.csv"), *loggers]
+    options |= {"until": steps, "log_every": 2, "loggers": loggers}
+    state, history = training.fit(step, begin(sharding=rule), kind, **options)
+    return [*history["loss"].tolist(), size(state)], str(history.get("interrupted", ""))
+
+
+def size(state):
+    return float(jax.jit(lambda p: jnp.sum(jnp.abs(p)))(state.params))
+
+
+def terminate(now, entry):
+    if now == 6 and rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+found, cut = {}, training.fsdp("data", least=16)
+kept = {"rule": cut, "checkpoint": checkpoints.Folder(folder / "run", every=4)}
 with jax.set_mesh(mesh):
-    for name, rule in (("whole", None), ("fsdp", training.fsdp("data", least=16))):
-        kinds = {"arrays": data, "rows": [own_rows(i) for i in range(steps)]}
-        for kind in kinds if steps < 100 else ("arrays",):
-            state = begin(sharding=rule)
-            loggers = [training.log_csv(folder / f"{name}-{kind}.csv")]
-            options = {"steps": steps, "log_every": 2, "loggers": loggers}
-            print("training", flush=True)
-            state, history = training.fit(step, state, kinds[kind], **options)
-            size = jax.jit(lambda p: jnp.sum(jnp.abs(p)))(state.params)
-            found[f"{name} {kind}"] = [*history["loss"].tolist(), float(size)]
+    if what:
+        fit(what, cut, own_rows(10**6), 10**6)
+    if alone:
+        found["kept"], _ = fit("longer", steps=LONGER, **kept)
+        found["whole"], _ = fit("again", steps=LONGER)
+    else:
+        for name, rule in (("whole", None), ("cut", cut)):
+            found[name], _ = fit(name, rule)
+            found[f"{name}, rows"], _ = fit(f"{name} rows", rule, own_rows(STEPS))
+        _, found["signal"] = fit("kept", steps=KEPT, loggers=[terminate], **kept)
+        found["kept"], _ = fit("kept", steps=KEPT, **kept)
+    like = begin(sharding=cut)
+    found["back"] = size(checkpoints.restore(folder / "run", like=like, step=KEPT))
 print(json.dumps(found))

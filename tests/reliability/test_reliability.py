@@ -1,10 +1,14 @@
-"""The small form of the battery: see README.md."""
+"""The small form of the battery, and two processes that are one run: see README.md."""
 
+import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BATTERY = Path(__file__).parent / "battery.py"
@@ -33,3 +37,58 @@ def test_a_run_of_eight_devices_goes_on_on_eight_four_and_one(tmp_path):
         if count == 8:
             assert found == expected
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+PROCESSES = BATTERY.parent / "processes.py"
+
+
+def run_two(folder, *what):
+    """The exit code, output, errors and seconds of each of two processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, str(PROCESSES)]
+    both = [
+        subprocess.Popen([*command, str(rank), str(port), str(folder), *what], **pipes)
+        for rank in range(2)
+    ]
+    try:
+        ends = [process.communicate(timeout=300) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    return [(one.returncode, *texts) for one, texts in zip(both, ends, strict=True)]
+
+
+def test_two_processes_are_one_run_which_one_process_goes_on_with(tmp_path):
+    ends = run_two(tmp_path)
+    for code, _, errors in ends:
+        assert code == 0, errors[-3000:]
+    first, second = (json.loads(output.splitlines()[-1]) for _, output, _ in ends)
+    assert first == second
+    for kind in ("whole", "whole, rows", "cut", "cut, rows"):  # rows that each one gives
+        np.testing.assert_allclose(first[kind], first["whole"], rtol=1e-5, err_msg=kind)
+    assert first["signal"] == "SIGTERM"  # of one of the two: both end, and save
+    lines = {file.stem: len(file.read_text().splitlines()) for file in tmp_path.glob("*.csv")}
+    assert lines == {"whole": 4, "whole rows": 4, "cut": 4, "cut rows": 4, "kept": 7}
+    command = [sys.executable, "-W", "ignore", str(PROCESSES), "alone", "-", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    alone = json.loads(done.stdout.splitlines()[-1])
+    assert alone["back"] == pytest.approx(first["back"], rel=1e-6)
+    np.testing.assert_allclose(alone["kept"], alone["whole"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["error", "kill"])
+def test_a_process_that_ends_ends_the_other_which_says_why(tmp_path, what):
+    (code, _, errors), (other, _, own) = run_two(tmp_path, what)
+    assert code not in (0, None)
+    assert other not in (0, None)
+    if what == "error":
+        assert "fit: process 1 of 2 ended by ValueError: row 17 is broken; process 0" in errors
+        assert "ValueError: row 17 is broken\n" in own
+    else:
+        assert "fit: process 0 of 2 may have lost another one: call the script again" in errors
+    # Within a minute: of the other one's end, or of the last line that it has written.
+    entry = (tmp_path / f"{what}.csv").stat()
+    assert time.time() - entry.st_mtime < 60
