@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,6 +20,20 @@ def test_the_blocks_of_a_page_run_in_order(page, capsys):
     for index, block in enumerate(blocks):
         exec(compile(block, f"{page.name}, block {index}", "exec"), names)
     plt.close("all")
+    capsys.readouterr()
+
+
+BEFORE = [page for page in PAGES if "```py\n" in page.read_text()]
+
+
+@pytest.mark.parametrize("page", BEFORE, ids=lambda page: page.stem)
+def test_what_was_before_is_a_whole_program_where_its_library_is_installed(page, capsys):
+    block = re.search(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)[1]
+    for library in re.findall(r"^(?:import|from) (keras|timm|torch|transformers)\b", block, re.M):
+        pytest.importorskip(library)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(block, page.name, "exec"), {})
     capsys.readouterr()
 
 
