@@ -111,7 +111,9 @@ assert sparse >= dense - 0.01
 kernel = results["prox"]["layers_0"]["kernel"]
 used = np.argsort(-np.abs(kernel).sum(0))[:12]
 figure, axes = plt.subplots(2, 6, figsize=(7, 2.6), layout="constrained")
-figure.suptitle("of 64 pixels a unit sees a few: blue ones excite it, red ones hold it back", fontsize=9)
+figure.suptitle(
+    "of 64 pixels a unit sees a few: blue ones excite it, red ones hold it back", fontsize=9
+)
 for ax, unit in zip(axes.ravel(), used, strict=True):
     image = np.asarray(kernel[:, unit]).reshape(8, 8)
     ax.imshow(image, cmap="RdBu", vmin=-np.abs(image).max(), vmax=np.abs(image).max())
