@@ -35,11 +35,18 @@ def to(end, shape, begin=0, length=D):
     return lambda s: end + (P - end) * shape(min(max(s - begin, 0) / length, 1))
 
 
+def maxtext(decay):
+    """Its warmup reaches the peak at its last step, and nothing is learnt after the end."""
+    return lambda t: P * t / (W - 1) if t < W else decay(t - W) if t < T else 0
+
+
 line = lambda x: 1 - x  # noqa: E731
 wsd = {"begin": D - n, "length": n}
 # By the library and a piece of the expression: the formula of its source, of the update t from 0.
 FORMULAS = {
-    ("MaxText", "Cosine(P"): lambda t: after_warmup(to(E, cos), 0)(t) if t < T else 0,
+    ("MaxText", "steps=D, end"): lambda t: after_warmup(to(E, cos), 0)(t) if t < T else 0,
+    ("MaxText", "steps=D - 1"): lambda t: maxtext(to(E, cos, 0, D - 1))(t),
+    ("MaxText", "cooldown"): lambda t: maxtext(to(E, line, D - n, n - 1))(t),
     ("Levanter", "Linear(P"): after_warmup(to(E, line), 0),
     ("Levanter", 'shape="cosine"'): after_warmup(to(E, cos, **wsd), 0),
     ("Levanter", "InverseSqrt"): after_warmup(
@@ -57,6 +64,9 @@ FORMULAS = {
     ("OLMo-core", "`Cosine(P"): after_warmup(to(E, cos)),
     ("OLMo-core", "InverseSqrt"): after_warmup(lambda s: E + (P - E) * math.sqrt(W / (s + W))),
     ("OLMo-core", "cooldown"): after_warmup(to(E, line, **wsd)),
+    ("OLMo-core", "2 * D"): lambda t: I + ((P + E) / 2 - I) * t / W
+    if t < W
+    else to(E, cos, -D, 2 * D)(t - W),
     ("OLMo-core", "cosine_then_linear"): after_warmup(
         lambda s: to(c, cos)(s)
         if s < D - n
@@ -78,6 +88,9 @@ FORMULAS = {
     + (P - I) * min(math.log(t + 1) / math.log(W), 1),
     ("DeepSpeed", "Linear(P"): lambda t: I
     + (P - I) * (math.log(t + 1) / math.log(W) if t < W else max(T - t, 0) / D),
+    ("DeepSpeed", "Cosine(P"): lambda t: I + (P - I) * math.log(t + 1) / math.log(W)
+    if t < W
+    else to(E, cos, -1)(t - W),
     ("DeepSpeed", "Cyclic"): lambda t: I + (P - I) * (t / u if t <= u else (u + d - t) / d)
     if t <= u + d
     else I / (1 + r * (t - u - d) / n),
