@@ -1,7 +1,6 @@
 """`compare`: trains at every point of a grid, with several seeds each, and says which is best."""
 
 import math
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from jax_lrreg import penalties, schedules, sweeps, training
 from jax_lrreg._check import require
-from jax_lrreg.cli.options import PROGRAM, Found, needing, parsed
+from jax_lrreg.cli.options import PROGRAM, Found, needing, parsed, train_command
 from jax_lrreg.cli.output import console, picture, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
 
@@ -69,7 +68,7 @@ def run(
     print(f"Best of all on the test examples, which flatters it: {BY} {best.value:.4g}")
     print(f"Wrote {path} and {path.with_suffix('.csv')}")
     chosen = {name: repr(value) for name, value in (hyper | best.hyper).items()}
-    command = _command({**options, **chosen, "epochs": epochs})
+    command = train_command({**options, **chosen, "epochs": epochs})
     print(f"Train it: {command}")
     rows = result.table(over=OVER).rows
     points = [_plain(rows[at]) for at in np.argsort(mean, kind="stable")]
@@ -169,19 +168,3 @@ def _moving(points: Mapping[str, object]) -> list[tuple[str, Any]]:
     field = lambda path: jax.tree_util.keystr(path[-1:], simple=True)  # noqa: E731
     name = lambda path: f"{jax.tree_util.keystr(path[:1], simple=True)} {field(path)}"  # noqa: E731
     return [(name(path), leaf) for path, leaf in pairs if jnp.ndim(leaf)]
-
-
-def _command(options: Mapping[str, object]) -> str:
-    """The command that trains one point."""
-    words = ["jax-lrreg train"]
-    for name, value in options.items():
-        for each in value if isinstance(value, list) else [value]:
-            text = ",".join(map(str, each)) or "none" if isinstance(each, tuple) else str(each)
-            words += [] if each is None else [f"--{name.replace('_', '-')} {_quoted(text)}"]
-    return " ".join(words)
-
-
-def _quoted(text: str) -> str:
-    """A word of a shell; a pattern's own quotes stay readable in double ones."""
-    plain = "'" in text and not set(text) & set('"$`\\!')
-    return f'"{text}"' if plain else shlex.quote(text)

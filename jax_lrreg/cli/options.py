@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,3 +95,19 @@ def json_text(found: Found) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(found), indent=2)
+
+
+def train_command(options: Mapping[str, object]) -> str:
+    """The command that trains with these options."""
+    words = [f"{PROGRAM} train"]
+    for name, value in options.items():
+        for each in value if isinstance(value, list) else [value]:
+            text = ",".join(map(str, each)) or "none" if isinstance(each, tuple) else str(each)
+            words += [] if each is None else [f"--{name.replace('_', '-')} {_quoted(text)}"]
+    return " ".join(words)
+
+
+def _quoted(text: str) -> str:
+    """A word of a shell; a pattern's own quotes stay readable in double ones."""
+    plain = "'" in text and not set(text) & set('"$`\\!')
+    return f'"{text}"' if plain else shlex.quote(text)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jax_lrreg import forecast, schedules, training
 from jax_lrreg._check import require
-from jax_lrreg.cli.options import PROGRAM, Found, needing
+from jax_lrreg.cli.options import PROGRAM, Found, needing, train_command
 from jax_lrreg.cli.output import picture, print_pairs, save
 from jax_lrreg.cli.problem import OPTIMIZERS, Problem, problem
 
@@ -62,16 +62,20 @@ def run(
     summary = _summary(task, plan, law, (seeds, short))
     print_pairs(f"Planned for {options['data']}", summary)
     assert law.evidence is not None
-    if law.evidence.misfit > POOR:
+    plain, misfit = float(law.final(shown["constant"], steps=steps)), float(law.evidence.misfit)
+    if misfit > POOR:
         more = "its plan is a guess: try longer --short runs, or another --peak"
         print(f"{PROGRAM}: the law does not hold here, {more}", file=sys.stderr)
+    elif plain < (1 + misfit) * float(plan.loss):
+        more = f"a constant rate is expected to come to {plain:.4g}, which differs by less than"
+        print(f"{PROGRAM}: {more} the law misses", file=sys.stderr)
     epochs = -(-steps // per_epoch)
     print(f"Wrote {path}")
-    # A schedule's text has single quotes, and nothing that a shell reads in double ones.
-    command = f'{PROGRAM} train --lr "{plan.schedule}" --epochs {epochs}'
+    chosen = {"lr": repr(plan.schedule), "epochs": epochs}
+    command = train_command({**options, **chosen})
     print(f"Train it: {command}")
     interval = list(map(float, plan.interval or ()))
-    more = {"interval": interval, "misfit": float(law.evidence.misfit)}
+    more = {"interval": interval, "misfit": misfit, "constant": plain}
     return 0, {**summary, **more, "train": command, "picture": str(path)}
 
 

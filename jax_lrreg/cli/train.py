@@ -103,7 +103,7 @@ def run(
         "penalty at the end": float(task.penalty(state.params, steps)),
         "exact zeros in kernels": _zeros(state.params),
         "learning rate at the end": float(history["learning_rate"][-1]),
-        "seconds, with compiling": seconds,
+        "seconds with compiling": seconds,
         **({} if math.isnan(pace) else {"milliseconds per step": 1000 * pace}),
         "device": str(jax.devices()[0].device_kind),
     }

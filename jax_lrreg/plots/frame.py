@@ -87,7 +87,7 @@ def plain_logarithm(axis: Axis, low: float, high: float) -> None:
     """Plain numbers on a logarithmic axis that goes from `low` to `high`."""
     # Matplotlib writes 4 x 10^-1 there, over one another on a low panel, and nothing at all
     # between 0.33 and 0.39.
-    few, factor = MaxNLocator(4, steps=[1, 2, 5, 10]), high / low
+    few, factor = MaxNLocator(5, steps=[1, 2, 5, 10]), high / low
     locator = LogLocator(subs=(1, 2, 5) if factor < 100 else (1,)) if factor > 5 else few
     axis.set_major_locator(locator)
     axis.set_major_formatter("{x:g}")
