@@ -58,6 +58,22 @@ def test_each_device_does_its_part_of_the_work(measured, count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
+def test_batches_of_grain_are_cut_too(measured, count):
+    found = measured[count]["flops"]
+    if "grain" not in found:
+        pytest.skip("the extra `parity` is not installed")  # its losses are compared below
+    assert found["grain"] == found["list"]
+
+
+def test_constraints_and_references_cost_no_message_where_groups_stay_whole(measured):
+    found = measured[4]["families"]
+    assert max(found["differs"].values()) < 1e-5, found["differs"]
+    assert len(found["differs"]) == 4
+    assert sum(found["plain"]) > 0
+    assert all(np.less_equal(found["sent"], found["plain"])), found
+
+
+@pytest.mark.parametrize("count", COUNTS)
 def test_the_losses_are_those_of_one_device(measured, count):
     expected = measured[1]["losses"]["ArrayData"]
     for name, losses in measured[count]["losses"].items():

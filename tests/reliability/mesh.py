@@ -1,7 +1,9 @@
 """What a run does on so many devices: `mesh.py COUNT` prints it as JSON."""
 
+import importlib.util
 import json
 import os
+import re
 import sys
 
 count = int(sys.argv[1])
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_lrreg import penalties, training
+from jax_lrreg import penalties, training, transforms
 
 ROWS, WIDTH, STEPS = 1024, 64, 4
 compiled = []
@@ -56,6 +58,15 @@ def begin(**options):
 
 batches = [data(i) for i in range(STEPS)]
 kinds = {"ArrayData": lambda: data, "list": lambda: batches, "generator": lambda: iter(batches)}
+if importlib.util.find_spec("grain"):
+    import grain
+
+    def drawn():  # the same rows in the same order, batched by Grain
+        order = np.concatenate([data.rows(i)[0] for i in range(STEPS)])
+        rows = [{name: a[i] for name, a in arrays.items()} for i in order]
+        return iter(grain.MapDataset.source(rows).batch(ROWS).to_iter_dataset())
+
+    kinds["grain"] = drawn
 if count == 8:
     kinds["placed"] = lambda: [training.place(batch, mesh) for batch in batches]
 found = {"losses": {}, "flops": {}, "compiled": {}, "devices": []}
@@ -72,6 +83,42 @@ def measure(name, step, state, given, chunk=STEPS):
     found["devices"].append(len(state.params["Dense_0"]["bias"].sharding.device_set))
     return state
 
+
+SENT = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
+POINT = rng.normal(size=(WIDTH, 8)).astype(np.float32)
+FAMILIES = {  # each on a matrix of its own, of one program
+    "ball": penalties.L1Ball(1.0, axis=0),
+    "simplex": penalties.Simplex(axis=-1),
+    "start": penalties.L2SP(0.5, reference=POINT),
+    "former": penalties.EWC(0.5, importance=POINT**2, reference=POINT),
+}
+PROX = sum(penalty.on(name) for name, penalty in FAMILIES.items())
+
+
+def followed(prox, sharding=None):
+    """The weights after two steps under a prox, and what the program sends."""
+    tx = optax.adam(0.1)
+    if prox:
+        tx = transforms.proximal(tx, prox, learning_rate=0.1)
+    apply = lambda params, x: sum(x @ w for w in params.values())  # noqa: E731
+    step = training.make_step(apply, lambda model, x: jnp.mean((model(x) - 1) ** 2), tx)
+    params = dict.fromkeys(FAMILIES, -POINT)
+    state = training.init(apply, tx, key=jax.random.key(0), params=params, sharding=sharding)
+    text = step.lower(state, x[:16]).compile().as_text()
+    for i in range(2):
+        state, _ = step(state, x[16 * i : 16 * i + 16])
+    sent = [len(re.findall(rf" {kind}(-start)?\(", text)) for kind in SENT]
+    return jax.device_get(state.params), sent
+
+
+if count == 4:
+    alone, _ = followed(PROX)
+    with jax.set_mesh(mesh):
+        rule = training.fsdp("data", least=0, keep_groups=PROX)
+        _, plain = followed(None, rule)
+        held, sent = followed(PROX, rule)
+    differs = {name: float(abs(held[name] - alone[name]).max()) for name in alone}
+    found["families"] = {"differs": differs, "sent": sent, "plain": plain}
 
 with jax.set_mesh(mesh):
     step = make()
