@@ -2,6 +2,8 @@
 
     python benchmarks/scaling.py [--tiny] [--only WORDS] [--limit 600] [--kept FILE] > scaling.md
 
+It writes the whole page; with `--tiny`, the table of a small transformer alone.
+
 Nothing is run: a step of a transformer of a thousand million parameters, its layers scanned, its
 state cut by `training.fsdp`, is compiled for TPUs by PyPI's libtpu (the extra `tpu-aot`), and its
 messages are counted in the program: those of a loop as often as it turns. Each chip has one row of
@@ -27,10 +29,12 @@ from _timing import machine
 from jax.sharding import PartitionSpec as P
 
 from jax_lrreg import penalties, training, transforms
+from jax_lrreg.penalties import spectral
 
 CHIPS = ("v5p:1x1x1", "v5p:2x2x1", "v5e:4x4", "v5e:16x16", "v5p:8x8x16")
 MIDDLE = "v5e:4x4"  # where all penalties are looked at
 SCALED = ("none", "L1, prox")
+SIDES = (64, 128, 256, 512)  # of the matrices whose decomposition is compiled
 RATE = 1e-3
 
 TEXT = """Of one step and one chip, read from programs compiled by `python benchmarks/scaling.py`;
@@ -82,6 +86,10 @@ CASES = {
     "GroupLasso, prox, kept whole": Case(LASSO, prox=True, keeps=True),
     "LInf, prox": Case(penalties.LInf(1e-4, **GROUPS), prox=True),
     "LInf, prox, kept whole": Case(penalties.LInf(1e-4, **GROUPS), prox=True, keeps=True),
+    "L1Ball, prox": Case(penalties.L1Ball(1.0, **GROUPS), prox=True),
+    "L1Ball, prox, kept whole": Case(penalties.L1Ball(1.0, **GROUPS), prox=True, keeps=True),
+    "Simplex, prox": Case(penalties.Simplex(**GROUPS), prox=True),
+    "Simplex, prox, kept whole": Case(penalties.Simplex(**GROUPS), prox=True, keeps=True),
     "MaxNorm, prox": Case(penalties.MaxNorm(1.0, **GROUPS), prox=True),
     "MaxNorm, prox, kept whole": Case(penalties.MaxNorm(1.0, **GROUPS), prox=True, keeps=True),
     "Orthogonal": Case(penalties.Orthogonal(1e-4, stacked=1)),
@@ -162,11 +170,30 @@ def compiled(name: str, chips: str, size: Size) -> dict[str, Any]:
     }
 
 
-def in_a_process(name: str, chips: str, limit: float) -> dict[str, Any] | str:
-    """The same in a process of its own, or why there is no such program."""
-    words = [sys.executable, __file__, "--one", name, chips]
+def decomposed(side: int) -> float:
+    """Seconds of the processor to compile a step with the prox of one matrix's NuclearNorm."""
+    spectral.LARGEST_ON_TPUS = max(SIDES)  # the limit is what is looked for
+    apply = lambda params, x: x @ params["w"]  # noqa: E731
+    norm = penalties.NuclearNorm(1e-4)
+    tx = transforms.proximal(optax.sgd(RATE), norm, learning_rate=RATE)
+    step = training.make_step(apply, lambda model, x: jnp.mean(model(x) ** 2), tx)
+
+    def make() -> training.State:
+        params = {"w": jnp.zeros((side, side))}
+        return training.init(apply, tx, key=jax.random.key(0), params=params)
+
+    state = _ahead.shapes_on(_ahead.mesh_of("v5e:2x2"), make)
+    lowered = step.lower(state, jax.ShapeDtypeStruct((8, side), jnp.float32))
+    began = time.process_time()
+    lowered.compile()
+    return time.process_time() - began
+
+
+def in_a_process(limit: float, *words: str) -> Any:
+    """What this script prints of these words, in a process of its own, or why it does not."""
+    command = [sys.executable, __file__, *words]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return f"not compiled within {limit:g} s"
     if done.returncode:
@@ -199,24 +226,24 @@ def main() -> None:
     )
     parser.add_argument("--kept", type=Path, help="JSON lines of programs: go on from there")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
         print("| nothing is compiled for TPUs without the extra `tpu-aot` |")
-        return
-    if options.one:
-        print(json.dumps(compiled(*options.one, SIZE)))
-        return
-    names = [name for name in CASES if options.only in name]
-    chips = CHIPS[2:3] if options.tiny else CHIPS
+    elif options.one or options.side:
+        print(json.dumps(compiled(*options.one, SIZE) if options.one else decomposed(options.side)))
+    else:
+        page(options)
 
+
+def page(options: argparse.Namespace) -> None:
+    names = [name for name in CASES if options.only in name]
     lines = options.kept.read_text().splitlines() if options.kept and options.kept.exists() else []
     kept = {tuple(key): value for key, value in map(json.loads, lines)}
 
     def found(name: str, where: str) -> dict[str, Any] | str:
-        if options.tiny:
-            return compiled(name, where, TINY)
         if (name, where) not in kept and options.limit:
-            kept[name, where] = in_a_process(name, where, options.limit)
+            kept[name, where] = in_a_process(options.limit, "--one", name, where)
             if options.kept:
                 with options.kept.open("a") as file:
                     print(json.dumps([[name, where], kept[name, where]]), file=file)
@@ -224,12 +251,23 @@ def main() -> None:
 
     made = f"Made with libtpu {version('libtpu')} on {machine()}."
     print(f"# {__doc__.splitlines()[0]}\n\n{TEXT}\n{made}")
-    for name in [name for name in SCALED if name in names]:
-        rows = [(f"{_ahead.mesh_of(where).size}, {where}", found(name, where)) for where in chips]
-        table(f"By chips, penalty: {name}", rows)
-    if not options.limit:
-        names = [name for name in names if (name, MIDDLE) in kept]
-    table(f"By penalty, chips: {MIDDLE}", [(name, found(name, MIDDLE)) for name in names])
+    if not options.tiny:
+        for name in [name for name in SCALED if name in names]:
+            rows = [
+                (f"{_ahead.mesh_of(where).size}, {where}", found(name, where)) for where in CHIPS
+            ]
+            table(f"By chips, penalty: {name}", rows)
+        large = [name for name in names if options.limit or (name, MIDDLE) in kept]
+        table(f"By penalty, chips: {MIDDLE}", [(name, found(name, MIDDLE)) for name in large])
+    count = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: parameters(TINY))))
+    small = [(name, compiled(name, MIDDLE, TINY)) for name in names]
+    table(f"By penalty, of {count:,} parameters instead (`--tiny`), chips: {MIDDLE}", small)
+    if not options.tiny:
+        print("\n## NuclearNorm's prox on one square matrix, 4 chips of v5e")
+        print("\n| side | s of the processor to compile |\n|---|---|")
+        for side in SIDES:
+            seconds = in_a_process(600, "--side", str(side))
+            print(f"| {side} | {seconds if isinstance(seconds, str) else format(seconds, '.1f')} |")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_lrreg import penalties, training
+from jax_lrreg import penalties, training, transforms
 
 SCRIPT = pathlib.Path(__file__).parent / "reliability" / "mesh.py"
 COUNTS = (1, 2, 4, 8)
@@ -220,3 +221,20 @@ def test_a_sharding_brings_its_mesh_and_one_device_is_a_mesh_too():
     assert state.params["kernel"].sharding == where
     assert history["loss"][-1] < history["loss"][0]
     assert not state.copy().params["kernel"].is_deleted()
+
+
+def test_a_reference_that_is_data_of_the_state_lies_as_its_parameter():
+    near = lambda point: transforms.proximal(  # noqa: E731
+        TX, penalties.L2SP(0.5, reference=point), learning_rate=0.1
+    )
+    step, found = training.make_step(apply, loss_fn, near), []
+    for context in (contextlib.nullcontext, lambda: jax.set_mesh(mesh_of())):
+        with context():
+            options = {"params": PARAMS, "hyper": PARAMS}
+            if found:
+                options["sharding"] = {"kernel": P("data")}
+            state = training.init(apply, near, key=jax.random.key(0), **options)
+            state, _ = step(state, {"x": np.ones((4, 8), np.float32)})
+            found.append(state)
+    assert found[1].hyper["kernel"].sharding.spec == P("data", None)
+    chex.assert_trees_all_close(found[0].params, found[1].params, rtol=1e-6)

@@ -5,6 +5,7 @@ of our choice, must be those that `metric.step_sizes` claims.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -300,9 +301,16 @@ def _evaluated(function: Callable[[], T]) -> tuple[T, bool]:
     numbers = [_number_for(x, 0.37 + 0.01 * i) for i, x in enumerate(closed.consts)]
     # Compiled ahead of time it runs while something else is traced. Its operations one by one would
     # each have to be compiled, which takes 5 times as long.
-    program = jax.jit(jaxpr_as_fun(closed.replace(consts=numbers))).lower().compile()
-    result = jax.tree.unflatten(jax.tree.structure(shapes), jax.device_get(program()))
-    return result, known(*closed.consts)
+    program = jax.jit(jaxpr_as_fun(closed.replace(consts=numbers)))
+    run = lambda: jax.device_get(program.lower().compile()())  # noqa: E731
+    if jax.sharding.get_abstract_mesh().empty:
+        found = run()
+    else:
+        # The devices of a mesh may not be here, where a step is compiled for them ahead of time;
+        # and only another thread has no mesh, as inside a trace none can be set.
+        with ThreadPoolExecutor(1) as other:
+            found = other.submit(run).result()
+    return jax.tree.unflatten(jax.tree.structure(shapes), found), known(*closed.consts)
 
 
 def _number_for(value: jax.Array, unit: float) -> Any:

@@ -23,7 +23,7 @@ TOPOLOGIES = {
     "v5e:1x1": ("step",),
     "v5e:2x2": (
         *("step", "penalty", "proximal", "loop", "accumulated", "scan"),
-        *(*CUT, "cut injected", "cut average"),
+        *(*CUT, "cut injected", "cut average", "cut ball", "cut reference"),
     ),
     "v5e:16x16": ("loop", "sweep", *CUT),
     "v6e:2x2": ("penalty",),
@@ -35,6 +35,7 @@ PARAMS = {
     "out": np.ones(1024, np.float32),
 }
 LASSO, RATE = penalties.L1(1e-4), 1e-2
+BALL = penalties.L1Ball(1.0, axis=0).on("kernel")
 ADAM = optax.adam(RATE)
 NO_MESH = jax.sharding.AbstractMesh((), ())
 INJECTED = optax.inject_hyperparams(optax.adam)(learning_rate=RATE)
@@ -61,20 +62,26 @@ def data_for(rows):
     return training.ArrayData(rows, len(rows["y"]), shuffle=False)
 
 
-def begin(tx):
-    return training.init(apply, tx, key=jax.random.key(0), params=PARAMS)
+def begin(tx, hyper=None):
+    return training.init(apply, tx, key=jax.random.key(0), params=PARAMS, hyper=hyper)
 
 
-def proximal(tx):
-    return transforms.proximal(tx, LASSO, learning_rate=RATE)
+def proximal(tx, penalty=LASSO):
+    return transforms.proximal(tx, penalty, learning_rate=RATE)
 
 
-def lowered(mesh, tx=ADAM, cut=False, loop=False, **options):
+def near(point):
+    """A reference that is data of the state: it is cut as the parameters are."""
+    return proximal(ADAM, penalties.L2SP(1e-4, reference=point))
+
+
+def lowered(mesh, tx=ADAM, cut=False, loop=False, hyper=None, keeps=None, **options):
     """The program of one step, or of a loop of them, and how many arrays its state has."""
     step = training.make_step(apply, loss_fn, tx, **options)
-    rule = training.fsdp("data", least=1024) if cut else None
-    state = _ahead.shapes_on(mesh, lambda: step.complete(begin(tx)), rule)
-    rows, leaves = rows_for(mesh), len(jax.tree.leaves(state)) - 1  # all but the key
+    rule = training.fsdp("data", least=1024, keep_groups=keeps) if cut else None
+    state = _ahead.shapes_on(mesh, lambda: step.complete(begin(tx, hyper)), rule)
+    rows = rows_for(mesh)
+    leaves = len(jax.tree.leaves(state.replace(hyper=None))) - 1  # all that changes: not the key
     return training.lower(step, state, data_for(rows)) if loop else step.lower(state, rows), leaves
 
 
@@ -117,6 +124,8 @@ PROGRAMS = {
     "cut": partial(lowered, cut=True),
     "cut penalty": partial(lowered, cut=True, penalty=LASSO),
     "cut proximal": partial(lowered, tx=proximal(ADAM), cut=True),
+    "cut ball": partial(lowered, tx=proximal(ADAM, BALL), cut=True, keeps=BALL),
+    "cut reference": partial(lowered, tx=near, hyper=PARAMS, cut=True),
     # With a float scalar in the state, and with an average: the guard looks at neither.
     "cut injected": partial(lowered, tx=INJECTED, cut=True),
     "cut average": partial(lowered, cut=True, average=averages.EMA(0.9)),
