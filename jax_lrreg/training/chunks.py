@@ -17,7 +17,7 @@ from jax_lrreg.training.history import Entry, History, Interval, names_of, zero_
 from jax_lrreg.training.interrupts import handled_signals, held_back
 from jax_lrreg.training.program import edited, place_of, platform_of, program_of, settled
 from jax_lrreg.training.sharding import around
-from jax_lrreg.training.sources import ArraySource, Draw, source_of
+from jax_lrreg.training.sources import ArraySource, Draw, require_same, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 from jax_lrreg.training.stop import Best, Deadline, Stop, names_asked
@@ -158,6 +158,7 @@ class Run:
         if self.now.step >= self.end:
             return
         example = self.source.example(self.now.step)
+        require_same(self.source, example, self.now.step, self.owner)
         with around(self.now.state):
             trace = self.step.body.trace(self.now.state, example)
         _, metrics = trace.out_info

@@ -1,6 +1,7 @@
 """What each call of the device is given: batches drawn, checked, placed, and where data stands."""
 
 import itertools
+import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._check import require
+from jax_lrreg._processes import together
 from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.batch import (
     Batch,
@@ -59,6 +61,24 @@ def source_of(
     return StreamSource(data, owner, place)
 
 
+def require_same(
+    source: "ArraySource | StreamSource", example: Batch, now: int, owner: str
+) -> None:
+    """Refuses batches of another form, or another order, than on other processes.
+
+    Each process would compile a program of its own, and train on wrong data in silence.
+    """
+    if jax.process_count() == 1 or source.place.mesh is None:
+        return
+    form = str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example))
+    sums = together(zlib.crc32(form.encode() + source.order(now)) & 0x7FFFFFFF)
+    others = [i for i, other in enumerate(sums) if other != sums[jax.process_index()]]
+    if others:
+        allowed = "give batches of one form on every process, and an ArrayData in one order"
+        given = f"{form}, of the rows of all, here, and others on processes {others}"
+        raise ValueError(f"{owner}: `data` must {allowed}, got {given}")
+
+
 class ArraySource:
     """Batches from arrays on the device: only the numbers of the examples travel."""
 
@@ -66,6 +86,7 @@ class ArraySource:
         # On a mesh from where the user has them, or one device would hold them twice.
         arrays = data.device_arrays if place.mesh is None else data.arrays
         self.data, self.arrays, self.gather = data, place.whole(arrays), data.gather
+        self.place = place
 
     def keep(self) -> None:
         """A position is the number of the step: there is nothing to keep."""
@@ -84,6 +105,10 @@ class ArraySource:
             lambda x: shape((size, *x.shape[1:]) if x.ndim else (), x.dtype), self.arrays
         )
         return batch if self.gather is gather else {**batch, "mask": shape((size,), np.float32)}
+
+    def order(self, now: int) -> bytes:
+        """Which examples are drawn from step `now` on: the same on every process."""
+        return self.payload(now, 1, 1).tobytes()
 
     def most(self, example: Batch) -> int:
         """How many batches one call may take."""
@@ -177,6 +202,11 @@ class StreamSource:
             for leaf, (shape, dtype) in zip(leaves, self.form, strict=True)
         ]
         return jax.tree.unflatten(self.structure, shapes)
+
+    def order(self, now: int) -> bytes:
+        """Nothing that is the same: each process draws rows of its own."""
+        del now
+        return b""
 
     def most(self, example: Batch) -> int:
         """How many batches fit into one call."""

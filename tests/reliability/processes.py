@@ -5,6 +5,7 @@ a run that is kept. Then RANK "alone" is one process with one device, which goes
 With "error" the data of process 1 fail at step 40, with "kill" the system ends it there.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -37,13 +38,13 @@ from jax_lrreg import checkpoints, training
 STEPS, KEPT, LONGER = 6, 12, 16
 
 
-def own_rows(steps):
+def own_rows(steps, fewer=0):
     for index in range(steps):
         if what and rank == 1 and index == 40:
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("row 17 is broken")
-        yield jax.tree.map(lambda a: a[rank * 8 : rank * 8 + 8], data(index))
+        yield jax.tree.map(lambda a: a[rank * 8 : rank * 8 + 8 - fewer], data(index))
 
 
 def fit(name, rule=None, kind=data, steps=STEPS, loggers=(), **options):
@@ -75,6 +76,13 @@ with jax.set_mesh(mesh):
         for name, rule in (("whole", None), ("cut", cut)):
             found[name], _ = fit(name, rule)
             found[f"{name}, rows"], _ = fit(f"{name} rows", rule, own_rows(STEPS))
+        for uneven in (
+            own_rows(1, fewer=2 * rank),
+            training.ArrayData(data.arrays, 16, jax.random.key(rank)),
+        ):
+            with contextlib.suppress(ValueError):
+                fit("uneven", kind=uneven)
+                found["uneven"] = "not refused"
         _, found["signal"] = fit("kept", steps=KEPT, loggers=[terminate], **kept)
         found["kept"], _ = fit("kept", steps=KEPT, **kept)
     like = begin(sharding=cut)
