@@ -63,12 +63,7 @@ def run(
     print_pairs(f"Planned for {options['data']}", summary)
     assert law.evidence is not None
     plain, misfit = float(law.final(shown["constant"], steps=steps)), float(law.evidence.misfit)
-    if misfit > POOR:
-        more = "its plan is a guess: try longer --short runs, or another --peak"
-        print(f"{PROGRAM}: the law does not hold here, {more}", file=sys.stderr)
-    elif plain < (1 + misfit) * float(plan.loss):
-        more = f"a constant rate is expected to come to {plain:.4g}, which differs by less than"
-        print(f"{PROGRAM}: {more} the law misses", file=sys.stderr)
+    _warn(float(plan.loss), plain, misfit)
     epochs = -(-steps // per_epoch)
     print(f"Wrote {path}")
     chosen = {"lr": repr(plan.schedule), "epochs": epochs}
@@ -77,6 +72,16 @@ def run(
     interval = list(map(float, plan.interval or ()))
     more = {"interval": interval, "misfit": misfit, "constant": plain}
     return 0, {**summary, **more, "train": command, "picture": str(path)}
+
+
+def _warn(planned: float, plain: float, misfit: float) -> None:
+    """Says where a plan is worth little: the law does not hold, or a constant rate does as well."""
+    if misfit > POOR:
+        more = "its plan is a guess: try longer --short runs, or another --peak"
+        print(f"{PROGRAM}: the law does not hold here, {more}", file=sys.stderr)
+    elif plain < (1 + misfit) * planned:
+        more = f"a constant rate is expected to come to {plain:.4g}, which differs by less than"
+        print(f"{PROGRAM}: {more} the law misses", file=sys.stderr)
 
 
 def _three(peak: float, steps: int) -> dict[str, schedules.Schedule]:
