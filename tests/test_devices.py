@@ -158,6 +158,12 @@ WRONG = {
     "a rule without a mesh": (training.fsdp("data"), None, "without an active mesh"),
     "an axis that is not there": (training.fsdp("date"), mesh_of(), "did you mean 'data'"),
     "a spec of another axis": ({"**": P("model")}, mesh_of(), "(?s)sharding of bias.*model"),
+    "an axis twice": ({"kernel": P("data", "data")}, mesh_of(), "names an axis once"),
+    "another mesh": (
+        on(mesh_of()),
+        mesh_of(names=("x",)),
+        "on the active mesh, {'x': 1}",
+    ),
     "a spec that is too long": ({"**": P(None, "data")}, mesh_of(), "at most 1 entries"),
     "a dead pattern": ({"kernels": P()}, mesh_of(), "pattern 'kernels' matches no parameter"),
     "no spec": ({"**": "data"}, mesh_of(), "must be a PartitionSpec"),
@@ -176,6 +182,19 @@ def test_what_cannot_be_placed_is_refused_by_name(why):
         pytest.raises((TypeError, ValueError), match=message),
     ):
         training.init(apply, TX, key=jax.random.key(0), params=PARAMS, sharding=rule)
+
+
+def test_a_state_of_another_mesh_is_refused_and_so_is_what_is_no_mesh():
+    step, data = training.make_step(apply, loss_fn, TX), [{"x": np.ones((4, 8), np.float32)}]
+    where = on(mesh_of(names=("x", "y")))
+    state = training.init(apply, TX, key=jax.random.key(0), params=PARAMS, sharding=where)
+    message = r"fit: `state` must be on the active mesh, {'data': 1}, got {'x': 1, 'y': 1}"
+    with jax.set_mesh(mesh_of()), pytest.raises(ValueError, match=message):
+        training.fit(step, state, data, steps=1)
+    with pytest.raises(TypeError, match=r"place: `mesh` must be a .*, got None"):
+        training.place(data[0], None)
+    with pytest.raises(TypeError, match="`state` must be a State"):
+        training.shardings(PARAMS, MESH, None)
 
 
 NO_AXIS = [mesh_of(AxisType.Explicit), mesh_of(AxisType.Manual), mesh_of(names=())]

@@ -19,6 +19,7 @@ from jax_lrreg.training.sharding import (
     data_axis,
     pinned,
     replicated,
+    require_same_mesh,
     rows_on,
     share_of,
 )
@@ -132,8 +133,9 @@ def place_of(state: State, owner: str) -> Place:
     """Where a run from this state is."""
     own = getattr(state.step, "sharding", None)
     mesh: Any = active_mesh()  # of an array it is never abstract
-    if mesh is None and isinstance(own, NamedSharding):
-        mesh = own.mesh
+    if isinstance(own, NamedSharding):
+        require_same_mesh(own.mesh, owner, "state")
+        mesh = own.mesh if mesh is None else mesh
     axis = None if mesh is None else data_axis(mesh, owner)
     if axis is None:
         spread = jax.process_count() > 1 or (own is not None and len(own.device_set) > 1)

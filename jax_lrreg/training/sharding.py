@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_lrreg._arrays import Leaf, Parameters, is_key, known, leaves, path_of
-from jax_lrreg._check import nearest, require, require_whole
+from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg.penalties import Penalty
 from jax_lrreg.penalties.groups import group_axes
 from jax_lrreg.penalties.spectral import MatrixPenalty
@@ -46,6 +46,7 @@ def place(batch: Batch, mesh: Mesh, axis: str | None = None) -> Batch:
         >>> place({"x": np.ones((4, 2))}, mesh)["x"].sharding.spec
         P('data',)
     """
+    require(isinstance(mesh, Mesh), "place", "mesh", mesh, "a jax.sharding.Mesh", TypeError)
     own = data_axis(mesh, "place")
     require(own is not None, "place", "mesh", mesh, "a mesh with an Auto axis")
     axis = str(own) if axis is None else _axis_of("place", axis, mesh)
@@ -104,6 +105,10 @@ def shardings(state: Stated, mesh: Mesh, rule: Rule | Mapping[str, PartitionSpec
         ValueError: a pattern matches no parameter; a PartitionSpec names an axis that is not there,
             or does not fit the shape of its parameter.
     """
+    fits = isinstance(mesh, Mesh | AbstractMesh)
+    require(fits, "shardings", "mesh", mesh, "a jax.sharding.Mesh", TypeError)
+    stated = hasattr(state, "params")
+    require(stated, "shardings", "state", type(state).__name__, "a State, from `init`", TypeError)
     data_axis(mesh, "shardings")  # refuses Explicit axes
     params = leaves(state.params)
     decide = _rule_of(rule, [leaf.path for leaf in params])
@@ -165,6 +170,7 @@ def mesh_for(sharding: Placement | None) -> Mesh | None:
         allowed = "that of a whole array, as scalars lie so too: a rule or {pattern: PartitionSpec}"
         allowed += " cuts parameters, and what follows them"
         require(not any(sharding.spec), "init", "sharding", sharding.spec, allowed)
+        require_same_mesh(sharding.mesh, "init", "sharding")
         return sharding.mesh  # type: ignore[return-value]  of devices, it is never abstract
     if isinstance(sharding, Sharding):
         return None
@@ -185,6 +191,14 @@ def active_mesh() -> Mesh | None:
     with contextlib.suppress(ValueError):  # how JAX says that it is asked inside a trace
         return jax.sharding.get_mesh()
     return None
+
+
+def require_same_mesh(mesh: Mesh | AbstractMesh, owner: str, argument: str) -> None:
+    """Refuses a mesh beside another active one: JAX would, by a page on each input."""
+    active = active_mesh()
+    allowed = f"on the active mesh, {None if active is None else dict(active.shape)}"
+    same = active is None or dict(active.shape) == dict(mesh.shape)
+    require(same, owner, argument, dict(mesh.shape), allowed)
 
 
 def data_axis(mesh: Mesh | AbstractMesh, owner: str) -> str | None:
@@ -344,8 +358,10 @@ def _fitting(spec: PartitionSpec, leaf: Leaf, mesh: Mesh) -> PartitionSpec:
     require(isinstance(spec, PartitionSpec), "init", name, spec, "a PartitionSpec", TypeError)
     allowed = f"of at most {len(shape)} entries, as the parameter has shape {shape}"
     require(len(spec) <= len(shape), "init", name, spec, allowed)
-    for length, names in zip(shape, spec, strict=False):
-        each = () if names is None else names if isinstance(names, tuple) else (names,)
+    parts = [() if x is None else x if isinstance(x, tuple) else (x,) for x in spec]
+    used = sum(parts, ())
+    require(len(set(used)) == len(used), "init", name, spec, "one that names an axis once")
+    for length, each in zip(shape, parts, strict=False):
         count = int(np.prod([mesh.shape[_axis_of("init", axis, mesh, name)] for axis in each]))
         allowed = f"such that {count} devices divide the {length} of shape {shape}"
         require(length % count == 0, "init", name, spec, allowed)
@@ -382,9 +398,5 @@ def _whole_axes(penalty: Penalty | None, path: str, leaf: chex.Array) -> set[int
 
 def _axis_of(owner: str, axis: str, mesh: Mesh, argument: str = "axis") -> str:
     """The axis, if the mesh has one of that name."""
-    names = tuple(map(str, mesh.axis_names))
-    near = [*nearest(axis, names), *names][:1] if isinstance(axis, str) else []
-    allowed = f"an axis of the mesh, which has {', '.join(names)}"
-    allowed += f"; did you mean {near[0]!r}?" if near else ""
-    require(axis in names, owner, argument, axis, allowed)
+    require_choice(owner, argument, axis, map(str, mesh.axis_names))
     return axis

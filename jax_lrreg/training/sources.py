@@ -235,11 +235,7 @@ class StreamSource:
         try:
             with jax.profiler.TraceAnnotation("stack batches"):
                 while done < count:
-                    for column, leaf in zip(columns, self._next(), strict=True):
-                        if isinstance(column, list):
-                            column.append(leaf)
-                        else:  # copied at once, as a loader may use its memory for the next batch
-                            column[done] = leaf
+                    self._fill(columns, done)
                     done += 1
         except Exception as caught:
             error = caught
@@ -247,6 +243,13 @@ class StreamSource:
             return Draw(0, error=error, position=position)
         leaves = [self._sent(*pair, size) for pair in zip(columns, self.places, strict=True)]
         return Draw(done, jax.tree.unflatten(self.structure, leaves), error, position)
+
+    def _fill(self, columns: list[Any], row: int) -> None:
+        for column, leaf in zip(columns, self._next(), strict=True):
+            if isinstance(column, list):
+                column.append(leaf)
+            else:  # copied at once, as a loader may use its memory for the next batch
+                column[row] = leaf
 
     def _sent(self, column: Any, place: Any, size: int | None) -> Any:
         if place is not None:  # the others may lie on other devices than the first
