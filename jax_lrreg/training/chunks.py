@@ -235,7 +235,8 @@ class Run:
     def leave(self, error: BaseException, history: History | None = None) -> None:
         """Hands the state and the history to the error that ends the run."""
         interrupted = not isinstance(error, Exception)
-        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+        lost = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+        if lost:
             # A message that does not arrive is all that the device knows of a peer that died. Where
             # it waits instead, JAX ends the process at the heartbeat time-out, naming the peer.
             own = f"process {jax.process_index()} of {jax.process_count()}"
@@ -245,7 +246,7 @@ class Run:
             )
         with contextlib.suppress(AttributeError):  # an error may have no place for attributes
             if history is not None:
-                if not interrupted:
+                if not interrupted and not lost:  # of a sum with a lost one nothing may ever come
                     with contextlib.suppress(Exception):  # the first error is the one to tell
                         history.write()
                 error.history = history.arrays()  # type: ignore[attr-defined]

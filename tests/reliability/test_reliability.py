@@ -89,7 +89,9 @@ def test_a_process_that_ends_ends_the_other_which_says_why(tmp_path, what):
         assert "fit: process 1 of 2 ended by ValueError: row 17 is broken; process 0" in errors
         assert "ValueError: row 17 is broken\n" in own
     else:
-        assert "fit: process 0 of 2 may have lost another one: call the script again" in errors
+        # Once in a while the network does not say so, and JAX ends the process at its time-out.
+        note = "fit: process 0 of 2 may have lost another one: call the script again"
+        assert note in errors or "JAX distributed service detected fatal errors" in errors
     # Within a minute: of the other one's end, or of the last line that it has written.
     entry = (tmp_path / f"{what}.csv").stat()
     assert time.time() - entry.st_mtime < 60
