@@ -382,7 +382,7 @@ def _require_small_on_tpus(penalty: MatrixPenalty, matrix: jax.Array) -> None:
     """Refuses a decomposition that a mesh of TPUs would compile for longer than anyone waits."""
     mesh, sides = jax.sharding.get_abstract_mesh(), matrix.shape[-2:]
     kind = str(getattr(getattr(mesh, "abstract_device", None), "device_kind", ""))
-    # The prox of one matrix of 256 x 256 takes 5 s to compile, of 512 x 512 72 to 85 s, and a model
+    # The prox of one matrix of 256 x 256 takes 5 s to compile, of 512 x 512 62 to 72 s, and a model
     # has many: XLA writes the polar iterations out for each size that it halves a matrix to.
     fits = mesh.empty or mesh.size == 1 or "TPU" not in kind or min(sides) <= LARGEST_ON_TPUS
     allowed = (
