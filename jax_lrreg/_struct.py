@@ -210,3 +210,40 @@ def _key(value: object) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_key, value))
     return value
+
+
+@pytree
+class Fixed:
+    """A number as structure, without a leaf."""
+
+    value: bool | int | float = static()
+
+
+def fixed(tree: Any) -> Any:
+    """`tree`, in which numbers at the default of their field are `Fixed`, and so never traced.
+
+    A traced number costs what its field can do at all. With the exponent 1 and the end 0 known, a
+    cosine of a traced rate is 70 operations, and 1,200 without: a power, with all its digits.
+    """
+    # One level of the tree: only `tree` itself is taken apart.
+    children, level = jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)
+    if jax.tree_util.treedef_is_leaf(level):
+        return tree
+    if not is_pytree(type(tree)):
+        return level.unflatten(map(fixed, children))
+    data = [field for field in dataclasses.fields(tree) if not field.metadata.get("static")]
+
+    def one(field: dataclasses.Field, child: Any) -> Any:
+        left = type(child) in (bool, int, float) and _same(field.default, child)
+        return Fixed(child) if left else fixed(child)
+
+    return level.unflatten(map(one, data, children))
+
+
+def unfixed(tree: Any) -> Any:
+    """The tree that `fixed` was given."""
+
+    def is_fixed(node: object) -> bool:
+        return isinstance(node, Fixed)
+
+    return jax.tree.map(lambda x: x.value if is_fixed(x) else x, tree, is_leaf=is_fixed)

@@ -25,6 +25,10 @@ def timed(model, batch, now):
     return loss, {"seen": now.step, "drawn": drawn}
 
 
+def scaled(model, batch):
+    return batch["factor"] * loss_fn(model, batch)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 100])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_sees_what_the_schedules_see(chunk, accumulate):
@@ -32,13 +36,9 @@ def test_a_loss_sees_what_the_schedules_see(chunk, accumulate):
     state, history = training.fit(step, start(TX), DATA, steps=30, chunk=chunk, log_every=1)
     assert history["seen"].tolist() == list(range(30))
     assert len(set(history["drawn"].tolist())) == 30
-    by_hand = start(TX)
+    by_hand, one = start(TX), training.make_step(apply, scaled, TX, accumulate=accumulate)
     for index in range(30):
-        factor = 1 + SMOOTHING(index)
-        one = training.make_step(
-            apply, lambda m, b, f=factor: f * loss_fn(m, b), TX, accumulate=accumulate
-        )
-        by_hand, _ = one(by_hand, DATA(index))
+        by_hand, _ = one(by_hand, {**DATA(index), "factor": 1 + SMOOTHING(index)})
     chex.assert_trees_all_close(state.params, by_hand.params, rtol=1e-5)
 
 

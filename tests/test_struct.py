@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jax_lrreg._check import require, require_number
-from jax_lrreg._struct import is_pytree, number_text, pytree, static
+from jax_lrreg._struct import fixed, is_pytree, number_text, pytree, static, unfixed
 
 
 @pytree
@@ -147,3 +147,12 @@ def test_a_number_out_of_range_is_a_value_error(value):
 def test_require_names_owner_argument_value_and_what_is_allowed():
     with pytest.raises(ValueError, match=r"^fit: `steps` must be a whole number, got 0$"):
         require(False, "fit", "steps", 0, "a whole number")
+
+
+def test_what_is_at_its_default_is_no_leaf_and_comes_back():
+    tree = {"a": Point(1.0), "b": [Point(3.0, y=2), None, 4.0], "c": jnp.arange(2)}
+    assert jax.tree.leaves(fixed(tree))[:-1] == [1.0, 3.0, 4.0]
+    assert unfixed(fixed(tree))["b"] == tree["b"]
+    assert jax.jit(lambda x: type(unfixed(x).y) is float)(fixed(Point(1.0)))
+    arrays = Point(1.0, y=jnp.array(2.0))  # an array may be of a run, and is traced
+    assert len(jax.tree.leaves(fixed(arrays))) == 2

@@ -93,7 +93,7 @@ def halving(
                 members, state = members[kept], jax.tree.map(lambda x, at=kept: x[at], state)
             programs = Programs(function, grid, place, end - begin)
             if not begin:  # a wrong name is known before anything runs, from the trace
-                _, metrics = jax.eval_shape(programs.one, grid.points, rows[0], ())
+                _, metrics = jax.eval_shape(programs.one, programs.points, rows[0], ())
                 require_choice("halving", "name", name, metrics)
             found = list(parts(programs, rows[members], state, limit))
             state, metrics = jax.tree.map(joined, *(part.made for part in found))

@@ -101,7 +101,7 @@ def parts(
             if width < widths.now:  # for which there was no room
                 widths.now = widths.most = width
             together = width * place.devices
-            call = partial(_call, program, programs.grid.points, rows, carried, together)
+            call = partial(_call, program, programs.points, rows, carried, together)
             began = time.perf_counter()
             made = list(threads.map(call, range(end, size, together)[:calls]))
             seconds = time.perf_counter() - began

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jax_lrreg._check import require
+from jax_lrreg._struct import fixed, unfixed
 from jax_lrreg.sweeps.grid import Grid, taken
 from jax_lrreg.training.accumulate import equations
 from jax_lrreg.training.sharding import data_axis
@@ -91,12 +92,14 @@ class Programs:
 
     Attributes:
         grid: of which the members are points.
+        points: those, without the numbers at their default, which are not traced.
         place: where they run.
         seconds: that compiling the latest program took.
     """
 
     def __init__(self, function: Function, grid: Grid, place: Place, steps: int | None = None):
         self.grid, self.place, self.seconds = grid, place, 0.0
+        self.points = fixed(grid.points)
         try:
             self._made, alive = _PROGRAMS.setdefault(function, {}), ref(function)
         except TypeError:  # an object without a hash, or without weak references: compiled anew
@@ -107,7 +110,7 @@ class Programs:
             self._made[""] = jax.jit(one, static_argnames=("places", "steps"))
         places = tuple(grid.places.items())
         self.one = partial(self._made[""], places=places, steps=steps)
-        leaves, structure = jax.tree.flatten(grid.points)
+        leaves, structure = jax.tree.flatten(self.points)
         self._form = (structure, *map(_form, leaves), places, steps, place.mesh, place.device)
 
     def compiled(self, width: int, carried: chex.ArrayTree) -> Callable[..., Made]:
@@ -123,7 +126,7 @@ class Programs:
         if key not in self._made:
             began = time.perf_counter()
             many = jax.jit(_cut(partial(_many, self.one), self.place.mesh))
-            program = many.lower(self.grid.points, rows, wide).compile()
+            program = many.lower(self.points, rows, wide).compile()
             self._made[key] = program, time.perf_counter() - began
         program, self.seconds = self._made[key]
         return program
@@ -149,7 +152,7 @@ class Programs:
         """The bytes of a member that a loop of it goes through in each turn, as JAX sees it."""
         row = np.zeros(len(self.grid.shape), np.int32)
         first = jax.tree.map(lambda x: x[0], carried)
-        program = jax.make_jaxpr(self.one)(self.grid.points, row, first)
+        program = jax.make_jaxpr(self.one)(self.points, row, first)
         sizes = [0]
         for equation in equations(program.jaxpr):
             if equation.primitive.name in ("scan", "while"):
@@ -171,7 +174,7 @@ def _one(
     """One member, whose place along each axis is in `row`: what `function` makes of it."""
     function = alive()
     assert function is not None  # whoever asks for a trace holds it
-    hyper = {name: taken(points[name], row[axis]) for name, axis in places}
+    hyper = {name: taken(unfixed(points[name]), row[axis]) for name, axis in places}
     if steps is None:
         return carried, _metrics("run", function(hyper))
     made = function(hyper, carried if jax.tree.leaves(carried) else None, steps)

@@ -31,9 +31,9 @@ def run(
     """Runs a function at every point of a grid, many at a time, as one compiled program.
 
     The function is traced once, with every hyperparameter traced: rates, strengths and durations
-    alike. A grid of the same form, with other numbers, costs no compilation either. Members are
-    independent: one that diverges has metrics that are not finite, and the others the same as
-    without it.
+    alike, but for what was left at its default, such as an exponent of 1. A grid of the same form,
+    with other numbers, costs no compilation either. Members are independent: one that diverges has
+    metrics that are not finite, and the others the same as without it.
 
     Args:
         function: `{name: hyperparameter} -> {name: scalar}`, a pure function, such as one that
@@ -94,5 +94,5 @@ def _plan(programs: Programs, rows: np.ndarray) -> Fingerprint:
     """What makes two sweeps the same, by the names of what differs."""
     grid = programs.grid
     named = {name: text_of(points) for name, points in grid.points.items()}
-    program = program_of(programs.one, grid.points, rows[0], ())
+    program = program_of(programs.one, programs.points, rows[0], ())
     return {"grid": repr(grid), **named, "function": program}

@@ -196,6 +196,7 @@ def require_own_rate(
     and neither it nor the rate holds traced numbers. Without `params`, it must run alone.
     """
     inner = optax.with_extra_args_support(tx)
+    inner = inner._replace(update=jax.jit(inner.update))  # traced a few times, not at each trial
     try:
         shapes = stand_in(inner, params)
     except ValueError:
