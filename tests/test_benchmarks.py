@@ -19,7 +19,7 @@ LESS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_runs_with_tiny_sizes(script):
     # Another process may be writing a compiled program that this one would read.
     warnings = ["-W", "error", "-W", "ignore:Error reading persistent compilation cache entry"]

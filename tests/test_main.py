@@ -300,7 +300,7 @@ def test_list_is_a_name_a_line_where_it_is_piped(capsys):
 @pytest.mark.parametrize(
     ("encoding", "columns"), [("ascii", 40), ("cp1252", 40), ("utf-8", 40), ("utf-8", 80)]
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_every_terminal_shows_it(encoding, columns, tmp_path):
     """In `columns`, whatever letters it has."""
     commands = (

@@ -447,7 +447,7 @@ def hard(total):
 
 
 def test_every_field_is_right_to_16_units_in_the_last_place_though_it_is_traced(request):
-    wrong, every = {}, 1 if request.config.getoption("--full") else 4
+    wrong, every = {}, 1 if request.config.getoption("--full") else 8
     for total, schedules in ((130, SCHEDULES), (10**6, hard(10**6))):
         steps = np.clip(steps_of(total), 0, LAST)[::3]
         for schedule in schedules[::every]:

@@ -647,7 +647,7 @@ def compose(inner):
 compositions = st.recursive(shapes, compose, max_leaves=4)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(compositions, st.integers(0, 50))
 def test_compositions_keep_the_laws(schedule, chosen):
     steps = jnp.asarray(STEPS, jnp.int32)
