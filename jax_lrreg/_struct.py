@@ -72,9 +72,8 @@ def pytree(cls: T) -> T:
         [0.0, 3.0, 6.0]
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-    fields = dataclasses.fields(cls)
-    data = [f.name for f in fields if not f.metadata.get("static")]
-    fixed = [f.name for f in fields if f.metadata.get("static")]
+    data = [field.name for field in _children_of(cls)]
+    fixed = [field.name for field in dataclasses.fields(cls) if field.name not in data]
 
     def flatten(obj):
         return [getattr(obj, name) for name in data], tuple(getattr(obj, name) for name in fixed)
@@ -95,6 +94,11 @@ def pytree(cls: T) -> T:
     for name, method in {"__eq__": _equal, "__hash__": _hash, "__repr__": own}.items():
         setattr(cls, name, method)
     return cls
+
+
+def _children_of(cls: Any) -> list[dataclasses.Field]:
+    """The fields that are no structure, in the order of the tree's children."""
+    return [field for field in dataclasses.fields(cls) if not field.metadata.get("static")]
 
 
 def is_pytree(cls: object) -> bool:
@@ -231,13 +235,12 @@ def fixed(tree: Any) -> Any:
         return tree
     if not is_pytree(type(tree)):
         return level.unflatten(map(fixed, children))
-    data = [field for field in dataclasses.fields(tree) if not field.metadata.get("static")]
 
     def one(field: dataclasses.Field, child: Any) -> Any:
         left = type(child) in (bool, int, float) and _same(field.default, child)
         return Fixed(child) if left else fixed(child)
 
-    return level.unflatten(map(one, data, children))
+    return level.unflatten(map(one, _children_of(type(tree)), children))
 
 
 def unfixed(tree: Any) -> Any:

@@ -71,9 +71,8 @@ def kept(
         keeper.go_on()
         yield keeper
         writer.wait()
-        together(
-            0
-        )  # only now the last checkpoint is there for whoever reads it next, on any process
+        # Only now the last checkpoint is there for whoever reads it next, on any process.
+        together(0)
     finally:
         writer.close()
 
