@@ -1,6 +1,6 @@
 """The site: `sphinx-build -W --keep-going docs site` from the top of the repository.
 
-Pages are Markdown whose Python runs in tests/test_docs.py; the reference is made of docstrings, the
+Pages are Markdown whose Python runs in test_pages.py; the reference is made of docstrings, the
 pictures by pictures.py. Nothing is fetched, neither by the build nor by a reader's browser: no CDN,
 no remote font, no inventory of another project.
 """

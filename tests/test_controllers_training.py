@@ -535,7 +535,7 @@ class TestHypergradientDescent:
 def test_on_four_devices_it_is_the_same_and_compiled_once():
     code = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.getenv("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jax_lrreg import training, transforms

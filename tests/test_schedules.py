@@ -105,11 +105,11 @@ def test_fractions_arrays_of_any_rank_and_huge_steps_are_steps_too(schedule):
     assert np.all(np.isfinite(scalars))
     for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
         steps = np.asarray(few, np.float64).clip(0, 200).astype(dtype)
+        exact = [schedule(float(step)) for step in steps]
         for array in (steps, jnp.asarray(steps), steps.reshape(2, 3)):
             value = schedule(array)
             assert value.shape == array.shape
             assert value.dtype == jnp.float32
-            exact = [schedule(float(step)) for step in steps]
             assert ulps(np.ravel(value), exact) <= 4
     assert schedule(10**400) == schedule(float("inf")) == schedule(2**31 - 1)
     assert schedule(-(10**400)) == schedule(-2.5) == schedule(0)

@@ -199,7 +199,7 @@ def test_the_types_are_those_of_the_callers_context():
 def test_on_four_devices_every_kind_of_data_trains_the_same():
     code = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.getenv("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jax_lrreg import training

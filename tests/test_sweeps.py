@@ -221,7 +221,8 @@ with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=explicit)):
         print(error)
 """
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    flags += os.environ.get("XLA_FLAGS", "")
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -222,7 +222,7 @@ def changed(rng, place, count):
 
 
 MOST_EVENTS = 160  # the first saves, and a deletion
-SMALL = {"kills": 1, "signals": 2, "stride": 149, "flips": 100, "cuts": 20, "setups": 2}
+SMALL = {"kills": 1, "signals": 1, "stride": 233, "flips": 100, "cuts": 20, "setups": 2}
 FULL = {"kills": 200, "signals": 20, "stride": 1, "flips": 1000, "cuts": 200, "setups": 99}
 
 

@@ -4,7 +4,8 @@ import os
 import sys
 
 count, folder, steps = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+flags = f"--xla_force_host_platform_device_count={count}"
+os.environ["XLA_FLAGS"] = f"{flags} {os.getenv('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

@@ -8,7 +8,7 @@ import sys
 
 count = int(sys.argv[1])
 flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = flags
+os.environ["XLA_FLAGS"] = f"{flags} {os.getenv('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import flax.linen as nn

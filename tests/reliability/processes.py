@@ -15,7 +15,7 @@ import sys
 rank, port, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
 what = sys.argv[4] if len(sys.argv) > 4 else ""
 alone = rank == "alone"
-flags = f"--xla_force_host_platform_device_count={1 if alone else 2}"
+flags = f"{os.getenv('XLA_FLAGS', '')} --xla_force_host_platform_device_count={1 if alone else 2}"
 os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags + " --xla_backend_optimization_level=0"}
 
 import jax

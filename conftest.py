@@ -1,10 +1,12 @@
-"""Switches for every test."""
+"""Switches for every test, in `tests`, in the pages of `docs` and in the docstrings."""
 
 import atexit
 import gc
+import importlib.metadata
 import os
 import re
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -18,13 +20,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+# Two workers are two threads; more would only wait. And a third less time to compile: the newer
+# emitters of XLA's CPU, which build an MLIR context for each fusion, are those of `--full` and of the
+# notebooks. XLA ends a process at a flag that it does not know: only where these have been seen.
+seen = importlib.metadata.version("jaxlib").startswith("0.10.")
+if seen and "--full" not in sys.argv and "PYTEST_XDIST_WORKER" not in os.environ:
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.getenv('XLA_FLAGS', '')}"
+
 import chex
 import hypothesis
 import jax
 import pytest
 
 # What records other libraries imports them, installed or not; the others are programs of their own.
-collect_ignore_glob = ["parity/*.py", "reliability/[!t]*.py", "reliability/tpu.py"]
+collect_ignore_glob = [
+    *("tests/parity/*.py", "tests/reliability/[!t]*.py", "tests/reliability/tpu.py"),
+    *("docs/conf.py", "docs/pictures.py"),
+]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40)
