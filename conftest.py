@@ -21,8 +21,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Two workers are two threads; more would only wait. And a third less time to compile: the newer
-# emitters of XLA's CPU, which build an MLIR context for each fusion, are those of `--full` and of the
-# notebooks. XLA ends a process at a flag that it does not know: only where these have been seen.
+# emitters of XLA's CPU, which build an MLIR context for each fusion, are those of `--full` and of
+# the notebooks. XLA ends a process at a flag that it does not know: only where these were seen.
 seen = importlib.metadata.version("jaxlib").startswith("0.10.")
 if seen and "--full" not in sys.argv and "PYTEST_XDIST_WORKER" not in os.environ:
     flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
