@@ -60,7 +60,7 @@ def test_a_separable_penalty_costs_no_message_where_the_state_is_cut(programs):
     plain = {chips: found for (chips, _), found in sent(programs, "cut").items()}
     assert len(plain) == 3
     labels = ("cut penalty", "cut proximal", "cut injected", "cut average")
-    labels += ("cut ball", "cut reference")  # groups kept whole; a reference that is cut too
+    labels += ("cut ball", "cut reference", "cut important")  # groups whole; data that are cut too
     for (chips, label), found in sent(programs, *labels).items():
         assert found == plain.get(chips, found), (chips, label)
     assert plain["v5e:2x2"]["all-gather"] > 0

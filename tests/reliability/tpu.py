@@ -23,7 +23,7 @@ TOPOLOGIES = {
     "v5e:1x1": ("step",),
     "v5e:2x2": (
         *("step", "penalty", "proximal", "loop", "accumulated", "scan"),
-        *(*CUT, "cut injected", "cut average", "cut ball", "cut reference"),
+        *(*CUT, "cut injected", "cut average", "cut ball", "cut reference", "cut important"),
     ),
     "v5e:16x16": ("loop", "sweep", *CUT),
     "v6e:2x2": ("penalty",),
@@ -73,6 +73,10 @@ def proximal(tx, penalty=LASSO):
 def near(point):
     """A reference that is data of the state: it is cut as the parameters are."""
     return proximal(ADAM, penalties.L2SP(1e-4, reference=point))
+
+
+def important(point):
+    return proximal(ADAM, penalties.EWC(1e-4, importance=point, reference=point))
 
 
 def lowered(mesh, tx=ADAM, cut=False, loop=False, hyper=None, keeps=None, **options):
@@ -126,6 +130,7 @@ PROGRAMS = {
     "cut proximal": partial(lowered, tx=proximal(ADAM), cut=True),
     "cut ball": partial(lowered, tx=proximal(ADAM, BALL), cut=True, keeps=BALL),
     "cut reference": partial(lowered, tx=near, hyper=PARAMS, cut=True),
+    "cut important": partial(lowered, tx=important, hyper=PARAMS, cut=True),
     # With a float scalar in the state, and with an average: the guard looks at neither.
     "cut injected": partial(lowered, tx=INJECTED, cut=True),
     "cut average": partial(lowered, cut=True, average=averages.EMA(0.9)),
