@@ -85,6 +85,10 @@ with jax.set_mesh(mesh):
                 found["uneven"] = "not refused"
         _, found["signal"] = fit("kept", steps=KEPT, loggers=[terminate], **kept)
         found["kept"], _ = fit("kept", steps=KEPT, **kept)
+        try:  # a folder on a disk that only this process sees
+            fit("elsewhere", steps=KEPT, checkpoint=folder / ("run", "empty")[rank])
+        except ValueError as error:
+            found["elsewhere"] = str(error).partition("with the newest")[2]
     like = begin(sharding=cut)
     found["back"] = size(checkpoints.restore(folder / "run", like=like, step=KEPT))
 print(json.dumps(found))

@@ -68,6 +68,7 @@ def test_two_processes_are_one_run_which_one_process_goes_on_with(tmp_path):
     first, second = (json.loads(output.splitlines()[-1]) for _, output, _ in ends)
     assert first == second
     assert "uneven" not in first  # refused, on both
+    assert first["elsewhere"].startswith(" of [12, -1] on each (-1: none)")
     for kind in ("whole", "whole, rows", "cut", "cut, rows"):  # rows that each one gives
         np.testing.assert_allclose(first[kind], first["whole"], rtol=1e-5, err_msg=kind)
     assert first["signal"] == "SIGTERM"  # of one of the two: both end, and save
