@@ -31,6 +31,35 @@ class NeedsTrain(nn.Module):
         return nn.Dense(1)(x)
 
 
+class Holds(nn.Module):
+    number: float
+
+    @nn.compact
+    def __call__(self, x, unhashed=None):
+        self.variable("held", "number", lambda: jnp.asarray(self.number))
+        return nn.Dense(len(unhashed or [1]))(x)
+
+
+def test_a_second_start_of_a_module_compiles_nothing(compilations):
+    def start(module, key, x, **others):
+        options = {"example": x, "example_kwargs": others}
+        return training.init(module, optax.sgd(0.1), key=jax.random.key(key), **options)
+
+    module = Holds(1)
+    first = start(module, 0, X[:1])
+    compilations.clear()
+    second = start(module, 1, X[:1])
+    assert not compilations
+    assert not jnp.array_equal(*(s.params["Dense_0"]["kernel"] for s in (first, second)))
+    assert start(module, 0, X[:1, :2]).params["Dense_0"]["kernel"].shape == (2, 1)
+    assert start(module, 0, X[:1], unhashed=[]).params["Dense_0"]["kernel"].shape == (4, 1)
+    # Equal by its field, and still another one.
+    assert Holds(True) == module
+    kinds = [start(Holds(x), 0, X[:1]).model_state["held"]["number"].dtype for x in (True, 1.0)]
+    assert kinds == [bool, jnp.float32]
+    assert first.model_state["held"]["number"].dtype == jnp.int32
+
+
 def test_inputs_that_steer_python_may_be_positional_or_named():
     state = training.init(NeedsTrain(), optax.sgd(0.1), key=KEY, example=(X[:1], True))
     named = training.init(
