@@ -20,18 +20,25 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# Two workers are two threads; more would only wait. And a third less time to compile: the newer
-# emitters of XLA's CPU, which build an MLIR context for each fusion, are those of `--full` and of
-# the notebooks. XLA ends a process at a flag that it does not know: only where these were seen.
+# A third less time to compile: the newer emitters of XLA's CPU, which build an MLIR context for
+# each fusion, are those of `--full` and of the notebooks. XLA ends a process at a flag that it does
+# not know: only where this one was seen.
+worker = "PYTEST_XDIST_WORKER" in os.environ
 seen = importlib.metadata.version("jaxlib").startswith("0.10.")
-if seen and "--full" not in sys.argv and "PYTEST_XDIST_WORKER" not in os.environ:
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{flags} {os.getenv('XLA_FLAGS', '')}"
+if seen and not worker and "--full" not in sys.argv:
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.getenv('XLA_FLAGS', '')}"
 
 import chex
 import hypothesis
 import jax
 import pytest
+
+if worker:  # Several are as many threads; more would only wait.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+    jax.devices()
+    # Not for what the tests start: with one thread, sums over devices of one CPU wait for ever.
+    os.environ["XLA_FLAGS"] = flags
 
 # What records other libraries imports them, installed or not; the others are programs of their own.
 collect_ignore_glob = [
