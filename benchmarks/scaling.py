@@ -14,6 +14,7 @@ process of its own, which is given up after `--limit` seconds. All take an hour.
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -42,7 +43,8 @@ nothing was run. A transformer of 973 million parameters, its state cut by `trai
 one row of 1,024 tokens a chip, Adam. Messages of a loop count each time it turns; bytes are those
 that a chip has in the end. "State" is what a chip holds between steps, "work" what it takes during
 one. Penalties are on the 906 million parameters of the layers, those of groups on the units of each
-matrix; "kept whole" is `training.fsdp("data", keep_groups=penalty)`.
+matrix; "kept whole" is `training.fsdp("data", keep_groups=penalty)`. How long a program compiles
+depends on what else the machine does.
 """
 
 
@@ -192,12 +194,14 @@ def decomposed(side: int) -> float:
 def in_a_process(limit: float, *words: str) -> Any:
     """What this script prints of these words, in a process of its own, or why it does not."""
     command = [sys.executable, __file__, *words]
+    # Or the last line of an error is a note about its traceback.
+    options = {"env": {**os.environ, "JAX_TRACEBACK_FILTERING": "off"}, "timeout": limit}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     except subprocess.TimeoutExpired:
         return f"not compiled within {limit:g} s"
     if done.returncode:
-        return done.stderr.strip().splitlines()[-1][:200]
+        return done.stderr.strip().splitlines()[-1][:300]
     return json.loads(done.stdout.splitlines()[-1])
 
 
