@@ -181,10 +181,13 @@ def measured(task: Task, contenders: dict[str, Callable], rounds: int) -> list[s
         calls[name] = make(task)
         losses[name] = calls[name]()
         firsts[name] = time.perf_counter() - began
+    # After thousands of steps the losses are near 0, and what was rounding is half of them.
+    near = 1e-2 if task.steps > 1000 else 0.0
     for name, found in losses.items():
         # Others round otherwise at each step, which the largest rates make more of.
         far = 0.1 if name in ("optuna", "keras") else 1e-3
-        np.testing.assert_allclose(np.median(found), np.median(losses["sweeps.run"]), rtol=far)
+        medians = np.median(found), np.median(losses["sweeps.run"])
+        np.testing.assert_allclose(*medians, rtol=far, atol=near)
     clock: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(rounds):
