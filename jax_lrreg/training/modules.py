@@ -6,7 +6,7 @@ Flax is not imported here: whoever passes one of its modules has imported it alr
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
@@ -75,6 +75,23 @@ def adapter_of(module: Module) -> Adapter:
     return Function(module)
 
 
+class Inputs(NamedTuple):
+    """The inputs of a Linen module without their arrays, which alone are traced.
+
+    Attributes:
+        structure: of the tree of all inputs.
+        rest: what is no array, such as `train=True`, which steers Python: place, type and value.
+    """
+
+    structure: Any
+    rest: tuple[tuple[int, type, object], ...]
+
+    def filled(self, arrays: dict[int, jax.Array]) -> Example:
+        """All inputs, with these arrays at their places."""
+        leaves = {**arrays, **{i: x for i, _, x in self.rest}}
+        return jax.tree.unflatten(self.structure, [leaves[i] for i in range(len(leaves))])
+
+
 class _Same(NamedTuple):
     """An object as a key: as itself, for one with equal fields may have 1 where it has True."""
 
@@ -90,22 +107,14 @@ class _Same(NamedTuple):
 # Compiling the numbers that a network of three layers begins with takes longer than training it:
 # 1.4 s on a CPU, which the next run of the same module saves.
 @functools.lru_cache(maxsize=8)
-def _initial(module: _Same, structure: Any, rest: tuple[tuple[type, Any], ...]) -> Callable:
+def _initial(module: _Same, inputs: Inputs) -> Callable:
     """A Linen module's collections, of keys and of the arrays among its inputs, compiled once."""
 
     def init(keys: dict[str, chex.PRNGKey], arrays: dict[int, jax.Array]) -> Any:
-        args, kwargs = _filled(structure, arrays, rest)
+        args, kwargs = inputs.filled(arrays)
         return module.itself.init(keys, *args, **kwargs)
 
     return jax.jit(init)
-
-
-def _filled(structure: Any, arrays: dict[int, jax.Array], rest: Sequence[tuple[type, Any]]) -> Any:
-    """The inputs: the arrays at their places, and in their order what is left."""
-    others = iter(rest)
-    count = len(arrays) + len(rest)
-    leaves = [arrays[i] if i in arrays else next(others)[1] for i in range(count)]
-    return jax.tree.unflatten(structure, leaves)
 
 
 class Linen(NamedTuple):
@@ -121,19 +130,19 @@ class Linen(NamedTuple):
             allowed = "an input of the Linen module, by position or by name"
             raise TypeError(f"init: `example` or `example_kwargs` must be {allowed}, got None")
         given, structure = jax.tree.flatten(example)
-        # The rest, such as `train=True`, steers Python and must not be traced.
         arrays = {i: x for i, x in enumerate(given) if hasattr(x, "dtype")}
-        rest = tuple((type(x), x) for i, x in enumerate(given) if i not in arrays)
+        rest = tuple((i, type(x), x) for i, x in enumerate(given) if i not in arrays)
+        inputs = Inputs(structure, rest)
 
         def again(keys: dict[str, chex.PRNGKey], arrays: dict[int, jax.Array]) -> Any:
-            args, kwargs = _filled(structure, arrays, rest)
+            args, kwargs = inputs.filled(arrays)
             return self.module.apply(made, *args, **kwargs, rngs=keys, mutable=list(state))[1]
 
         keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}
         try:
-            initial = _initial(_Same(self.module), structure, rest)
+            initial = _initial(_Same(self.module), inputs)
         except TypeError:  # among the rest is what has no hash
-            initial = _initial.__wrapped__(_Same(self.module), structure, rest)
+            initial = _initial.__wrapped__(_Same(self.module), inputs)
         made = initial(keys, arrays)
         state = {name: value for name, value in made.items() if name != "params"}
         after = jax.eval_shape(again, keys, arrays)
