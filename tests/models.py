@@ -1,5 +1,7 @@
 """What many tests train: small models, losses, data, states, and programs."""
 
+import os
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,12 @@ import numpy as np
 from flax import nnx
 
 from jax_lrreg import training
+
+
+def environment_of(devices, flags=""):
+    """That of a script on so many devices of one CPU, with XLA as it is in the tests."""
+    count = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": f"{os.getenv('XLA_FLAGS', '')} {count} {flags}"}
 
 
 def apply(params, x):

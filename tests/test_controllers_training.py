@@ -10,7 +10,7 @@ import models
 import numpy as np
 import optax
 import pytest
-from models import apply, loss_fn, start, zeros
+from models import apply, environment_of, loss_fn, start, zeros
 from sklearn.datasets import load_digits
 
 from jax_lrreg import schedules, training, transforms
@@ -534,8 +534,6 @@ class TestHypergradientDescent:
 
 def test_on_four_devices_it_is_the_same_and_compiled_once():
     code = """
-import os
-os.environ["XLA_FLAGS"] = os.getenv("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jax_lrreg import training, transforms
@@ -567,7 +565,8 @@ np.testing.assert_array_equal(rates[0][0], rates[1][0])
 np.testing.assert_allclose(rates[0][1], rates[1][1], atol=1e-6)
 print("same")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment_of(4))
     assert done.stdout.strip() == "same", done.stderr[-2000:]
 
 

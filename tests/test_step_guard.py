@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from models import two_layers, two_layers_params
+from models import environment_of, two_layers, two_layers_params
 
 from jax_lrreg import penalties, schedules, training, transforms
 
@@ -352,8 +352,6 @@ def test_padding_of_weight_0_leaves_the_statistics_alone():
 
 
 MESH = r"""
-import os
-os.environ["XLA_FLAGS"] = os.getenv("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 import re, jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jax_lrreg import training
@@ -380,7 +378,7 @@ for cut in (P(), P("data")):
 
 def test_keep_looks_at_nothing_and_skip_sends_no_array_over_a_mesh():
     command = [sys.executable, "-c", MESH]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment_of(8))
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == 4, done.stderr[-2000:]
     (looks, arrays, numbers), skip, (_, more, _), cut = rows

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models import masked_loss
+from models import environment_of, masked_loss
 
 from jax_lrreg import training
 
@@ -198,8 +198,6 @@ def test_the_types_are_those_of_the_callers_context():
 
 def test_on_four_devices_every_kind_of_data_trains_the_same():
     code = """
-import os
-os.environ["XLA_FLAGS"] = os.getenv("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jax_lrreg import training
@@ -224,7 +222,8 @@ for chunk in (1, 3, 7):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 print("same")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment_of(4))
     assert done.stdout.strip() == "same", done.stderr[-2000:]
 
 

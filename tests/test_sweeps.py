@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models import apply, loss_fn, problem, start
+from models import apply, environment_of, loss_fn, problem, start
 
 from jax_lrreg import checkpoints, penalties, schedules, sweeps, text, training
 from jax_lrreg.sweeps import parts, program
@@ -221,9 +221,7 @@ with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=explicit)):
         print(error)
 """
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    flags += os.environ.get("XLA_FLAGS", "")
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
+    environment = environment_of(8, "--xla_backend_optimization_level=0") | {"PYTHONPATH": path}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
