@@ -245,7 +245,10 @@ def cut(batch: Batch, owner: str, pieces: int = 1, divides: bool = True) -> Batc
             name = "batch" + jax.tree_util.keystr(path)
             size = leaf.shape[0]
             require(size % (count * pieces) == 0, owner, name, size, allowed)
-        # Another number, in an evaluation, is filled up by XLA, which leaves the filling out.
+        if leaf.shape[0] % count:
+            # In an evaluation XLA fills it up, and leaves the filling out. Left free, it would lay
+            # the argument on a part of the axis, of 20 rows on 4 of 8 devices, which JAX refuses.
+            leaf = jax.lax.with_sharding_constraint(leaf, PartitionSpec())
         return jax.lax.with_sharding_constraint(leaf, PartitionSpec(axis))
 
     return jax.tree_util.tree_map_with_path(one, batch)

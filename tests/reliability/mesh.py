@@ -140,7 +140,7 @@ with jax.set_mesh(mesh):
     found["compiled"]["step"] = [n for n in compiled if "call" in n]
     state, metrics = jax.jit(lambda s: training.scan(step, s, data, steps=STEPS))(begin())
     found["losses"]["scan"] = metrics["loss"].tolist()
-    uneven = training.ArrayData({k: v[:1023] for k, v in arrays.items()}, 1000, shuffle=False)
+    uneven = training.ArrayData({k: v[:1023] for k, v in arrays.items()}, 500, shuffle=False)
     score = training.make_eval(module, lambda m, b: {"loss": loss_fn(m, b)}, uneven)
     found["evaluation"] = score(begin())["loss"]
 print(json.dumps(found))
