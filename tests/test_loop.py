@@ -400,6 +400,21 @@ class TestInterrupts:
         assert history["step"].tolist() == [30]
         assert len(heard) == 1
 
+    def test_one_that_comes_while_the_processes_agree_ends_the_run_at_the_next(self, monkeypatch):
+        """Each waits for the slowest there, so most signals come at that moment."""
+        asked = []
+
+        def agreed(*said):  # of two processes, of which the other one has no signal
+            asked.append(said[-1])
+            if len(asked) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return list(said)
+
+        monkeypatch.setattr("jax_lrreg.training.loop.agreed", agreed)
+        _, history = training.fit(STEP, start(), DATA, steps=90, chunk=10)
+        assert asked == [0, 0, signal.SIGTERM]
+        assert str(history["ended"]) == "after step 30: SIGTERM"
+
     def test_a_second_sigterm_does_what_the_system_does(self):
         code = (
             "import signal, jax, jax.numpy as jnp, optax\n"

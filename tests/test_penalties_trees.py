@@ -674,7 +674,7 @@ BAD = [
     ("axis", lambda: GroupLasso(1.0, axis="rows")),
     ("axis", lambda: GroupLasso(1.0, axis=1.0)),
     ("axis", lambda: GroupLasso(1.0, axis=True)),
-    ("axis", lambda: GroupLasso(1.0, axis=())),
+    ("`axis` must be given, such as -2", lambda: GroupLasso(1.0)),
     ("axis", lambda: GroupLasso(1.0, axis=(0, 0))),
     ("axis", lambda: GroupLasso(1.0, axis=(0, -2))(W)),
     ("axis", lambda: GroupLasso(1.0, axis=-3)({"kernel": W})),

@@ -37,10 +37,13 @@ class Numbered(Grouped, Protocol):
 def require_axes(penalty: Grouped) -> None:
     """Checks the fields `axis` and `stacked`."""
     each = _each_axis(penalty.axis)
+    # The default of those whose groups may be numbered instead; it says nothing to who gave none.
+    given = "given, such as -2 for a group of each output unit of an (in, out) kernel"
+    require(each or penalty.axis is None, penalty, "axis", penalty.axis, given)
     allowed = "a whole number, a tuple of different ones, or None for all axes"
     for axis in each:
         require_whole(penalty, "axis", axis, -32, 32, allowed)  # NumPy's arrays have no more axes
-    different = penalty.axis is None or len(set(each)) == len(each) > 0
+    different = penalty.axis is None or len(set(each)) == len(each)
     require(different, penalty, "axis", penalty.axis, allowed)
     require_whole(penalty, "stacked", penalty.stacked, 0)
 

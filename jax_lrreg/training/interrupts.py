@@ -54,16 +54,18 @@ class Interrupts:
     signal is ignored, as in what `nohup` starts, nothing is changed.
 
     Attributes:
-        number: the first signal, or 0.
+        noted: the first signal in this process, or 0.
+        number: the one that ends the run, where the processes have agreed on it, or 0. It is apart
+            from `noted`, since a signal may come while they agree: that one counts at the next.
         noticed: the signals that are noted and not raised: nothing has to hold them back.
     """
 
     def __init__(self):
-        self.number, self.noticed, self._before = 0, [], {}
+        self.noted, self.number, self.noticed, self._before = 0, 0, [], {}
 
     @property
     def came(self) -> str:
-        """The name of the first signal, or ""."""
+        """The name of the signal that ends the run, or ""."""
         return signal.Signals(self.number).name if self.number else ""
 
     def __enter__(self) -> "Interrupts":
@@ -78,8 +80,8 @@ class Interrupts:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        before, first = self._before[number], not self.number
-        self.number = self.number or number
+        before, first = self._before[number], not self.noted
+        self.noted = self.noted or number
         if callable(before) and (before is not signal.default_int_handler or not first):
             before(number, frame)
         elif not first:  # what the system does, which Python cannot call

@@ -320,7 +320,7 @@ def _decided(
     over = stopped or (isinstance(stop, Deadline) and stop.is_over())
     if jax.process_count() > 1 and not (run.now.interval.closed or run.evaluates(run.now.step)):
         return False, "", False
-    *said, interrupts.number = agreed(stopped, over, due, interrupts.number)
+    *said, interrupts.number = agreed(stopped, over, due, interrupts.noted)
     stopped, over, due = map(bool, said)
     at_end = ALL if run.now.step == run.end else interrupts.came
     return stopped, f"{name_of(stop)} said so" if over else at_end, due
