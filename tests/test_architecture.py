@@ -151,6 +151,7 @@ def test_import_loads_two_small_files_beside_jax_and_optax():
 
 def test_every_namespace_can_be_reached_and_loads_what_it_needs_only():
     heavy = ("flax", "orbax", "matplotlib", "sklearn", "rich", "tensorboardX")
+    heavy += ("scipy.optimize", "scipy.ndimage", "scipy.special")
     code = (
         "import sys, jax_lrreg\n"
         "print(jax_lrreg.schedules.Constant(0.1), jax_lrreg.text.parse('L1(0.1)'))\n"

@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult, least_squares
 
 from jax_lrreg._check import require, require_whole
 from jax_lrreg._struct import pytree
@@ -164,7 +163,11 @@ class _Problem:
             found.append(self.descended(start, lower, upper))
         return min(found, key=lambda one: one.cost).x
 
-    def descended(self, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> OptimizeResult:
+    def descended(self, start: np.ndarray, lower: np.ndarray, upper: np.ndarray):
+        """What `least_squares` finds from here."""
+        # Imported here, as every text that is read looks at this file, and SciPy takes its time.
+        from scipy.optimize import least_squares
+
         options: dict[str, Any] = {"jac": self.jacobian, "loss": self.huber}
         options |= {"bounds": (lower, upper), "x_scale": "jac", "max_nfev": 200}
         return least_squares(self.residuals, start, **options)

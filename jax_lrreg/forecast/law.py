@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import stdtrit
 
 from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg._struct import pytree, static
@@ -112,6 +111,8 @@ class MultiPower:
         Raises:
             ValueError: the law was not fitted, and has no `evidence`.
         """
+        from scipy.special import stdtrit  # here, as it is slow to import
+
         rates = rates_of("law", schedule, steps)
         require_number("interval", "level", level, "in (0, 1)", lambda x: (x > 0) & (x < 1))
         # Student's t: of three curves that were left out in turn, the misfit is known but roughly.

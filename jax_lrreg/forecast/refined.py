@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.ndimage import median_filter
 
 from jax_lrreg._check import require, require_choice, require_number, require_whole
 from jax_lrreg.forecast.rates import short
@@ -45,6 +44,8 @@ def refined(
         >>> print(lr(0), lr(25), lr(50), lr(100))
         0.1 0.075 0.05 0.0
     """
+    from scipy.ndimage import median_filter  # here, as it is slow to import
+
     steps = require_whole("refined", "steps", steps, 2)
     require_positive("refined", peak_value=peak_value)
     require_choice("refined", "optimizer", optimizer, POWERS)
