@@ -58,6 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sampled(n): n of the examples are enough without --full")
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: a collection that looks at all of it takes half a second."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
