@@ -58,6 +58,20 @@ def test_each_device_does_its_part_of_the_work(measured, count):
         assert share <= 1.1, (name, share)
 
 
+REFUSED = {
+    "state": "step: `state` must be on the active mesh, {'data': 2, 'model': 1}, got {'data': 2}",
+    "evaluated": "make_eval: `state` must be on the active mesh",
+    "devices": "scan: `state` must be on the active mesh, of devices [1, 0], got [0, 1]",
+    "batch": "step: `batch['x']` must be on the devices of the state, where training.place sends",
+    "sharding": "init: `sharding` must be on all devices of the active mesh",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_lies_on_other_devices_is_refused_by_name(measured, name):
+    assert measured[2]["refused"][name].startswith(REFUSED[name])
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_batches_of_grain_are_cut_too(measured, count):
     found = measured[count]["flops"]
@@ -193,6 +207,13 @@ def test_a_state_of_another_mesh_is_refused_and_so_is_what_is_no_mesh():
         training.fit(step, state, data, steps=1)
     with pytest.raises(TypeError, match=r"place: `mesh` must be a .*, got None"):
         training.place(data[0], None)
+    odd = {"x": np.ones((4, 8)), "y": np.ones(2)}
+    with pytest.raises(ValueError, match=r"place: `batch` must be .* equally many examples"):
+        training.place(odd, mesh_of())
+    with pytest.raises(TypeError, match=r"place: `batch` must be .* outside `jit`"):
+        jax.eval_shape(lambda batch: training.place(batch, mesh_of()), data[0])
+    with pytest.raises(ValueError, match="shardings: `rule`: pattern 'w' matches no parameter"):
+        training.shardings(SHAPES, MESH, {"w": P()})
     with pytest.raises(TypeError, match="`state` must be a State"):
         training.shardings(PARAMS, MESH, None)
 
@@ -240,6 +261,18 @@ def test_a_sharding_brings_its_mesh_and_one_device_is_a_mesh_too():
     assert state.params["kernel"].sharding == where
     assert history["loss"][-1] < history["loss"][0]
     assert not state.copy().params["kernel"].is_deleted()
+
+
+def test_a_run_goes_on_with_a_mesh_and_without(tmp_path):
+    step, data = training.make_step(apply, loss_fn, TX), [{"x": np.ones((4, 8), np.float32)}] * 3
+    meshes = (contextlib.nullcontext(), jax.set_mesh(mesh_of()), contextlib.nullcontext())
+    for until, mesh in enumerate(meshes, 1):
+        with mesh:
+            state = training.init(apply, TX, key=jax.random.key(0), params=PARAMS)
+            state, history = training.fit(
+                step, state, data, until=until, log_every=1, checkpoint=tmp_path
+            )
+        assert history["step"].tolist() == list(range(1, until + 1))
 
 
 def test_a_reference_that_is_data_of_the_state_lies_as_its_parameter():

@@ -1,6 +1,7 @@
 """What makes two runs the same: texts by name, and a program's numbers, compared one by one."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from jax_lrreg.checkpoints.notes import Json
 
 Fingerprint = dict[str, Json]  # by the names of the arguments that say it
 SHOWN = 6  # numbers of a program in a message
+# On which devices a run goes on is no part of what it computes, but stands in the program's text.
+PLACES = re.compile(r"\s*ctx_mesh=(Abstract)?Mesh\(.*?axis_types=\(.*?\)\)", re.DOTALL)
 
 
 def text_of(value: object) -> str:
@@ -37,7 +40,7 @@ def program_of(function: Callable, *args: chex.ArrayTree) -> dict[str, Any]:
     _collect(closed.jaxpr, literals)
     consts = [x for x in closed.consts if not is_key(x)]
     literals += [float(x) for x in consts if np.ndim(x) == 0]
-    digest = hashlib.sha256(str(closed.jaxpr).encode())
+    digest = hashlib.sha256(PLACES.sub("", str(closed.jaxpr)).encode())
     digest.update(_sum(consts).encode())
     # In their order, so that the first that differs can be named.
     return {"sum": digest.hexdigest()[:16], "numbers": literals[:200]}

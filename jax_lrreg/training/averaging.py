@@ -16,7 +16,7 @@ from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
 from jax_lrreg.training.loss import Now, called, loss_and_metrics
 from jax_lrreg.training.modules import Module, adapter_of, statistics_of
-from jax_lrreg.training.sharding import cut
+from jax_lrreg.training.sharding import around, cut, refuse_unfit
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
 
@@ -120,9 +120,12 @@ def refresh_statistics(
         if weight == 0:
             continue
         batch, now = jax.tree.map(as_array, batch), state.replace(step=state.step + number)
-        if left is None:
-            left, zeros = _left_over(partial(after, state=now, batch=batch), own)
-        found = [weight * x / part for x, part in zip(after(zeros, now, batch), left, strict=True)]
+        with around(state, "refresh_statistics"):
+            refuse_unfit(batch, state, "refresh_statistics", f"data[{number}]")
+            if left is None:
+                left, zeros = _left_over(partial(after, state=now, batch=batch), own)
+            new = after(zeros, now, batch)
+        found = [weight * x / part for x, part in zip(new, left, strict=True)]
         total = found if total is None else jax.tree.map(jnp.add, total, found)
         size += weight
     allowed = "at least one batch whose examples have a weight; an iterator is read only once"

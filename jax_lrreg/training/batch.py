@@ -76,6 +76,7 @@ def _is_at_hand(array: jax.Array) -> bool:
     return (
         ready is not None
         and ready()
+        and array.is_fully_addressable
         and all(device.platform == "cpu" for device in array.devices())
     )
 

@@ -90,7 +90,7 @@ class Run:
             require_whole(owner, "chunk", chunk, allowed="'auto' or a whole number >= 1")
         self.log_every = require_whole(owner, "log_every", log_every)
         self.eval_every, self.chunk, self.owner, self.step = eval_every, chunk, owner, step
-        with around(state):
+        with around(state, owner):
             state = settled(step.complete(state))
         self.place = place_of(state, owner)
         state = self.place.settled(state)
@@ -159,7 +159,7 @@ class Run:
             return
         example = self.source.example(self.now.step)
         require_same(self.source, example, self.now.step, self.owner)
-        with around(self.now.state):
+        with around(self.now.state, self.owner):
             trace = self.step.body.trace(self.now.state, example)
         _, metrics = trace.out_info
         slow = is_slow_in_a_loop(trace, platform_of(self.now.state))
@@ -200,7 +200,7 @@ class Run:
         rows = (source.arrays, draw.payload, np.int32(draw.steps))
         with (
             jax.profiler.StepTraceAnnotation("train", step_num=self.now.step),
-            around(state),
+            around(state, self.owner),
             held_back(signals),
         ):
             # The state is given away here: an interrupt before the new one has its name would lose

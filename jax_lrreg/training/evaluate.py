@@ -19,7 +19,7 @@ from jax_lrreg.training.data import (
     require_batches,
 )
 from jax_lrreg.training.modules import Module, adapter_of
-from jax_lrreg.training.sharding import around, cut
+from jax_lrreg.training.sharding import around, cut, refuse_unfit
 from jax_lrreg.training.state import State
 
 
@@ -77,7 +77,8 @@ def make_eval(
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
                 batch = jax.tree.map(as_array, batch)
-                with around(state):
+                with around(state, "make_eval"):
+                    refuse_unfit(batch, state, "make_eval", f"data[{number}]")
                     results.append(metrics(state.params, state.model_state, batch))
         allowed = "at least one batch whose examples have a weight; an iterator is read only once"
         require(len(sizes) > 0, "make_eval", "data", data, allowed)

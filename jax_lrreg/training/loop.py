@@ -236,7 +236,7 @@ def lower(
     chunk = require_whole("lower", "chunk", chunk)
     source, place = source_of(data, "lower"), place_of(state, "lower")
     example = source.example(0)
-    with around(state):
+    with around(state, "lower"):
         state = place.shapes(jax.eval_shape(step.complete, state), state)
         trace = step.body.trace(state, example)
         loops = chunk > 1 or not is_slow_in_a_loop(trace, platform_of(state))

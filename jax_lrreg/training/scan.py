@@ -11,6 +11,7 @@ from jax_lrreg._optax_state import listen
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.data import ArrayData
 from jax_lrreg.training.metrics import Metrics
+from jax_lrreg.training.sharding import around
 from jax_lrreg.training.sources import source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
@@ -66,12 +67,20 @@ def scan(
     if not isinstance(step, Step):
         raise TypeError(f"scan: `step` must come from make_step, got {step!r}")
     steps = require_whole("scan", "steps", steps)
-    size = steps if checkpoint is None else require_whole("scan", "checkpoint", checkpoint)
+    size = None if checkpoint is None else require_whole("scan", "checkpoint", checkpoint)
     state = step.complete(state)
     # As in `fit` without `control_on`, controllers hear each update's loss.
     state = state.replace(opt_state=listen(state.opt_state, external=False))
     # A carry keeps its types, and a Python number's is weak.
     state = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), state)
+    with around(state, "scan"):
+        return _scanned(step, state, data, steps, size)
+
+
+def _scanned(
+    step: Step, state: State, data: ArrayData | Iterable[Batch], steps: int, size: int | None
+) -> tuple[State, Metrics]:
+    """The steps of a state that can be carried, whose mesh is active."""
     source = source_of(data, "scan", steps)
     if isinstance(data, ArrayData):
         rows: Any = data.order(state.step, steps)
@@ -86,8 +95,8 @@ def scan(
     def many(state: State, rows: Any) -> tuple[State, Metrics]:
         return jax.lax.scan(one, state, rows)
 
-    if checkpoint is None or size >= steps:
-        return many(state, rows) if checkpoint is None else jax.checkpoint(many)(state, rows)
+    if size is None or size >= steps:
+        return many(state, rows) if size is None else jax.checkpoint(many)(state, rows)
     # Whole pieces in a loop around the loop, and what is left over in one more.
     whole = steps // size
     head = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), rows)

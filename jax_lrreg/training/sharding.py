@@ -17,7 +17,7 @@ from jax_lrreg.penalties import Penalty
 from jax_lrreg.penalties.groups import group_axes
 from jax_lrreg.penalties.spectral import MatrixPenalty
 from jax_lrreg.select.patterns import matcher, require_alive
-from jax_lrreg.training.batch import Batch
+from jax_lrreg.training.batch import Batch, count_examples
 
 Rule: TypeAlias = Callable[[str, Any, Mesh], PartitionSpec]
 Stated: TypeAlias = Any  # a `State`, whose file imports this one
@@ -49,6 +49,9 @@ def place(batch: Batch, mesh: Mesh, axis: str | None = None) -> Batch:
     require(isinstance(mesh, Mesh), "place", "mesh", mesh, "a jax.sharding.Mesh", TypeError)
     own = data_axis(mesh, "place")
     require(own is not None, "place", "mesh", mesh, "a mesh with an Auto axis")
+    here = all(known(x) for x in jax.tree.leaves(batch))
+    require(here, "place", "batch", batch, "of arrays that are there, outside `jit`", TypeError)
+    count_examples(batch, "place", "batch")
     axis = str(own) if axis is None else _axis_of("place", axis, mesh)
     return jax.tree.map(lambda x: rows_on(x, mesh, axis, "place", "batch"), batch)
 
@@ -105,14 +108,24 @@ def shardings(state: Stated, mesh: Mesh, rule: Rule | Mapping[str, PartitionSpec
         ValueError: a pattern matches no parameter; a PartitionSpec names an axis that is not there,
             or does not fit the shape of its parameter.
     """
+    return lying(state, mesh, rule, "shardings", "rule")
+
+
+def lying(
+    state: Stated,
+    mesh: Mesh,
+    rule: Rule | Mapping[str, PartitionSpec] | None,
+    *said: str,
+) -> Any:
+    """`shardings`, whose refusals name the function and the argument that the user has."""
     fits = isinstance(mesh, Mesh | AbstractMesh)
     require(fits, "shardings", "mesh", mesh, "a jax.sharding.Mesh", TypeError)
     stated = hasattr(state, "params")
     require(stated, "shardings", "state", type(state).__name__, "a State, from `init`", TypeError)
     data_axis(mesh, "shardings")  # refuses Explicit axes
     params = leaves(state.params)
-    decide = _rule_of(rule, [leaf.path for leaf in params])
-    specs = {leaf.path: _fitting(decide(*leaf, mesh), leaf, mesh) for leaf in params}
+    decide = _rule_of(rule, [leaf.path for leaf in params], *said)
+    specs = {leaf.path: _fitting(decide(*leaf, mesh), leaf, mesh, *said) for leaf in params}
     shapes = {path: tuple(value.shape) for path, value in params}
 
     def lies(keys: Keys, leaf: chex.Array) -> NamedSharding:
@@ -145,7 +158,7 @@ def made_on(
     where = sharding
     if not isinstance(sharding, Sharding):
         assert mesh is not None
-        where = shardings(jax.eval_shape(strong, *args), mesh, sharding)
+        where = lying(jax.eval_shape(strong, *args), mesh, sharding, "init", "sharding")
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return jax.jit(strong, out_shardings=where)(*args)
 
@@ -173,6 +186,10 @@ def mesh_for(sharding: Placement | None) -> Mesh | None:
         require_same_mesh(sharding.mesh, "init", "sharding")
         return sharding.mesh  # type: ignore[return-value]  of devices, it is never abstract
     if isinstance(sharding, Sharding):
+        active = active_mesh()
+        same = active is None or sharding.device_set == set(active.devices.flat)
+        allowed = "on all devices of the active mesh, or used outside jax.set_mesh"
+        require(same, "init", "sharding", sharding, allowed)
         return None
     rules = isinstance(sharding, Mapping) or _takes_three(sharding)
     require(sharding is None or rules, "init", "sharding", sharding, FORMS, TypeError)
@@ -196,9 +213,28 @@ def active_mesh() -> Mesh | None:
 def require_same_mesh(mesh: Mesh | AbstractMesh, owner: str, argument: str) -> None:
     """Refuses a mesh beside another active one: JAX would, by a page on each input."""
     active = active_mesh()
-    allowed = f"on the active mesh, {None if active is None else dict(active.shape)}"
-    same = active is None or dict(active.shape) == dict(mesh.shape)
-    require(same, owner, argument, dict(mesh.shape), allowed)
+    if active is None or active == mesh:
+        return
+    here, there = dict(active.shape), dict(mesh.shape)
+    require(here == there, owner, argument, there, f"on the active mesh, {here}")
+    if isinstance(mesh, Mesh):
+        here, there = ([d.id for d in x.devices.flat] for x in (active, mesh))
+        require(here == there, owner, argument, there, f"on the active mesh, of devices {here}")
+
+
+def refuse_unfit(batch: Batch, state: Stated, owner: str, argument: str) -> None:
+    """Refuses what is no batch, and arrays on other devices than the mesh that a state is on."""
+    count_examples(batch, owner, argument)
+    where = getattr(state.step, "sharding", None) if known(state.step) else None
+    if not isinstance(where, NamedSharding):
+        return
+    devices = where.device_set
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        stays = isinstance(leaf, jax.Array) and known(leaf) and leaf.committed
+        there = leaf.sharding.device_set if stays else devices
+        name = argument + jax.tree_util.keystr(path)
+        allowed = "on the devices of the state, where training.place sends it, or a NumPy array"
+        require(there == devices, owner, name, f"one on {sorted(d.id for d in there)}", allowed)
 
 
 def data_axis(mesh: Mesh | AbstractMesh, owner: str) -> str | None:
@@ -274,11 +310,14 @@ def micro_batches(x: jax.Array, count: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(split, PartitionSpec(None, axis))
 
 
-def around(state: Stated) -> contextlib.AbstractContextManager:
-    """The mesh of the state made active, where none is: a NamedSharding brings its mesh along."""
+def around(state: Stated, owner: str) -> contextlib.AbstractContextManager:
+    """The mesh of the state made active, where none is; beside another one it is refused."""
     step = getattr(state, "step", None)  # what is no state is refused by who takes it
     where = getattr(step, "sharding", None) if known(step) else None
-    if not isinstance(where, NamedSharding) or not jax.sharding.get_abstract_mesh().empty:
+    if not isinstance(where, NamedSharding):
+        return contextlib.nullcontext()
+    if not jax.sharding.get_abstract_mesh().empty:
+        require_same_mesh(where.mesh, owner, "state")
         return contextlib.nullcontext()
     return jax.set_mesh(where.mesh)  # type: ignore[arg-type]  of an array, it is never abstract
 
@@ -342,32 +381,36 @@ def _takes_three(rule: object) -> bool:
     return False
 
 
-def _rule_of(rule: Rule | Mapping[str, PartitionSpec] | None, paths: list[str]) -> Rule:
+def _rule_of(
+    rule: Rule | Mapping[str, PartitionSpec] | None, paths: list[str], owner: str, argument: str
+) -> Rule:
     """A rule, of patterns too; refuses a pattern that matches none of the paths."""
     if rule is None:
         return lambda *_: PartitionSpec()
     if not isinstance(rule, Mapping):
-        require(_takes_three(rule), "init", "sharding", rule, FORMS, TypeError)
+        require(_takes_three(rule), owner, argument, rule, FORMS, TypeError)
         return rule
     for pattern in rule:
-        require_alive("init: `sharding`", pattern, paths)
+        require_alive(f"{owner}: `{argument}`", pattern, paths)
     pairs = [(matcher(pattern), spec) for pattern, spec in rule.items()]
     return lambda path, *_: next((spec for fits, spec in pairs if fits(path)), PartitionSpec())
 
 
-def _fitting(spec: PartitionSpec, leaf: Leaf, mesh: Mesh) -> PartitionSpec:
+def _fitting(
+    spec: PartitionSpec, leaf: Leaf, mesh: Mesh, owner: str, argument: str
+) -> PartitionSpec:
     """The PartitionSpec of a parameter; refuses one that does not fit, by its path."""
-    name, shape = f"sharding of {leaf.path}", tuple(leaf.value.shape)
-    require(isinstance(spec, PartitionSpec), "init", name, spec, "a PartitionSpec", TypeError)
+    name, shape = f"{argument} of {leaf.path}", tuple(leaf.value.shape)
+    require(isinstance(spec, PartitionSpec), owner, name, spec, "a PartitionSpec", TypeError)
     allowed = f"of at most {len(shape)} entries, as the parameter has shape {shape}"
-    require(len(spec) <= len(shape), "init", name, spec, allowed)
+    require(len(spec) <= len(shape), owner, name, spec, allowed)
     parts = [() if x is None else x if isinstance(x, tuple) else (x,) for x in spec]
     used = sum(parts, ())
-    require(len(set(used)) == len(used), "init", name, spec, "one that names an axis once")
+    require(len(set(used)) == len(used), owner, name, spec, "one that names an axis once")
     for length, each in zip(shape, parts, strict=False):
-        count = int(np.prod([mesh.shape[_axis_of("init", axis, mesh, name)] for axis in each]))
+        count = int(np.prod([mesh.shape[_axis_of(owner, axis, mesh, name)] for axis in each]))
         allowed = f"such that {count} devices divide the {length} of shape {shape}"
-        require(length % count == 0, "init", name, spec, allowed)
+        require(length % count == 0, owner, name, spec, allowed)
     return spec
 
 

@@ -23,6 +23,7 @@ from jax_lrreg.training.batch import (
 )
 from jax_lrreg.training.data import ArrayData, Stream, gather
 from jax_lrreg.training.program import Place
+from jax_lrreg.training.sharding import active_mesh, replicated
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
 INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call
@@ -257,6 +258,11 @@ class StreamSource:
         if size is None:
             return self.place.rows(column[0], 0, self.owner)
         if place is not None:  # as many rows as ever, so that nothing is compiled anew
+            # Where a mesh is active JAX stacks nothing that lies on one device.
+            if self.place.mesh is not None:
+                column = [self.place.rows(leaf, 0, self.owner) for leaf in column]
+            elif (mesh := active_mesh()) is not None:
+                column = [replicated(leaf, mesh) for leaf in column]
             column = jnp.stack(column + [column[-1]] * (size - len(column)))
         return self.place.rows(column, 1, self.owner)
 

@@ -50,7 +50,7 @@ from jax_lrreg.training.metrics import (
 )
 from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
-from jax_lrreg.training.sharding import around, cut, pinned
+from jax_lrreg.training.sharding import around, cut, pinned, refuse_unfit
 from jax_lrreg.training.spikes import Spike, entered, judged
 from jax_lrreg.training.state import (
     Optimizer,
@@ -218,12 +218,12 @@ class Step:
         kept: Any = kept_of(state)
         try:
             if isinstance(getattr(state.step, "sharding", None), jax.sharding.NamedSharding):
-                with around(state):
+                with around(state, "step"):
                     changing, metrics = self._call_for(state)(changing_of(state), kept, batch)
             else:
                 changing, metrics = self._call(changing_of(state), kept, batch)
-        except TypeError:  # JAX does not say which leaf is no array of numbers
-            count_examples(batch, "step", "batch")
+        except (TypeError, ValueError):  # JAX does not say which leaf is no array of numbers
+            refuse_unfit(batch, state, "step", "batch")
             raise
         state = _assembled(changing, kept if self.donate else jax.tree.map(jnp.copy, kept))
         if self.on_nonfinite == "raise" and metrics["skipped"] > metrics.get("spikes", 0):
@@ -235,7 +235,7 @@ class Step:
 
     def lower(self, state: State, batch: Batch) -> jax.stages.Lowered:
         """The program of a call, lowered; of shapes too, and for devices that are not here."""
-        with around(state):
+        with around(state, "step"):
             call = self._call_for(state := self.complete(state))
             return call.lower(changing_of(state), kept_of(state), batch)
 

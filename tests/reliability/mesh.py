@@ -62,7 +62,8 @@ def again():
 
 
 batches = [data(i) for i in range(STEPS)]
-kinds = {"ArrayData": lambda: data, "list": lambda: batches, "generator": lambda: iter(batches)}
+arrived = jax.tree.map(jnp.asarray, batches)  # each on the first device
+kinds = {"ArrayData": lambda: data, "list": lambda: batches, "generator": lambda: iter(arrived)}
 if importlib.util.find_spec("grain"):
     import grain
 
@@ -124,6 +125,28 @@ if count == 4:
         held, sent = followed(PROX, rule)
     differs = {name: float(abs(held[name] - alone[name]).max()) for name in alone}
     found["families"] = {"differs": differs, "sent": sent, "plain": plain}
+
+found["refused"] = {}
+if count == 2:
+    other = jax.make_mesh((2, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    turned = jax.sharding.Mesh(mesh.devices[::-1], ("data",), axis_types=mesh.axis_types)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    step, batch = make(), jax.tree.map(lambda a: a[:16], arrays)
+    with jax.set_mesh(mesh):
+        state, own = begin(), training.make_eval(module, lambda m, b: {"loss": m(b)}, [batch])
+    refused = {
+        "state": (other, lambda: step(state, batch)),
+        "evaluated": (other, lambda: own(state)),
+        "devices": (turned, lambda: training.scan(step, state, [batch], steps=1)),
+        "batch": (mesh, lambda: step(state, jax.device_put(batch, one))),
+        "sharding": (mesh, lambda: begin(sharding=one)),
+    }
+    for name, (active, use) in refused.items():
+        try:
+            with jax.set_mesh(active):
+                use()
+        except ValueError as error:
+            found["refused"][name] = str(error)
 
 with jax.set_mesh(mesh):
     first = begin()
