@@ -324,30 +324,42 @@ def test_a_picture_says_which_schedule_to_run(fitted):
     plots.plt.close("all")
 
 
-A, B, C = (LAW(lr, steps=500) for lr in RUNS)
-BAD = {
-    "one": ({RUNS[0]: A}, "two curves at least"),
-    "no drop": ({RUNS[0]: A, Constant(5e-4): A}, "with a drop of the rate"),
-    "the same": ([(RUNS[2], C), (RUNS[2], C)], "of different schedules"),
-    "NaN": ({RUNS[0]: A, RUNS[2]: C.at[7].set(jnp.nan)}, r"Cosine.*finite, got 'nan at place 7'"),
-    "longer": ({RUNS[0]: A, RUNS[2]: np.append(C, C)}, "Cosine.*500 steps.*got 1000"),
-    "shorter": ({RUNS[0]: A, RUNS[2]: C[:300]}, "Cosine.*500 steps.*got 300"),
-    "pair": ({RUNS[0]: A, RUNS[2]: (np.arange(9), C)}, "as many as steps, 9"),
-    "falling steps": ({RUNS[0]: A, RUNS[2]: (np.arange(500)[::-1], C)}, "whole, >= 0 and rise"),
-    "negative": ({RUNS[0]: A - 3, RUNS[2]: C}, "positive: the fit"),
-    "text": ({RUNS[0]: A, RUNS[2]: "abc"}, r"Cosine.*numbers \[steps\], got 'abc'"),
-    "few": ({RUNS[0]: A, RUNS[2]: (np.arange(400, 405), C[400:405])}, "8 at least"),
+BAD = {  # of the curves of the first run and of the last
+    "one": (lambda A, C: {RUNS[0]: A}, "two curves at least"),
+    "no drop": (lambda A, C: {RUNS[0]: A, Constant(5e-4): A}, "with a drop of the rate"),
+    "the same": (lambda A, C: [(RUNS[2], C), (RUNS[2], C)], "of different schedules"),
+    "NaN": (
+        lambda A, C: {RUNS[0]: A, RUNS[2]: C.at[7].set(jnp.nan)},
+        r"Cosine.*finite, got 'nan at place 7'",
+    ),
+    "longer": (lambda A, C: {RUNS[0]: A, RUNS[2]: np.append(C, C)}, "Cosine.*500 steps.*got 1000"),
+    "shorter": (lambda A, C: {RUNS[0]: A, RUNS[2]: C[:300]}, "Cosine.*500 steps.*got 300"),
+    "pair": (lambda A, C: {RUNS[0]: A, RUNS[2]: (np.arange(9), C)}, "as many as steps, 9"),
+    "falling steps": (
+        lambda A, C: {RUNS[0]: A, RUNS[2]: (np.arange(500)[::-1], C)},
+        "whole, >= 0 and rise",
+    ),
+    "negative": (lambda A, C: {RUNS[0]: A - 3, RUNS[2]: C}, "positive: the fit"),
+    "text": (lambda A, C: {RUNS[0]: A, RUNS[2]: "abc"}, r"Cosine.*numbers \[steps\], got 'abc'"),
+    "few": (lambda A, C: {RUNS[0]: A, RUNS[2]: (np.arange(400, 405), C[400:405])}, "8 at least"),
 }
 
 
+@pytest.fixture(scope="module")
+def ends():
+    return [LAW(lr, steps=500) for lr in (RUNS[0], RUNS[2])]
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_a_fit_refuses_what_cannot_be_fitted_by_name(name):
+def test_a_fit_refuses_what_cannot_be_fitted_by_name(name, ends):
     curves, message = BAD[name]
+    given = curves(*ends)
     with pytest.raises(ValueError, match=message):
-        forecast.fit(curves)
+        forecast.fit(given)
 
 
-def test_other_wrong_arguments_are_refused_by_name(fitted):
+def test_other_wrong_arguments_are_refused_by_name(fitted, ends):
+    A, C = ends
     with pytest.raises(TypeError, match=r"curves.*dict"):
         forecast.fit(3)
     with pytest.raises(ValueError, match=r"each.*interval"):

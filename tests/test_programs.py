@@ -152,9 +152,9 @@ def plain_params():
 
 
 MODULES = {
-    "linen": (Net(), {}),
-    "nnx": (NnxNet(64, 32, 10, rate=0.1), {}),
-    "function": (plain, {"params": plain_params()}),
+    "linen": lambda: (Net(), {}),
+    "nnx": lambda: (NnxNet(64, 32, 10, rate=0.1), {}),
+    "function": lambda: (plain, {"params": plain_params()}),
 }
 
 
@@ -166,7 +166,7 @@ def digits():
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_programs_7_8_and_10_a_step_a_loop_and_a_look(kind, digits):
-    (module, given), (x, y) = MODULES[kind], digits
+    (module, given), (x, y) = MODULES[kind](), digits
     lr = schedules.Cosine(1e-2, steps=270).warmup(30)
     reg = penalties.L2(1e-4).on("**/kernel")
     tx = optax.adam(lr)
@@ -376,7 +376,7 @@ def test_program_13_other_averages():
 
 def test_program_13_averages_of_the_weights(digits):
     average = averages.Cooldown(steps=60, shape="1-sqrt", bins=8)
-    (module, _), (x, y), tx = MODULES["linen"], digits, optax.adam(1e-2)
+    (module, _), (x, y), tx = MODULES["linen"](), digits, optax.adam(1e-2)
     data = training.ArrayData({"x": x[:1400], "y": y[:1400]}, 128, jax.random.key(1))
 
     def loss_fn(model, batch):

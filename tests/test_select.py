@@ -42,17 +42,15 @@ class NNXNet(nnx.Module):
         self.head = nnx.Linear(3, 2, rngs=rngs)
 
 
+KINDS = ("Linen", "NNX module", "NNX State", "NNX pure", "plain")
+
+
 def trees():
     linen_params = LinenNet().init(jax.random.key(0), jnp.ones((1, 4)))["params"]
     module = NNXNet(nnx.Rngs(0))
     state = nnx.state(module, nnx.Param)
-    return {
-        "Linen": linen_params,
-        "NNX module": module,
-        "NNX State": state,
-        "NNX pure": nnx.to_pure_dict(state),
-        "plain": jax.tree.map(np.asarray, linen_params),
-    }
+    made = (linen_params, module, state, nnx.to_pure_dict(state))
+    return dict(zip(KINDS, (*made, jax.tree.map(np.asarray, linen_params)), strict=True))
 
 
 def chosen(spec, paths=PATHS):
@@ -61,7 +59,7 @@ def chosen(spec, paths=PATHS):
     return [path for path in paths if rules.multiplier(path, None)]
 
 
-@pytest.mark.parametrize("kind", trees())
+@pytest.mark.parametrize("kind", KINDS)
 def test_paths_are_the_same_for_every_kind_of_tree(kind):
     found = [leaf.path for leaf in leaves(trees()[kind]) if is_parameter(leaf.value)]
     expected = [
@@ -75,7 +73,7 @@ def test_paths_are_the_same_for_every_kind_of_tree(kind):
     assert sorted(found) == expected
 
 
-@pytest.mark.parametrize("kind", trees())
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_penalty_chooses_the_same_in_every_kind_of_tree(kind):
     tree = trees()[kind]
     ones = jax.tree.map(lambda x: jnp.ones_like(x) if is_parameter(x) else x, tree)
