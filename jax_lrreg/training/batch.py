@@ -87,6 +87,15 @@ def _require_no_mask(owner: object, argument: str, batch: Batch) -> None:
     require(free, owner, argument, got, "dicts without `mask`, which remainder='pad' adds")
 
 
+def is_own(leaf: object) -> bool:
+    """Whether an array has the rows of this process, and not those of all.
+
+    What each process makes of its rows where a mesh is active (`jnp.asarray`), JAX takes for one
+    array that is whole on every device: nothing else says that it is another one on each process.
+    """
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+
 def outline(batch: Batch) -> Any:
     """A batch in a few words: the type and shape of each array by its name."""
     outlined = {name: _outlined(as_array(leaf)) for name, leaf in _named(batch)}

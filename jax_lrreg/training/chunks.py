@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import hears_metrics, listen
+from jax_lrreg._processes import agreed
 from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, Batch
@@ -119,6 +120,7 @@ class Run:
 
         The names that these speak of are held against those that `eval_fn` returns.
         """
+        self._require_same_plan()
         state = self.now.state
         if control_on is not None:
             allowed = "a name that `eval_fn` returns, or None"
@@ -139,6 +141,16 @@ class Run:
             stop.begin()
         listening = listen(state.opt_state, control_on is not None)
         self.now = Chunk(self.now.step, state.replace(opt_state=listening), self.now.interval)
+
+    def _require_same_plan(self) -> None:
+        """Refuses numbers that differ between processes: one would wait for another for ever."""
+        plan = [self.end - self.start, self.log_every, self.eval_every or 0]
+        plan.append(0 if self.chunk == "auto" else int(self.chunk))
+        names = ("steps", "log_every", "eval_every", "chunk")
+        pairs = zip(names, plan, agreed(*plan), agreed(*(-n for n in plan)), strict=True)
+        for name, own, most, least in pairs:
+            allowed = f"the same on every process, where it is {-least} to {most}"
+            require(most == -least, self.owner, name, own, allowed)
 
     def evaluates(self, step: int) -> bool:
         """Whether the state after so many steps is to be evaluated."""

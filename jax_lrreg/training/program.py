@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_lrreg._check import require
-from jax_lrreg.training.batch import Batch
+from jax_lrreg.training.batch import Batch, is_own
 from jax_lrreg.training.history import add
 from jax_lrreg.training.sharding import (
     active_mesh,
@@ -93,8 +93,7 @@ class Place(NamedTuple):
 
     def global_shape(self, leaf: chex.Array, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that an array of a batch has for all processes together."""
-        local = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
-        if self.mesh is None or not shape or not local:
+        if self.mesh is None or not shape or not is_own(leaf):
             return shape
         return (shape[0] * share_of(self.mesh, self.axis), *shape[1:])
 

@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_lrreg._arrays import known
 from jax_lrreg._check import require_whole
 from jax_lrreg._optax_state import listen
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.data import ArrayData
 from jax_lrreg.training.metrics import Metrics
+from jax_lrreg.training.program import place_of
 from jax_lrreg.training.sharding import around
-from jax_lrreg.training.sources import source_of
+from jax_lrreg.training.sources import HERE, require_same, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 
@@ -81,11 +83,13 @@ def _scanned(
     step: Step, state: State, data: ArrayData | Iterable[Batch], steps: int, size: int | None
 ) -> tuple[State, Metrics]:
     """The steps of a state that can be carried, whose mesh is active."""
-    source = source_of(data, "scan", steps)
+    # Of several processes each gives its own rows, as in `fit`.
+    several = jax.process_count() > 1 and known(state.step)
+    source = source_of(data, "scan", steps, place_of(state, "scan") if several else HERE)
     if isinstance(data, ArrayData):
         rows: Any = data.order(state.step, steps)
     else:
-        source.example(0)
+        require_same(source, source.example(0), 0, "scan")
         rows = source.payload(0, steps, steps)
 
     def one(state: State, row: Any) -> tuple[State, Metrics]:

@@ -17,7 +17,7 @@ from jax_lrreg.penalties import Penalty
 from jax_lrreg.penalties.groups import group_axes
 from jax_lrreg.penalties.spectral import MatrixPenalty
 from jax_lrreg.select.patterns import matcher, require_alive
-from jax_lrreg.training.batch import Batch, count_examples
+from jax_lrreg.training.batch import Batch, count_examples, is_own
 
 Rule: TypeAlias = Callable[[str, Any, Mesh], PartitionSpec]
 Stated: TypeAlias = Any  # a `State`, whose file imports this one
@@ -337,20 +337,20 @@ def pinned(state: Stated) -> tuple[Any, Keys]:
 def rows_on(
     leaf: chex.Array, mesh: Mesh, axis: str, owner: str, name: str, before: int = 0
 ) -> jax.Array:
-    """One array of a batch, of which this process has its rows, on all devices of a mesh.
-
-    The rows are behind `before` other axes; a scalar or a key is the same on every device.
-    """
-    if np.ndim(leaf) <= before:
+    """One array of a batch, with the rows of this process behind `before` axes, on a mesh."""
+    if np.ndim(leaf) <= before:  # a scalar, or a key
         return replicated(leaf, mesh)
     where = NamedSharding(mesh, PartitionSpec(*[None] * before, axis))
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return leaf  # it is that of all processes already
+    if not is_own(leaf):
+        return leaf
     total = np.shape(leaf)[before] * share_of(mesh, axis)
     allowed = f"a multiple of {mesh.shape[axis]} examples, the size of the mesh's axis {axis!r}"
     require(total % mesh.shape[axis] == 0, owner, name, total, allowed)
-    if jax.process_count() == 1 or is_key(leaf):
+    if jax.process_count() == 1:
         return jax.device_put(leaf, where)
+    if is_key(leaf):
+        own = rows_on(jax.random.key_data(leaf), mesh, axis, owner, name, before)
+        return jax.random.wrap_key_data(own, impl=jax.random.key_impl(leaf))
     return jax.make_array_from_process_local_data(where, np.asarray(leaf))
 
 

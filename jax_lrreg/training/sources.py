@@ -264,6 +264,8 @@ class StreamSource:
             elif (mesh := active_mesh()) is not None:
                 column = [replicated(leaf, mesh) for leaf in column]
             column = jnp.stack(column + [column[-1]] * (size - len(column)))
+            if not column.is_fully_addressable:  # the rows of all
+                return column
         return self.place.rows(column, 1, self.owner)
 
     def _next(self) -> list[Any]:

@@ -31,6 +31,7 @@ if not alone:
     jax.distributed.initialize(f"localhost:{port}", 2, rank, **limits)
 
 import jax.numpy as jnp
+import numpy as np
 from regression import begin, data, mesh, step
 
 from jax_lrreg import checkpoints, training
@@ -38,13 +39,13 @@ from jax_lrreg import checkpoints, training
 STEPS, KEPT, LONGER = 6, 12, 16
 
 
-def own_rows(steps, fewer=0):
+def own_rows(steps, fewer=0, kind=np.asarray):
     for index in range(steps):
         if what and rank == 1 and index == 40:
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("row 17 is broken")
-        yield jax.tree.map(lambda a: a[rank * 8 : rank * 8 + 8 - fewer], data(index))
+        yield jax.tree.map(lambda a: kind(a[rank * 8 : rank * 8 + 8 - fewer]), data(index))
 
 
 def fit(name, rule=None, kind=data, steps=STEPS, loggers=(), **options):
@@ -75,7 +76,15 @@ with jax.set_mesh(mesh):
     else:
         for name, rule in (("whole", None), ("cut", cut)):
             found[name], _ = fit(name, rule)
-            found[f"{name}, rows"], _ = fit(f"{name} rows", rule, own_rows(STEPS))
+            # JAX takes its arrays of each process for one that is the same on both.
+            rows = own_rows(STEPS, kind=jnp.asarray if rule else np.asarray)
+            found[f"{name}, rows"], _ = fit(f"{name} rows", rule, rows)
+        rows = list(own_rows(STEPS))
+        _, metrics = training.scan(step, begin(), rows, steps=STEPS)
+        found["scan"] = np.mean(metrics["loss"].reshape(-1, 2), axis=1).tolist()
+        with contextlib.suppress(ValueError):
+            fit("longer here", steps=STEPS + 2 * rank)
+            found["steps"] = "not refused"
         for uneven in (
             own_rows(1, fewer=2 * rank),
             training.ArrayData(data.arrays, 16, jax.random.key(rank)),
