@@ -341,7 +341,7 @@ def rows_on(
     if np.ndim(leaf) <= before:  # a scalar, or a key
         return replicated(leaf, mesh)
     where = NamedSharding(mesh, PartitionSpec(*[None] * before, axis))
-    if not is_own(leaf):
+    if isinstance(leaf, jax.Array) and not is_own(leaf):
         return leaf
     total = np.shape(leaf)[before] * share_of(mesh, axis)
     allowed = f"a multiple of {mesh.shape[axis]} examples, the size of the mesh's axis {axis!r}"
