@@ -7,11 +7,13 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 LAST_STEP = 2**31 - 1  # steps are counted in int32, JAX's widest integer unless x64 is switched on
+NO_MESH = jax.sharding.Mesh(np.empty((), object), ())  # under it no trace speaks of devices
 
 
 class Leaf(NamedTuple):

@@ -290,3 +290,19 @@ def test_a_reference_that_is_data_of_the_state_lies_as_its_parameter():
             found.append(state)
     assert found[1].hyper["kernel"].sharding.spec == P("data", None)
     chex.assert_trees_all_close(found[0].params, found[1].params, rtol=1e-6)
+
+
+def test_a_run_goes_on_over_another_mesh_and_without_one(tmp_path):
+    """Adam asks by `jnp.where` whether its count is full: the mesh is part of that program."""
+    step = training.make_step(lambda w, x: x @ w, lambda model, x: jnp.mean(model(x) ** 2), TX)
+
+    def run(steps):
+        state = training.init(lambda w, x: x @ w, TX, key=jax.random.key(0), params=jnp.ones(2))
+        data = training.ArrayData(np.eye(2, dtype=np.float32), 2, shuffle=False)
+        return training.fit(step, state, data, until=steps, checkpoint=tmp_path)[1]["step"]
+
+    for steps, axes in enumerate([("data",), ("data", "model")], 1):
+        kinds = (AxisType.Auto,) * len(axes)
+        with jax.set_mesh(jax.make_mesh((1,) * len(axes), axes, axis_types=kinds)):
+            assert run(steps)[-1] == steps
+    assert run(3).tolist() == [1, 2, 3]

@@ -10,7 +10,7 @@ import jax
 import jax.extend
 import numpy as np
 
-from jax_lrreg._arrays import is_key
+from jax_lrreg._arrays import NO_MESH, is_key
 from jax_lrreg._struct import number_text
 from jax_lrreg.checkpoints.notes import Json
 
@@ -35,7 +35,10 @@ def text_of(value: object) -> str:
 
 def program_of(function: Callable, *args: chex.ArrayTree) -> dict[str, Any]:
     """What a function computes, as far as JAX can say: a sum of its program, and its numbers."""
-    closed = jax.make_jaxpr(function)(*args)
+    # The text of a program names the active mesh in each `jnp.where`, and the same run may go on
+    # over another one.
+    with jax.set_mesh(NO_MESH):
+        closed = jax.make_jaxpr(function)(*args)
     literals: list[float] = []
     _collect(closed.jaxpr, literals)
     consts = [x for x in closed.consts if not is_key(x)]

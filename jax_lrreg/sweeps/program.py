@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jax_lrreg._arrays import NO_MESH
 from jax_lrreg._check import require
 from jax_lrreg._struct import fixed, unfixed
 from jax_lrreg.sweeps.grid import Grid, taken
@@ -26,7 +27,6 @@ Function = Callable[..., Any]  # of `run` or of `halving`
 T = TypeVar("T")
 
 SHARE = 0.8  # of the memory that is free: its numbers are those of a moment, and others want some
-NO_MESH = jax.sharding.Mesh(np.empty((), object), ())
 
 # Compiled programs, by form and width. They live as long as their function, which they do not hold.
 _PROGRAMS: WeakKeyDictionary[Function, dict[Any, Any]] = WeakKeyDictionary()
