@@ -66,6 +66,8 @@ def ending_together(owner: str) -> Iterator[None]:
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
+    except GeneratorExit:  # a loop that is left early
+        raise
     except BaseException as error:
         with contextlib.suppress(Exception):  # the first error is the one to tell
             first = str(error).split("\n")[0][:300]

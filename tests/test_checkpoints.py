@@ -487,6 +487,24 @@ class TestFingerprint:
             state, _ = training.fit(STEP, start(TX), DATA, steps=25, checkpoint=copy)
         assert state.step == 25
 
+    def test_on_other_devices_too_the_optimizer_must_be_that_of_the_run(
+        self, run, tmp_path, monkeypatch
+    ):
+        copy = tmp_path / "run"
+        shutil.copytree(run, copy)
+        from jax_lrreg.training import resume
+
+        real = resume.versions()
+        monkeypatch.setattr(resume, "versions", lambda: {**real, "devices": "8 TPU v9"})
+        other = optax.adam(LR, b1=0.8)
+        with pytest.raises(ValueError, match=r"`tx` must be that of the run"):
+            training.fit(
+                make(other, learning_rate=LR), start(other), DATA, steps=25, checkpoint=copy
+            )
+        with pytest.warns(UserWarning, match=r"devices .* -> 8 TPU v9"):
+            state, _ = training.fit(STEP, start(TX), DATA, steps=25, checkpoint=copy)
+        assert state.step == 25
+
 
 def test_a_branch_leaves_the_run_alone_and_refuses_a_folder_that_is_not_empty(tmp_path):
     run = tmp_path / "run"

@@ -263,18 +263,6 @@ def test_a_sharding_brings_its_mesh_and_one_device_is_a_mesh_too():
     assert not state.copy().params["kernel"].is_deleted()
 
 
-def test_a_run_goes_on_with_a_mesh_and_without(tmp_path):
-    step, data = training.make_step(apply, loss_fn, TX), [{"x": np.ones((4, 8), np.float32)}] * 3
-    meshes = (contextlib.nullcontext(), jax.set_mesh(mesh_of()), contextlib.nullcontext())
-    for until, mesh in enumerate(meshes, 1):
-        with mesh:
-            state = training.init(apply, TX, key=jax.random.key(0), params=PARAMS)
-            state, history = training.fit(
-                step, state, data, until=until, log_every=1, checkpoint=tmp_path
-            )
-        assert history["step"].tolist() == list(range(1, until + 1))
-
-
 def test_a_reference_that_is_data_of_the_state_lies_as_its_parameter():
     near = lambda point: transforms.proximal(  # noqa: E731
         TX, penalties.L2SP(0.5, reference=point), learning_rate=0.1

@@ -251,6 +251,36 @@ class TestSteps:
         np.testing.assert_array_equal(now.state.params["w"], weights)
         assert not rate.is_deleted()
 
+    @pytest.mark.parametrize("after", [1, 5])
+    def test_an_error_of_the_data_is_told_to_the_other_processes_and_an_end_is_not(
+        self, monkeypatch, after
+    ):
+        told = {}
+
+        class Store:  # as of JAX's processes
+            key_value_set = told.__setitem__
+
+            def key_value_dir_get(self, folder):
+                return []
+
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr("jax_lrreg._processes._gathered", lambda said: np.array([said] * 2))
+        monkeypatch.setattr(
+            "orbax.checkpoint.multihost.get_jax_distributed_client", lambda: Store()
+        )
+
+        def batches():
+            yield from [DATA(0)] * 4
+            raise ValueError("row 17 is broken")
+
+        with pytest.raises(ValueError, match="row 17") if after == 5 else contextlib.nullcontext():
+            for now in training.steps(STEP, start(), batches(), steps=8, log_every=1, chunk=1):
+                if now.step == after:
+                    break
+        expected = ["process 0 of 2 ended by ValueError: row 17 is broken"] if after == 5 else []
+        assert list(told.values()) == expected
+
     def test_the_state_is_alive_until_the_next_chunk_and_the_last_one_after_a_break(self):
         states = []
         for now in training.steps(STEP, start(), DATA, steps=1000, log_every=10):

@@ -206,6 +206,9 @@ with jax.set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=auto)):
     for width in (None, 8):
         spread = sweeps.run(test_sweeps.train, grid, max_parallel=width)
         np.testing.assert_allclose(spread["loss"], alone["loss"], rtol=1e-4)
+    held = jax.numpy.asarray(2.0)  # an array of this mesh, to the types of JAX
+    twice = sweeps.run(lambda hp: {"twice": held * hp["lr"]}, sweeps.grid(lr=[0.5, 1.0, 2.0]))
+    assert twice["twice"].tolist() == [1, 2, 4]
     made = program._PROGRAMS[test_sweeps.train].items()
     texts = [pair[0].as_text() for _, pair in made if isinstance(pair, tuple)]
     texts = [text for text in texts if "num_partitions=8" in text]

@@ -16,8 +16,11 @@ from jax_lrreg.checkpoints.notes import Json
 
 Fingerprint = dict[str, Json]  # by the names of the arguments that say it
 SHOWN = 6  # numbers of a program in a message
-# On which devices a run goes on is no part of what it computes, but stands in the program's text.
-PLACES = re.compile(r"\s*ctx_mesh=(Abstract)?Mesh\(.*?axis_types=\(.*?\)\)", re.DOTALL)
+# The same run may go on over other devices, but the mesh on which a function's data lie stands in
+# the types of what is computed of them.
+_INSIDE = r"\((?:[^()]|\([^()]*\))*\)"
+_MESH = rf"(?:Abstract)?Mesh{_INSIDE}"
+PLACES = re.compile(rf"NamedSharding\(mesh={_MESH}, spec=P{_INSIDE}\)|{_MESH}")
 
 
 def text_of(value: object) -> str:
@@ -35,15 +38,13 @@ def text_of(value: object) -> str:
 
 def program_of(function: Callable, *args: chex.ArrayTree) -> dict[str, Any]:
     """What a function computes, as far as JAX can say: a sum of its program, and its numbers."""
-    # The text of a program names the active mesh in each `jnp.where`, and the same run may go on
-    # over another one.
-    with jax.set_mesh(NO_MESH):
+    with jax.set_mesh(NO_MESH):  # an active one stands in the text of each `jnp.where`
         closed = jax.make_jaxpr(function)(*args)
     literals: list[float] = []
     _collect(closed.jaxpr, literals)
     consts = [x for x in closed.consts if not is_key(x)]
     literals += [float(x) for x in consts if np.ndim(x) == 0]
-    digest = hashlib.sha256(PLACES.sub("", str(closed.jaxpr)).encode())
+    digest = hashlib.sha256(PLACES.sub("None", str(closed.jaxpr)).encode())
     digest.update(_sum(consts).encode())
     # In their order, so that the first that differs can be named.
     return {"sum": digest.hexdigest()[:16], "numbers": literals[:200]}

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 import chex
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
@@ -125,8 +126,10 @@ class Programs:
         key = (*self._form, count, structure, *((x.shape, x.dtype) for x in leaves))
         if key not in self._made:
             began = time.perf_counter()
-            many = jax.jit(_cut(partial(_many, self.one), self.place.mesh))
-            program = many.lower(self.points, rows, wide).compile()
+            args = self.points, rows, wide
+            one = self.one if self.place.mesh.empty else _traced(self.one, *args)
+            many = jax.jit(_cut(partial(_many, one), self.place.mesh))
+            program = many.lower(*args).compile()
             self._made[key] = program, time.perf_counter() - began
         program, self.seconds = self._made[key]
         return program
@@ -207,6 +210,23 @@ def _many(
     carried: chex.ArrayTree,
 ) -> Made:
     return jax.vmap(one, in_axes=(None, 0, 0))(points, rows, carried)
+
+
+def _traced(
+    one: Callable[..., Made],
+    points: Mapping[str, chex.ArrayTree],
+    rows: jax.ShapeDtypeStruct,
+    carried: chex.ArrayTree,
+) -> Callable[..., Made]:
+    """A function of one member as its trace without a mesh.
+
+    Inside `shard_map` JAX refuses what the function holds, as its data, where a mesh was active
+    when it was made: of such an array the type has that mesh, and of what is computed another.
+    """
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (rows, carried))
+    program, made = jax.make_jaxpr(one, return_shape=True)(points, *first)
+    call, structure = jax.extend.core.jaxpr_as_fun(program), jax.tree.structure(made)
+    return lambda *args: jax.tree.unflatten(structure, call(*jax.tree.leaves(args)))
 
 
 def _cut(many: Callable[..., Made], mesh: jax.sharding.Mesh) -> Callable[..., Made]:

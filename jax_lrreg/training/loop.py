@@ -255,14 +255,15 @@ def _read_late(run: Run) -> Generator[Chunk, None, None]:
     """The chunks of a run; an update that is not finite raises, one interval late."""
     late: Chunk | None = None
     try:
-        for now in run.chunks():
-            yield now
-            if now.interval.closed and run.step.on_nonfinite == "raise":
-                if late is not None:
-                    late.interval.read()
-                late = now
-        if late is not None:
-            late.interval.read()
+        with ending_together("steps"):
+            for now in run.chunks():
+                yield now
+                if now.interval.closed and run.step.on_nonfinite == "raise":
+                    if late is not None:
+                        late.interval.read()
+                    late = now
+            if late is not None:
+                late.interval.read()
     except GeneratorExit:
         raise
     except BaseException as error:

@@ -86,8 +86,8 @@ def refuse_other(
         for name, version in here.items()
         if notes["versions"].get(name) != version
     }
-    # The mesh stands in the text of a program too: on other devices it is another text.
-    same = not changed.keys() - {"numpy", "orbax-checkpoint"}
+    # Another version may write the same program in another way.
+    same = not changed.keys() - {"numpy", "orbax-checkpoint", "devices"}
     refuse_difference(owner, notes["plan"], plan, same, way)
     if changed:
         texts = (f"{name} {old} -> {new}" for name, (old, new) in changed.items())

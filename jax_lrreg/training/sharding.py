@@ -363,6 +363,20 @@ def replicated(leaf: chex.Array, mesh: Mesh) -> jax.Array:
     return jax.device_put(leaf, where)
 
 
+def of_all(batch: Batch, state: Stated, owner: str) -> Batch:
+    """The batch of all processes, where each gives its own rows of it.
+
+    `jit` takes an array of NumPy for one that is the same on every process, and does not ask.
+    """
+    if jax.process_count() == 1:
+        return batch
+    mesh = state.step.sharding.mesh
+    axis = data_axis(mesh, owner)
+    if axis is None or not all(known(leaf) for leaf in jax.tree.leaves(batch)):
+        return batch
+    return jax.tree.map(lambda x: rows_on(x, mesh, axis, owner, "batch"), batch)
+
+
 def share_of(mesh: Mesh, axis: str) -> int:
     """How many times the rows of this process make up a batch of all of them."""
     own = [[d.process_index == jax.process_index()] for d in mesh.devices.flat]

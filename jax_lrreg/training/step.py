@@ -50,7 +50,7 @@ from jax_lrreg.training.metrics import (
 )
 from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
-from jax_lrreg.training.sharding import around, cut, pinned, refuse_unfit
+from jax_lrreg.training.sharding import around, cut, of_all, pinned, refuse_unfit
 from jax_lrreg.training.spikes import Spike, entered, judged
 from jax_lrreg.training.state import (
     Optimizer,
@@ -219,6 +219,7 @@ class Step:
         try:
             if isinstance(getattr(state.step, "sharding", None), jax.sharding.NamedSharding):
                 with around(state, "step"):
+                    batch = of_all(batch, state, "step")
                     changing, metrics = self._call_for(state)(changing_of(state), kept, batch)
             else:
                 changing, metrics = self._call(changing_of(state), kept, batch)

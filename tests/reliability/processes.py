@@ -82,6 +82,10 @@ with jax.set_mesh(mesh):
         rows = list(own_rows(STEPS))
         _, metrics = training.scan(step, begin(), rows, steps=STEPS)
         found["scan"] = np.mean(metrics["loss"].reshape(-1, 2), axis=1).tolist()
+        state = begin()
+        for batch in rows:
+            state, metrics = step(state, batch)
+        found["step"] = [float(metrics["loss"]), size(state)]
         with contextlib.suppress(ValueError):
             fit("longer here", steps=STEPS + 2 * rank)
             found["steps"] = "not refused"
