@@ -20,7 +20,7 @@ from jax_lrreg._check import require
 from jax_lrreg._struct import fixed, unfixed
 from jax_lrreg.sweeps.grid import Grid, taken
 from jax_lrreg.training.accumulate import equations
-from jax_lrreg.training.sharding import data_axis
+from jax_lrreg.training.mesh import data_axis
 
 Metrics = dict[str, jax.Array | np.ndarray]
 Made = tuple[chex.ArrayTree, Metrics]  # what members go on from, and their metrics

@@ -13,10 +13,10 @@ from jax_lrreg.training.loggers import log_tensorboard as log_tensorboard
 from jax_lrreg.training.loop import fit as fit
 from jax_lrreg.training.loop import lower as lower
 from jax_lrreg.training.loop import steps as steps
+from jax_lrreg.training.mesh import place as place
 from jax_lrreg.training.precision import mixed_precision as mixed_precision
 from jax_lrreg.training.scan import scan as scan
 from jax_lrreg.training.sharding import fsdp as fsdp
-from jax_lrreg.training.sharding import place as place
 from jax_lrreg.training.sharding import shardings as shardings
 from jax_lrreg.training.spikes import Spike as Spike
 from jax_lrreg.training.state import State as State

@@ -14,8 +14,8 @@ from jax_lrreg._arrays import LAST_STEP, known, widened
 from jax_lrreg._check import require, require_whole
 from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.batch import Batch
+from jax_lrreg.training.mesh import micro_batches
 from jax_lrreg.training.modules import ModelState
-from jax_lrreg.training.sharding import micro_batches
 
 
 class Sums(NamedTuple):

@@ -15,8 +15,8 @@ from jax_lrreg.training.batch import Batch, require_batches
 from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
 from jax_lrreg.training.loss import Now, called, loss_and_metrics
+from jax_lrreg.training.mesh import around, cut, refuse_unfit
 from jax_lrreg.training.modules import Module, adapter_of, statistics_of
-from jax_lrreg.training.sharding import around, cut, refuse_unfit
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
 

@@ -16,8 +16,8 @@ from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, Batch
 from jax_lrreg.training.history import Entry, History, Interval, names_of, zero_sums
 from jax_lrreg.training.interrupts import handled_signals, held_back
+from jax_lrreg.training.mesh import around
 from jax_lrreg.training.program import edited, place_of, platform_of, program_of, settled
-from jax_lrreg.training.sharding import around
 from jax_lrreg.training.sources import ArraySource, Draw, require_same, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step

@@ -18,8 +18,8 @@ from jax_lrreg.training.data import (
     outline,
     require_batches,
 )
+from jax_lrreg.training.mesh import around, cut, refuse_unfit
 from jax_lrreg.training.modules import Module, adapter_of
-from jax_lrreg.training.sharding import around, cut, refuse_unfit
 from jax_lrreg.training.state import State
 
 

@@ -13,10 +13,10 @@ from jax_lrreg.training.chunks import Chunk, Evaluation, Run
 from jax_lrreg.training.data import ArrayData, Batch
 from jax_lrreg.training.history import History, Logger, names_of, zero_sums
 from jax_lrreg.training.interrupts import Interrupts
+from jax_lrreg.training.mesh import around
 from jax_lrreg.training.program import place_of, platform_of, program_of
 from jax_lrreg.training.progress import Progress
 from jax_lrreg.training.resume import Checkpoint, Unkept, kept
-from jax_lrreg.training.sharding import around
 from jax_lrreg.training.sources import ArraySource, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step

@@ -14,15 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax_lrreg._check import require
 from jax_lrreg.training.batch import Batch, is_own
 from jax_lrreg.training.history import add
-from jax_lrreg.training.sharding import (
+from jax_lrreg.training.mesh import (
     active_mesh,
     data_axis,
-    pinned,
     replicated,
     require_same_mesh,
     rows_on,
     share_of,
 )
+from jax_lrreg.training.sharding import pinned
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step
 

@@ -11,9 +11,9 @@ from jax_lrreg._check import require_whole
 from jax_lrreg._optax_state import listen
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.data import ArrayData
+from jax_lrreg.training.mesh import around
 from jax_lrreg.training.metrics import Metrics
 from jax_lrreg.training.program import place_of
-from jax_lrreg.training.sharding import around
 from jax_lrreg.training.sources import HERE, require_same, source_of
 from jax_lrreg.training.state import State
 from jax_lrreg.training.step import Step

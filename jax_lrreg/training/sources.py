@@ -22,8 +22,8 @@ from jax_lrreg.training.batch import (
     require_batches,
 )
 from jax_lrreg.training.data import ArrayData, Stream, gather
+from jax_lrreg.training.mesh import active_mesh, replicated
 from jax_lrreg.training.program import Place
-from jax_lrreg.training.sharding import active_mesh, replicated
 
 MOST_STEPS = 1000  # in one call of the device; a call costs the host as much as one small step
 INDEX_BYTES = 4 * 2**20  # of numbers of examples in one call

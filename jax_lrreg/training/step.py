@@ -33,6 +33,7 @@ from jax_lrreg.training.loss import (
     penalty_of,
     takes_now,
 )
+from jax_lrreg.training.mesh import around, cut, of_all, refuse_unfit
 from jax_lrreg.training.metrics import (
     AT_END,
     NORMS,
@@ -50,7 +51,7 @@ from jax_lrreg.training.metrics import (
 )
 from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
-from jax_lrreg.training.sharding import around, cut, of_all, pinned, refuse_unfit
+from jax_lrreg.training.sharding import pinned
 from jax_lrreg.training.spikes import Spike, entered, judged
 from jax_lrreg.training.state import (
     Optimizer,
@@ -64,8 +65,7 @@ from jax_lrreg.training.state import (
 from jax_lrreg.training.trainable import eased
 from jax_lrreg.transforms.rules import ScaleByRulesState
 
-# What a step gives back. A key that goes in and out costs the host as much as the rest of a small
-# call.
+# What a step gives back: a key in and out costs the host as much as the rest of a small call.
 FIRST = ("step", "params", "opt_state", "model_state")
 CHANGING = (*FIRST, "average", "loss_scale", "spikes", "noise")
 KEPT = ("key", "hyper", "begun", "trainable", "averaging")
@@ -249,9 +249,8 @@ class Step:
 
     def complete(self, state: State) -> State:
         """The state with the fields that this step keeps: average, loss scale, window of spikes."""
-        if not isinstance(state, State):
-            name = type(state).__name__
-            raise TypeError(f"step: `state` must be a State, from `init`, got {name}")
+        kind, allowed = type(state).__name__, "a State, from `init`"
+        require(isinstance(state, State), "step", "state", kind, allowed, TypeError)
         if jnp.ndim(state.step):
             raise ValueError(
                 "step: `state` must be that of one run, got a state of "
