@@ -225,8 +225,15 @@ def test_restore_adds_the_average_and_the_window_and_refuses_others_by_their_pat
     wide = training.init(Net(), optax.adam(0.1), key=jax.random.key(0), example=np.ones((1, 4)))
     with pytest.raises(ValueError, match=r"restore: `like.*"):
         checkpoints.restore(tmp_path / "run", like=wide)
-    with pytest.raises(ValueError, match="structure saved: the checkpoint has"):
+    with pytest.raises(ValueError, match=r"`like` must be .* structure saved: the checkpoint has"):
         checkpoints.restore(tmp_path / "run", like=start(plateau()))
+    checkpoints.branch(tmp_path / "run", into=tmp_path / "fixed")
+    fixed = training.init(Net(), optax.adam(0.1), key=jax.random.key(0), example=ARRAYS["x"])
+    step = training.make_step(Net(), loss_fn, optax.adam(0.1))
+    with pytest.raises(
+        ValueError, match=r"fit: `state` must be .* structure saved: the checkpoint"
+    ):
+        training.fit(step, fixed, DATA, until=20, checkpoint=tmp_path / "fixed")
 
 
 @pytest.fixture(scope="module")
