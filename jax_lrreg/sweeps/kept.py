@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._processes import agreed, together
 from jax_lrreg.checkpoints.fingerprint import Fingerprint
 from jax_lrreg.checkpoints.folder import Folder
 from jax_lrreg.checkpoints.writer import Writer
@@ -60,7 +61,7 @@ class Kept(Found):
     def add(self, part: Part) -> None:
         super().add(part)
         every = self._writer.folder.every
-        timely = time.monotonic() >= self._due
+        timely = every is None and agreed(time.monotonic() >= self._due)[0]
         if timely if every is None else self.end // every > self._saved // every:
             self.save()
 
@@ -91,7 +92,11 @@ def kept(
         found = Kept(writer, plan())
         try:
             yield found
-        finally:  # an interrupt, too, leaves all parts that are done
-            found.save()
+        except BaseException:  # an interrupt, too, leaves all parts that are done
+            if jax.process_count() == 1:  # of several, one would wait for the others to save
+                found.save()
+            raise
+        found.save()
+        together(0)  # only now the others see what process 0 has written
     finally:
         writer.close()

@@ -12,6 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_lrreg.sweeps.program import Made, Programs
 
@@ -97,11 +98,12 @@ def parts(
     widths = Given(width) if width else _widths(programs, size, carried)
     with ThreadPoolExecutor(calls) as threads:
         while end < size:
+            widths.now = place.agreed(widths.now)
             program, width = programs.fitting(widths.now, carried)
             if width < widths.now:  # for which there was no room
                 widths.now = widths.most = width
             together = width * place.devices
-            call = partial(_call, program, programs.points, rows, carried, together)
+            call = partial(_call, program, programs.points, rows, carried, place.mesh, together)
             began = time.perf_counter()
             made = list(threads.map(call, range(end, size, together)[:calls]))
             seconds = time.perf_counter() - began
@@ -144,14 +146,28 @@ def _call(
     points: dict[str, chex.ArrayTree],
     rows: np.ndarray,
     carried: chex.ArrayTree,
+    mesh: Mesh,
     count: int,
     begin: int,
 ) -> Made:
     """What becomes of `count` members from `begin` on."""
     # The last part is as wide as the others, so that it is the same program.
     index = np.minimum(np.arange(begin, begin + count), len(rows) - 1)
-    states, metrics = program(points, rows[index], jax.tree.map(lambda x: x[index], carried))
+    states, metrics = program(points, rows[index], _members(carried, index, mesh))
     return states, jax.device_get(metrics)
+
+
+def _members(carried: chex.ArrayTree, index: np.ndarray, mesh: Mesh) -> chex.ArrayTree:
+    """What those at `index` go on from."""
+    if mesh.empty or not jax.tree.leaves(carried):
+        return _at(carried, index)
+    # What has been chosen may be whole on each device, which a compiled program does not take.
+    where = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.jit(_at, out_shardings=where)(carried, index)
+
+
+def _at(tree: chex.ArrayTree, index: np.ndarray) -> chex.ArrayTree:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def joined(*arrays: chex.Array) -> chex.Array:

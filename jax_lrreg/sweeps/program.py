@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 
 from jax_lrreg._arrays import NO_MESH
 from jax_lrreg._check import require
+from jax_lrreg._processes import agreed, ending_together
 from jax_lrreg._struct import fixed, unfixed
 from jax_lrreg.sweeps.grid import Grid, taken
 from jax_lrreg.training.accumulate import equations
@@ -53,6 +54,13 @@ class Place(NamedTuple):
         """How many times the width of a program runs at once."""
         return self.calls * self.devices
 
+    def agreed(self, number: int) -> int:
+        """The largest that a process of the mesh says: each has its own clock and memory.
+
+        By these they would choose programs of different widths, and wait for each other for ever.
+        """
+        return number if self.mesh.empty else agreed(number)[0]
+
 
 @contextlib.contextmanager
 def place_of(owner: str) -> Iterator[Place]:
@@ -68,8 +76,9 @@ def place_of(owner: str) -> Iterator[Place]:
         raise ValueError(f"{owner}: {outside}") from None
     if not mesh.empty:
         data_axis(mesh, owner)  # refuses Explicit axes
-        with jax.set_mesh(NO_MESH):
-            yield Place(1, mesh.size, mesh, mesh.devices.flat[0])
+        # Of another process's device JAX does not say what memory is free.
+        with jax.set_mesh(NO_MESH), ending_together(owner):
+            yield Place(1, mesh.size, mesh, mesh.local_devices[0])
         return
     device = next(iter(jnp.zeros(()).devices()))  # the default one, whoever set it
     # Products of small arrays keep one core busy, and two programs two: calls of one device from
@@ -145,7 +154,9 @@ class Programs:
         """That program, or one of fewer members where these would not have room side by side."""
         while True:
             program = self.compiled(width, carried)
-            needed, there = _needed(program) * self.place.lanes, SHARE * _free(self.place)
+            # In MiB, as the processes tell each other numbers of 32 bits.
+            free = -self.place.agreed(-(_free(self.place) >> 20)) << 20
+            needed, there = _needed(program) * self.place.lanes, SHARE * free
             if needed <= there or width == 1:
                 return program, width
             # What a program needs goes up with its members, but for what they share.

@@ -6,11 +6,13 @@ With "error" the data of process 1 fail at step 40, with "kill" the system ends 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
 import signal
 import sys
+from types import SimpleNamespace
 
 rank, port, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
 what = sys.argv[4] if len(sys.argv) > 4 else ""
@@ -34,7 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 from regression import begin, data, mesh, step
 
-from jax_lrreg import checkpoints, training
+from jax_lrreg import checkpoints, sweeps, training
+from jax_lrreg.sweeps import kept as kept_sweep
+from jax_lrreg.sweeps import parts
 
 STEPS, KEPT, LONGER = 6, 12, 16
 
@@ -63,6 +67,30 @@ def size(state):
 def terminate(now, entry):
     if now == 6 and rank == 1:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def decayed(hp, x, steps):
+    begun = jnp.ones(()) if x is None else x
+    x = jax.lax.fori_loop(0, steps, lambda _, x: x - hp["rate"] * x, begun)
+    return x, {"loss": x**2}
+
+
+def wide(hp):
+    """Of so many numbers that a program has few members."""
+    x = jax.lax.fori_loop(0, 2, lambda _, x: x + hp["rate"], jnp.zeros(2**16))
+    return {"mean": x.mean()}
+
+
+def swept():
+    """Nine points in rungs, and many in parts, by clocks that differ on the processes."""
+    nine = sweeps.grid(rate=np.linspace(0.01, 0.09, 9, dtype=np.float32))
+    rungs = sweeps.halving(decayed, nine, "loss", steps=[10, 30, 90])
+    ticks = itertools.count()
+    parts.time = SimpleNamespace(perf_counter=lambda: next(ticks) ** (1 + rank))
+    kept_sweep.time = SimpleNamespace(monotonic=lambda: 2.0 * rank - 1)
+    many = sweeps.grid(rate=np.linspace(0, 1, 200, dtype=np.float32))
+    result = sweeps.run(wide, many, checkpoint=folder / "sweep")
+    return [*rungs["steps"].tolist(), float(result["mean"].sum())]
 
 
 found, cut = {}, training.fsdp("data", least=16)
@@ -96,6 +124,7 @@ with jax.set_mesh(mesh):
             with contextlib.suppress(ValueError):
                 fit("uneven", kind=uneven)
                 found["uneven"] = "not refused"
+        found["swept"] = swept()
         _, found["signal"] = fit("kept", steps=KEPT, loggers=[terminate], **kept)
         found["kept"], _ = fit("kept", steps=KEPT, **kept)
         try:  # a folder on a disk that only this process sees

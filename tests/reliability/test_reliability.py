@@ -70,6 +70,9 @@ def test_two_processes_are_one_run_which_one_process_goes_on_with(tmp_path):
     assert not {"uneven", "steps"} & first.keys()  # refused, on both
     np.testing.assert_allclose(first["scan"], first["whole"][:-1], rtol=1e-5)
     np.testing.assert_allclose(first["step"][-1], first["whole"][-1], rtol=1e-5)
+    *rungs, total = first["swept"]
+    assert rungs == [10] * 6 + [30, 30, 90]
+    assert total == pytest.approx(200, rel=1e-5)
     assert first["elsewhere"].startswith(" of [12, -1] on each (-1: none)")
     for kind in ("whole", "whole, rows", "cut", "cut, rows"):  # rows that each one gives
         np.testing.assert_allclose(first[kind], first["whole"], rtol=1e-5, err_msg=kind)
