@@ -370,8 +370,10 @@ def run(function=finder.range_test, **changes):
 
 
 WRONG = [
-    (ValueError, "`low` must be a positive number, got 0", {"low": 0}),
+    (ValueError, "`low` must be a positive number >= 1.18e-38, got 0", {"low": 0}),
+    (ValueError, "`low` must be a positive number >= 1.18e-38", {"low": 1e-50}),
     (ValueError, "`high` must be a number above low=1e-07", {"high": 1e-8}),
+    (ValueError, "`high` must be .* <= 3.4e\\+38, got 1e\\+300", {"high": 1e300}),
     (ValueError, "`high`", {"high": float("inf")}),
     (ValueError, "`steps` must be a whole number >= 10, got 9", {"steps": 9}),
     (ValueError, "`steps`", {"steps": 20.0}),

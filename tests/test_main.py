@@ -357,11 +357,15 @@ WRONG = [
     (["--lr", "Cosine(1e-3, steps=-5)"], "--lr: Cosine: `steps` must be a positive"),
     (["--lr", "L1(1)"], "--lr.* must be a schedule"),
     (["--lr", "nan"], "--lr: Constant: `value`"),
-    (["--lr", "-1"], "--lr"),
+    (["--lr", "-1e-3"], "--lr: Constant: `value` must be a number >= 0, got -0.001"),
+    (["--lr", "Cosine([1, 2], steps=9)"], "`--lr` must be one schedule"),
+    (["--penalty", "L2([0, 1])"], "--penalty: L2: `strength` must be"),
     (["--penalty", "L1(-1)"], "--penalty: L1: `strength` must be"),
     (["--penalty", "Constant(1)"], "--penalty.* must be a penalty"),
-    (["--penalty", "L1(1).on('**/kernl')"], "'\\*\\*/kernl' matches no parameter"),
+    (["--penalty", "L1(1).on('**/kernl')"], "--penalty: .*'\\*\\*/kernl' matches no parameter"),
     (["--optimizer", "adan"], "--optimizer.* must be one of sgd.*did you mean 'adam"),
+    (["--optimizer", ""], "--optimizer must be one of"),
+    (["--epochs", "2147483647"], "`--epochs` must be so few"),
     (["--epochs", "0"], "--epochs: must be a whole number"),
     (["--batch-size", "many"], "--batch-size: must be a whole number"),
     (["--batch-size", "99999"], "--batch-size.* at most the 1438"),
@@ -371,6 +375,7 @@ WRONG = [
     (["--task", "clustering"], "--task: invalid choice"),
     (["--units", "hours"], "--units: invalid choice"),
     (["--target", "y"], "--target.*digits"),
+    (["--out", ""], "`--out` must be the name of a folder"),
     (["--out", "/dev/null/run"], "/dev/null/run"),
     (["--unknown"], "unrecognized arguments: --unknown"),
     (["--epoch", "3"], "train: error: unrecognized.*--epoch 3; did you mean '--epochs'"),
@@ -395,7 +400,10 @@ WRONG_GRIDS = [
     (["--lr", "0.1"], "`--lr` must be a text with a list in it"),
     (["--lr", "Linear([1, 2], steps=[1, 2, 3])"], "`--lr` must be a text whose lists are of one"),
     (["--lr", "[]"], "`--lr` must be a text whose lists are of one length"),
-    (["--penalty", "L1([1, 2]).on('**/kernl')"], "'\\*\\*/kernl' matches no parameter"),
+    (
+        ["--penalty", "L1([1, 2]).on('**/kernl')"],
+        "--penalty: .*'\\*\\*/kernl' matches no parameter",
+    ),
     (["--penalty", "L2([1, -2])"], "--penalty: L2: `strength` must be"),
     (["--lr", "L1([1, 2])"], "--lr.* must be a schedule"),
     (["--lr", "[1, 2]", "--seeds", "0"], "--seeds: must be a whole number"),
@@ -411,6 +419,21 @@ def test_a_wrong_grid_gives_one_line_that_names_it(arguments, words, tmp_path, c
     assert call(["compare", "--epochs", "1", "--hidden", "4", *arguments]) == 2
     one_line_names(words, capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["trian", "--verison"])
+def test_a_wrong_command_is_told_the_nearest(word, capsys):
+    assert call([word]) == 2
+    near = {"trian": "train", "--verison": "--version"}[word]
+    one_line_names(f"the first argument .* got '{word}'; did you mean '{near}'", capsys)
+
+
+def test_what_does_not_fit_into_memory_is_told_in_a_line(tmp_path, capsys):
+    out = tmp_path / "out"
+    # 800 TB: more than there are addresses, whatever a machine promises
+    assert call(["train", "--hidden", "100000,2000000000", "--out", str(out)]) == 2
+    one_line_names("out of memory: try a smaller --hidden", capsys)
+    assert not out.exists()
 
 
 def test_runs_as_a_module():

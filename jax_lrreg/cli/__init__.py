@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_lrreg import __version__
-from jax_lrreg.cli.options import hint, inherited, json_text
+from jax_lrreg.cli.options import hint, inherited, json_text, one_of
 
 HELP_DATA = (
     "digits, diabetes or breast_cancer of scikit-learn, or a file: .npz with the arrays x and y, "
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         As `EXIT_CODES` has it.
     """
     _replace_letters()
-    options = _parsed(_parser(), arguments)
     try:
+        options = _parsed(_parser(), arguments)
         if options.get("branch") is not None:
             options = _branched(options, arguments)
         as_json, quiet = options.pop("json"), options.pop("quiet")
@@ -116,10 +116,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        message = " ".join(str(error).split()).removeprefix("jax-lrreg: ") or "out of memory"
-        print(f"jax-lrreg: {message}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        print(f"jax-lrreg: {_told(error)}", file=sys.stderr)
         return 2
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in one line."""
+    message = " ".join(str(error).split()).removeprefix("jax-lrreg: ")
+    # XLA has no MemoryError: a RuntimeError that says so is one; any other is a fault of ours.
+    if isinstance(error, RuntimeError) and "Out of memory" not in message:
+        raise error
+    if isinstance(error, MemoryError | RuntimeError):
+        return f"out of memory: try a smaller --hidden or --batch-size ({message})"
+    return message
 
 
 def _replace_letters() -> None:
@@ -139,7 +149,10 @@ def _branched(options: dict[str, Any], arguments: Sequence[str] | None) -> dict[
 
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
     """The options; a wrong one is refused with the nearest that its command has."""
-    found, wrong = parser.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] != "-h":  # argparse would not say which is near, or what is wrong at all
+        one_of("the first argument", given[0], (*EXAMPLES, "--version", "--help"))
+    found, wrong = parser.parse_known_args(given)
     options = vars(found)
     sub: argparse.ArgumentParser = options.pop("parser")
     if wrong:  # argparse would show the usage of the program, which has none of these options
@@ -172,6 +185,8 @@ def _parser(defaults: Mapping[str, object] | None = None) -> argparse.ArgumentPa
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        # What argparse takes for a number has no exponent: `--lr -1e-3` lacked its argument.
+        sub._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
         sub.set_defaults(command=name.replace("-", "_"), parser=sub)
         sub.add_argument("--json", action="store_true", help="print the result as one JSON object")
         sub.add_argument("--quiet", action="store_true", help="print nothing but what is wrong")

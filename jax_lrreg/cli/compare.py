@@ -16,7 +16,7 @@ from jax_lrreg import penalties, schedules, sweeps, training
 from jax_lrreg._check import require
 from jax_lrreg.cli.options import PROGRAM, Found, needing, parsed, train_command
 from jax_lrreg.cli.output import console, picture, save
-from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem
+from jax_lrreg.cli.problem import OPTIMIZERS, Problem, in_steps, problem, require_fits
 
 ROWS = 20  # of the table that are printed, the best ones; the file has all
 BY, OVER = "test_loss", "seed"
@@ -44,7 +44,7 @@ def run(
 
     task = problem(**options)
     epochs = epochs or task.epochs
-    steps = epochs * task.source.steps_per_epoch
+    steps = task.steps(epochs)
     given = None if lr is None else _schedule(lr)
     schedule = task.schedule(steps) if given is None else in_steps(given, units, task.source)
     hyper: Hyper = {"lr": schedule, "penalty": task.penalty}
@@ -122,7 +122,7 @@ def _member(task: Problem, steps: int, hyper: Hyper) -> Run:
     sets, source = {name: getattr(task.dataset, name) for name in ("test", "train")}, task.source
     begin = partial(training.init, task.module, example=sets["train"][0][:1])
     first = jax.tree.map(lambda x: x[0] if jnp.ndim(x) else x, task.penalty)
-    first.report(begin(optax.identity(), key=jax.random.key(0)).params)
+    require_fits(first, begin(optax.identity(), key=jax.random.key(0)).params)
 
     def member(hp: Named) -> dict[str, jax.Array]:
         lr, penalty = (hp.get(name, hyper[name]) for name in ("lr", "penalty"))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jax_lrreg import forecast, schedules, training
 from jax_lrreg._check import require
@@ -37,6 +38,7 @@ def run(
         from jax_lrreg import plots
 
     task = problem(**options)
+    task.init(optax.identity(), options["seed"])  # so that a wrong penalty is refused by its option
     per_epoch = task.source.steps_per_epoch
     steps = task.epochs * per_epoch if steps is None else steps
     short = max(LEAST, steps // 2) if short is None else short

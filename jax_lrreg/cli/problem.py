@@ -9,6 +9,7 @@ import optax
 from flax import linen
 
 from jax_lrreg import penalties, schedules, training
+from jax_lrreg._arrays import LAST_STEP
 from jax_lrreg._check import require
 from jax_lrreg.cli.data import Dataset, load
 from jax_lrreg.cli.options import PROGRAM, one_of, parsed
@@ -64,11 +65,18 @@ class Problem(NamedTuple):
             return "cross-entropy, in nats"
         return f"mean squared error, in units of the target's variance ({spread:.4g} squared)"
 
+    def steps(self, epochs: int) -> int:
+        """The steps of so many epochs; a step is an int32 on the device."""
+        steps = epochs * self.source.steps_per_epoch
+        allowed = f"so few that there are at most {LAST_STEP} steps"
+        require(steps <= LAST_STEP, PROGRAM, "--epochs", epochs, allowed)
+        return steps
+
     def init(self, tx: optax.GradientTransformation, seed: int) -> training.State:
         """The state at the beginning; a pattern that matches nothing is refused now."""
         x = self.dataset.train[0][:1]
         state = training.init(self.module, tx, key=jax.random.key(seed + 1), example=x)
-        self.penalty.report(state.params)
+        require_fits(self.penalty, state.params)
         return state
 
 
@@ -126,7 +134,7 @@ def problem(
     otherwise warmup and cosine.
     """
     usual = USUAL.get(data, USUAL[""])
-    optimizer = one_of("--optimizer", optimizer or "adam", OPTIMIZERS)
+    optimizer = one_of("--optimizer", "adam" if optimizer is None else optimizer, OPTIMIZERS)
     reg = None if penalty is None else parsed("--penalty", penalty, penalties.Penalty)
     dataset = load(data, target, ignore, task, seed)
     (x, y), classes = dataset.train, len(dataset.labels)
@@ -140,6 +148,15 @@ def problem(
     module, measure = _network(widths, classes), _cross_entropy if classes else _squared_error
     by_default = usual.epochs, usual.schedule
     return Problem(dataset, widths, module, measure, source, optimizer, reg, *by_default)
+
+
+def require_fits(penalty: penalties.Penalty, params: optax.Params) -> None:
+    """Refuses a pattern that matches nothing, and a list that is the strength of no parameter."""
+    try:
+        penalty.report(params)
+        jax.eval_shape(penalty, params)
+    except ValueError as error:
+        raise ValueError(f"--penalty: {error}") from None
 
 
 def in_steps(

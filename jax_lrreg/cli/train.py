@@ -52,10 +52,13 @@ def run(
         from jax_lrreg import plots
 
     given = None if lr is None else parsed("--lr", lr, schedules.Schedule)
+    require(out, PROGRAM, "--out", out, "the name of a folder")
+    single = not any(map(np.ndim, jax.tree.leaves(given)))
+    require(single, PROGRAM, "--lr", given, "one schedule; lists of numbers are for `compare`")
     task = problem(**options)
     per_epoch = task.source.steps_per_epoch
     epochs = epochs or task.epochs
-    steps = epochs * per_epoch
+    steps = task.steps(epochs)
     schedule = task.schedule(steps) if given is None else in_steps(given, units, task.source)
     tx = OPTIMIZERS[task.optimizer](schedule)
     state = task.init(tx, options["seed"])
@@ -173,7 +176,10 @@ def _require_branch(
     for name in ("hidden", "optimizer", *(["seed"] if config["data"] == was["data"] else [])):
         allowed = f"that of the run, {was[name]!r}, whose state goes on{why.get(name, '')}"
         require(config[name] == was[name], PROGRAM, f"--{name}", config[name], allowed)
-    begin = max(checkpoints.steps(Path(branch) / KEPT), default=0) if at is None else at
+    there = checkpoints.steps(Path(branch) / KEPT)
+    allowed = f"a step of which {branch!r} has a checkpoint: {', '.join(map(str, there)) or 'none'}"
+    require(at is None or at in there, PROGRAM, "--at", at, allowed)
+    begin = max(there, default=0) if at is None else at
     allowed = f"so many that there are more than the {begin} steps at which the branch begins"
     require(begin < steps, PROGRAM, "--epochs", f"{config['epochs']}, {steps} steps", allowed)
 

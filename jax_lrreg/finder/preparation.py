@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jax_lrreg._check import require, require_number
@@ -14,6 +15,7 @@ from jax_lrreg.training.modules import Module
 from jax_lrreg.training.state import optimizer_of
 from jax_lrreg.training.step import Step
 
+FLOAT32 = np.finfo(np.float32)
 Batch = optax.Params
 Loss = Callable[[Callable, Batch], Any]
 # The optimizer without its learning rate, or a function of the hyperparameters that makes it.
@@ -89,5 +91,9 @@ def check_range(owner: str, state: State, low: float, high: float) -> None:
     if not isinstance(state, State):
         kind = type(state).__name__
         raise TypeError(f"{owner}: `state` must come from training.init, got {kind}")
-    require_number(owner, "low", low, "a positive number", lambda x: x > 0)
-    require_number(owner, "high", high, f"a number above low={low}", lambda x: x > low)
+    # Rates are float32: what is less than its least normal number is 0 to XLA, above it infinite.
+    least, most = (f"{float(x):.3g}" for x in (FLOAT32.tiny, FLOAT32.max))
+    allowed = f"a positive number >= {least}"
+    require_number(owner, "low", low, allowed, lambda x: x >= FLOAT32.tiny)
+    allowed = f"a number above low={low} and <= {most}"
+    require_number(owner, "high", high, allowed, lambda x: (x > low) & (x <= FLOAT32.max))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._arrays import LAST_STEP
 from jax_lrreg._check import require, require_choice, require_whole
 from jax_lrreg._optax_state import hears_metrics, listen
 from jax_lrreg._processes import agreed
@@ -85,8 +86,8 @@ class Run:
     ):
         if not isinstance(step, Step):
             raise TypeError(f"{owner}: `step` must come from make_step, got {step!r}")
-        further = require_whole(owner, "steps", steps) if until is None else 0
-        goal = 0 if until is None else require_whole(owner, "until", until, least=0)
+        further = require_whole(owner, "steps", steps, most=LAST_STEP) if until is None else 0
+        goal = 0 if until is None else require_whole(owner, "until", until, 0, LAST_STEP)
         if chunk != "auto":
             require_whole(owner, "chunk", chunk, allowed="'auto' or a whole number >= 1")
         self.log_every = require_whole(owner, "log_every", log_every)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_lrreg._arrays import known
+from jax_lrreg._arrays import LAST_STEP, known
 from jax_lrreg._check import require_whole
 from jax_lrreg._optax_state import listen
 from jax_lrreg.training.batch import Batch
@@ -68,7 +68,7 @@ def scan(
     """
     if not isinstance(step, Step):
         raise TypeError(f"scan: `step` must come from make_step, got {step!r}")
-    steps = require_whole("scan", "steps", steps)
+    steps = require_whole("scan", "steps", steps, most=LAST_STEP)
     size = None if checkpoint is None else require_whole("scan", "checkpoint", checkpoint)
     state = step.complete(state)
     # As in `fit` without `control_on`, controllers hear each update's loss.

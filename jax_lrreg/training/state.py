@@ -357,6 +357,8 @@ def in_dtypes_of(new: optax.Params, old: optax.Params) -> optax.Params:
 
 def _check_parameters(params: optax.Params) -> None:
     """Refuses, by its path, what has no gradient and what is not finite."""
+    # What was too large for memory is told of here: NumPy's view of it would abort the process.
+    jax.block_until_ready([value for _, value in leaves(params) if known(value)])
     for path, value in leaves(params):
         name = f"params/{path}" if path else "params"
         allowed = "an array of floating or complex numbers"
