@@ -1,7 +1,6 @@
 """Several processes that make one run: what they agree on, and how one ends with another."""
 
 import contextlib
-import itertools
 import os
 import sys
 import threading
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 LOOK, WAIT = 1.0, 10.0  # seconds between two looks at the others, and for one's own error to come
-_RUNS = itertools.count()  # every process makes the same runs, so the number is the same on all
+_runs = 0  # begun so far: every process makes the same ones, so the number is the same on all
 
 
 def agreed(*said: int) -> list[int]:
@@ -37,19 +36,22 @@ def _gathered(said: tuple[int, ...]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def ending_together(owner: str) -> Iterator[None]:
+def ending_together(owner: str, begins: bool = False) -> Iterator[None]:
     """Ends this process when what is in here ended by an error in another one, and says so.
 
     The devices would wait for the other one's part of a sum, which never comes, and Python with
-    them: no exception could be raised. An error that all have leaves each one its own.
+    them: no exception could be raised. An error that all have leaves each one its own. What only
+    `begins` a run tells of its errors there, as the others may be in the run already.
     """
+    global _runs
     if jax.process_count() == 1 or not jax.distributed.is_initialized():
         yield
         return
     from orbax.checkpoint import multihost  # JAX's store of texts has no public name of its own
 
     client = multihost.get_jax_distributed_client()
-    folder, over = f"jax_lrreg/{next(_RUNS)}/", threading.Event()
+    folder, over = f"jax_lrreg/{_runs}/", threading.Event()
+    _runs += not begins
     own = f"process {jax.process_index()}"
 
     def watch() -> None:
@@ -69,6 +71,7 @@ def ending_together(owner: str) -> Iterator[None]:
     except GeneratorExit:  # a loop that is left early
         raise
     except BaseException as error:
+        _runs += begins  # where all have it and go on, the next run has a folder of its own
         with contextlib.suppress(Exception):  # the first error is the one to tell
             first = str(error).split("\n")[0][:300]
             text = f"{own} of {jax.process_count()} ended by {type(error).__name__}: {first}"

@@ -119,14 +119,15 @@ def fit(
         >>> history["step"], bool(history["loss"][-1] < 1e-3)
         (array([ 50, 100]), True)
     """
-    history = History(loggers)
-    eval_every = _checked_evaluation(eval_every, eval_fn)
-    check_stopping(stop, keep_best, eval_fn, eval_every)
-    if (steps is None) == (until is None):
-        given = f"steps={steps}, until={until}"
-        raise TypeError(f"fit: one of `steps` and `until` must be given, got {given}")
-    options = {"chunk": chunk, "log_every": log_every, "eval_every": eval_every}
-    run = Run("fit", step, state, data, steps, until, **options)
+    with ending_together("fit", begins=True):
+        history = History(loggers)
+        eval_every = _checked_evaluation(eval_every, eval_fn)
+        check_stopping(stop, keep_best, eval_fn, eval_every)
+        if (steps is None) == (until is None):
+            given = f"steps={steps}, until={until}"
+            raise TypeError(f"fit: one of `steps` and `until` must be given, got {given}")
+        options = {"chunk": chunk, "log_every": log_every, "eval_every": eval_every}
+        run = Run("fit", step, state, data, steps, until, **options)
     keeping = kept(checkpoint, run, history, data, stop, keep_best, control_on)
     try:
         with ending_together("fit"), Interrupts() as interrupts, keeping as keeper:
@@ -202,8 +203,9 @@ def steps(
         >>> now.step, bool(now.metrics["loss"] < 1e-6)
         (200, True)
     """
-    run = Run("steps", step, state, data, steps, chunk=chunk, log_every=log_every)
-    run.control()
+    with ending_together("steps", begins=True):
+        run = Run("steps", step, state, data, steps, chunk=chunk, log_every=log_every)
+        run.control()
     return _read_late(run)
 
 

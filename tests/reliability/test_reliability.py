@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import multihost
+
+from jax_lrreg import _processes
 
 BATTERY = Path(__file__).parent / "battery.py"
 
@@ -101,3 +106,23 @@ def test_a_process_that_ends_ends_the_other_which_says_why(tmp_path, what):
     # Within a minute: of the other one's end, or of the last line that it has written.
     entry = (tmp_path / f"{what}.csv").stat()
     assert time.time() - entry.st_mtime < 60
+
+
+def test_an_error_before_a_run_is_told_where_the_others_look(monkeypatch):
+    told = {}
+    client = SimpleNamespace(key_value_set=told.__setitem__, key_value_dir_get=lambda _: [])
+    monkeypatch.setattr(multihost, "get_jax_distributed_client", lambda: client)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    first = _processes._runs
+    for number in (first, first + 1):  # all may have the error, and go on
+        with pytest.raises(ValueError, match="few"), _processes.ending_together("fit", begins=True):
+            raise ValueError("too few")
+        assert list(told.popitem()) == [
+            f"jax_lrreg/{number}/process 0",
+            "process 0 of 2 ended by ValueError: too few",
+        ]
+    with _processes.ending_together("fit", begins=True):
+        assert _processes._runs == first + 2
+    with _processes.ending_together("fit"):
+        assert _processes._runs == first + 3
