@@ -53,6 +53,20 @@ def test_links_lead_to_files_and_to_pictures_that_are_drawn(page, drawn):
     assert dead == []
 
 
+def headings(page):
+    """What the headings of a page are called in a link, as GitHub and the site make it."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_headings(page):
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    dead = [(to, part) for to, part in links if part not in headings(DOCS / (to or page.name))]
+    assert dead == []
+
+
 def test_every_page_and_namespace_is_in_the_table_of_contents():
     contents = (DOCS / "index.md").read_text()
     entries = set(re.findall(r"^(?:.* <)?([\w/]+)>?$", contents, re.MULTILINE))

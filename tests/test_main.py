@@ -495,6 +495,7 @@ def test_a_branch_has_what_is_not_said_from_its_run_and_refuses_what_does_not_go
         ("--seed", "4"): "test",
         ("--hidden", "5"): r"\(4,\)",
         ("--optimizer", "adam"): "momentum",
+        ("--at", "5"): "has a checkpoint: 28",
         (): "more than the 28 steps",  # as many epochs as there were
     }
     for option, words in wrong.items():

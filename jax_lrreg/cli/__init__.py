@@ -62,9 +62,9 @@ EXAMPLES = {
     "train": """\
   jax-lrreg train                                           digits, into run/
   jax-lrreg train --data houses.csv --target price --ignore id --out houses
-  jax-lrreg train --lr "Cosine(3e-3, steps=27).warmup(3)" --units epochs
-  jax-lrreg train --penalty "L1(1e-4).on('**/kernel')"      small weights
-  jax-lrreg train --branch run --at 440 --lr 1e-4 --out cooled
+  jax-lrreg train --lr "Cosine(3e-3, steps=30)" --units epochs --out cosine
+  jax-lrreg train --penalty "L1(1e-4).on('**/kernel')" --out small
+  jax-lrreg train --branch run --lr 1e-4 --epochs 40 --out cooled
   jax-lrreg train --quiet --json > result.json              for a script""",
     "find-lr": """\
   jax-lrreg find-lr
@@ -76,7 +76,7 @@ EXAMPLES = {
   jax-lrreg compare --lr "[1e-3, 1e-2]" --json              all points, and best""",
     "plan": """\
   jax-lrreg plan --steps 5000                               a run of 5000 steps
-  jax-lrreg plan --data houses.csv --target price --short 400 --seeds 8""",
+  jax-lrreg plan --data houses.csv --target price --steps 2000 --seeds 8""",
     "show": """\
   jax-lrreg show "Cosine(1e-3, steps=900).warmup(100)"
   jax-lrreg show "InverseSqrt(1e-3, timescale=100)" --log --out lr.svg
