@@ -72,6 +72,10 @@ def test_what_lies_on_other_devices_is_refused_by_name(measured, name):
     assert measured[2]["refused"][name].startswith(REFUSED[name])
 
 
+def test_data_that_a_mesh_has_seen_are_used_on_others_and_on_one_device(measured):
+    assert measured[2]["alone"] == 1
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_batches_of_grain_are_cut_too(measured, count):
     found = measured[count]["flops"]

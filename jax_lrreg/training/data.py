@@ -154,7 +154,9 @@ class ArrayData:
     def device_arrays(self) -> Batch:
         """The arrays on the device, sent once."""
         with jax.ensure_compile_time_eval():  # they outlive a trace in which they are asked for
-            return jax.tree.map(jnp.asarray, self.arrays)
+            # Where a mesh is active `jnp.asarray` commits to it, and they are used on others too.
+            sent = lambda x: x if isinstance(x, jax.Array) else jax.device_put(x)  # noqa: E731
+            return jax.tree.map(sent, self.arrays)
 
     @property
     def host_arrays(self) -> Batch:

@@ -134,6 +134,13 @@ if count == 2:
     step, batch = make(), jax.tree.map(lambda a: a[:16], arrays)
     with jax.set_mesh(mesh):
         state, own = begin(), training.make_eval(module, lambda m, b: {"loss": m(b)}, [batch])
+        training.scan(
+            step, state, data, steps=1
+        )  # the same data, on the device and on another mesh
+    alone, _ = training.fit(step, begin(), data, steps=1, log_every=1)
+    found["alone"] = len(alone.step.sharding.device_set)
+    with jax.set_mesh(turned):
+        training.scan(step, begin(), data, steps=1)
     refused = {
         "state": (other, lambda: step(state, batch)),
         "evaluated": (other, lambda: own(state)),
