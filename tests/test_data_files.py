@@ -432,3 +432,20 @@ def test_what_is_no_file_says_so_and_the_nearest_name(tmp_path, monkeypatch):
     ):  # fmt: skip
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             load(name, "price", [], None, 0)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npz"])
+def test_what_there_is_no_right_to_read_says_so(name, tmp_path, monkeypatch):
+    (tmp_path / name).touch()
+
+    def refused(path, *mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refused)  # root, as in containers, may read all
+    with pytest.raises(ValueError, match=f"--data: '.*{name}' cannot be read: Permission denied"):
+        load(str(tmp_path / name), "y", (), None, 0)
+
+
+def test_no_name_is_no_folder():
+    with pytest.raises(ValueError, match="`--data` must be the name of a data set or a file"):
+        load("", "y", (), None, 0)

@@ -46,6 +46,7 @@ def load(
     reckoned in float64 until it is standardised: a target of 1e8 and a thousandth has no
     thousandths in float32.
     """
+    require(data, PROGRAM, "--data", data, "the name of a data set or a file")
     if data in BUNDLED:
         task = task or BUNDLED[data]
         x, y = _bundled(data, target, ignored)
@@ -116,6 +117,10 @@ def _read(
         there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise FileNotFoundError(f"--data: there is no file {str(path)!r}{hint(path.name, there)}")
     require(path.is_file(), PROGRAM, "--data", str(path), "a file")
+    try:
+        path.open("rb").close()
+    except OSError as error:  # else an archive without rights would be told to be no archive
+        raise ValueError(f"--data: {str(path)!r} cannot be read: {error.strerror}") from None
     if path.suffix.lower() != ".npz":
         return load_table(path, target, ignored, task == "classes")
     require(
