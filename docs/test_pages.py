@@ -1,5 +1,6 @@
 """The pages in docs: every block of Python runs, in order, and says what it means."""
 
+import importlib
 import importlib.util
 import re
 import warnings
@@ -53,10 +54,14 @@ def test_links_lead_to_files_and_to_pictures_that_are_drawn(page, drawn):
     assert dead == []
 
 
+def prose(page):
+    """A page without its programs."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 def headings(page):
     """What the headings of a page are called in a link, as GitHub and the site make it."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    found = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    found = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
@@ -65,6 +70,19 @@ def test_links_lead_to_headings(page):
     links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
     dead = [(to, part) for to, part in links if part not in headings(DOCS / (to or page.name))]
     assert dead == []
+
+
+SPACES = ("averages", "checkpoints", "finder", "forecast", "interop", "penalties", "plots")
+SPACES += ("schedules", "select", "sweeps", "text", "training", "transforms")
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.stem)
+def test_names_of_the_library_are_there(page):
+    code = " ".join(re.findall(r"`[^`\n]+`", prose(page)))
+    named = set(re.findall(rf"(?<![\w./])({'|'.join(SPACES)})\.(\w+)", code))
+    named |= {("interop", name) for name in re.findall(r"`(from_(?!dict)\w+)`", code)}
+    there = {space: dir(importlib.import_module(f"jax_lrreg.{space}")) for space in SPACES}
+    assert {(space, name) for space, name in named if name not in there[space]} == set()
 
 
 def test_every_page_and_namespace_is_in_the_table_of_contents():
