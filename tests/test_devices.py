@@ -63,6 +63,8 @@ REFUSED = {
     "evaluated": "make_eval: `state` must be on the active mesh",
     "devices": "scan: `state` must be on the active mesh, of devices [1, 0], got [0, 1]",
     "batch": "step: `batch['x']` must be on the devices of the state, where training.place sends",
+    "order": "step: `batch['x']` must be on the devices of the state, where training.place sends "
+    "it, or a NumPy array: on [0, 1], got 'one on [1, 0]'",
     "sharding": "init: `sharding` must be on all devices of the active mesh",
 }
 

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_lrreg._arrays import is_key, known
 from jax_lrreg._check import require, require_choice
@@ -180,6 +180,7 @@ def rows_on(
         return replicated(leaf, mesh)
     where = NamedSharding(mesh, PartitionSpec(*[None] * before, axis))
     if isinstance(leaf, jax.Array) and not is_own(leaf):
+        _require_devices(leaf, where, owner, name)
         return leaf
     total = np.shape(leaf)[before] * share_of(mesh, axis)
     allowed = f"a multiple of {mesh.shape[axis]} examples, the size of the mesh's axis {axis!r}"
@@ -215,10 +216,23 @@ def refuse_unfit(batch: Batch, state: Stated, owner: str, argument: str) -> None
     where = getattr(state.step, "sharding", None) if known(state.step) else None
     if not isinstance(where, NamedSharding):
         return
-    devices = where.device_set
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        stays = isinstance(leaf, jax.Array) and known(leaf) and leaf.committed
-        there = leaf.sharding.device_set if stays else devices
-        name = argument + jax.tree_util.keystr(path)
-        allowed = "on the devices of the state, where training.place sends it, or a NumPy array"
-        require(there == devices, owner, name, f"one on {sorted(d.id for d in there)}", allowed)
+        if isinstance(leaf, jax.Array) and known(leaf) and leaf.committed:
+            _require_devices(leaf, where, owner, argument + jax.tree_util.keystr(path))
+
+
+def _require_devices(leaf: jax.Array, where: NamedSharding, owner: str, name: str) -> None:
+    """Refuses an array on other devices, or in another order of them: JAX would, by a page."""
+    own = leaf.sharding
+    there, devices = ([d.id for d in _devices_of(x, where)] for x in (own, where))
+    allowed = "on the devices of the state, where training.place sends it, or a NumPy array"
+    allowed += f": on {devices}" * (sorted(there) == sorted(devices))
+    require(there == devices, owner, name, f"one on {there}", allowed)
+
+
+def _devices_of(where: Sharding, like: NamedSharding) -> list:
+    """In the order of the mesh; a sharding without one has that of another, as far as it goes."""
+    if isinstance(where, NamedSharding):
+        return list(where.mesh.devices.flat)  # type: ignore[union-attr]  it is never abstract
+    here = [d for d in like.mesh.devices.flat if d in where.device_set]  # type: ignore[union-attr]
+    return here + sorted(where.device_set - set(here), key=lambda d: d.id)

@@ -146,6 +146,7 @@ if count == 2:
         "evaluated": (other, lambda: own(state)),
         "devices": (turned, lambda: training.scan(step, state, [batch], steps=1)),
         "batch": (mesh, lambda: step(state, jax.device_put(batch, one))),
+        "order": (mesh, lambda: step(state, training.place(batch, turned))),
         "sharding": (mesh, lambda: begin(sharding=one)),
     }
     for name, (active, use) in refused.items():
