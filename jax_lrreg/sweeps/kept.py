@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from jax_lrreg._check import require
 from jax_lrreg._processes import agreed, together
 from jax_lrreg.checkpoints.fingerprint import Fingerprint
 from jax_lrreg.checkpoints.folder import Folder
@@ -81,12 +83,15 @@ class Kept(Found):
 
 @contextlib.contextmanager
 def kept(
-    checkpoint: str | os.PathLike[str] | Folder | None, plan: Callable[[], Fingerprint]
+    checkpoint: str | os.PathLike[str] | Folder | None, plan: Callable[[], Fingerprint], mesh: Mesh
 ) -> Iterator[Found]:
     """What has been found so far, of nothing or of the folder of a sweep with the same plan."""
     if checkpoint is None:
         yield Found()
         return
+    allowed = "None, or used under jax.set_mesh, where several processes make one sweep"
+    one = jax.process_count() == 1 or not mesh.empty
+    require(one, "run", "checkpoint", checkpoint, allowed)
     writer = Writer(folder_of(checkpoint, "run"), "run")
     try:
         found = Kept(writer, plan())

@@ -76,7 +76,7 @@ def run(
     limit = require_width("run", max_parallel, grid.size)
     with place_of("run") as place:
         programs, rows = Programs(function, grid, place), rows_of(grid)
-        keeping = kept(checkpoint, lambda: _plan(programs, rows))
+        keeping = kept(checkpoint, lambda: _plan(programs, rows), place.mesh)
         with keeping as found, Progress(progress, found.end, grid.size, unit="run") as bar:
             for part in parts(programs, rows[found.end :], limit=limit, width=found.width):
                 found.add(part)

@@ -1,5 +1,6 @@
 """Evaluation: the mean of metrics over a data set, jitted."""
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -7,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._arrays import is_key
 from jax_lrreg._check import require
+from jax_lrreg._processes import together
+from jax_lrreg.training.batch import is_own
 from jax_lrreg.training.data import (
     ArrayData,
     Batch,
@@ -73,6 +77,8 @@ def make_eval(
     def evaluate(state: State) -> dict[str, float]:
         sizes, results = [], []
         for number, batch in enumerate(_batches(data)):
+            if number == 0 and not isinstance(data, ArrayData):
+                _require_same(batch, state)
             size = weight_of(batch, "make_eval", f"data[{number}]")
             if size > 0:  # what is nothing but padding does not count, also where its mean is 0 / 0
                 sizes.append(size)
@@ -93,6 +99,17 @@ def make_eval(
         return {name: float(np.average(each, weights=sizes)) for name, each in columns.items()}
 
     return evaluate
+
+
+def _require_same(batch: Batch, state: State) -> None:
+    """Refuses rows that each process has of its own: the batch is taken for one that all have."""
+    alone = jax.process_count() == 1 or getattr(state.step, "is_fully_addressable", True)
+    own = [] if alone else [x for x in jax.tree.leaves(batch) if is_own(x) and not is_key(x)]
+    if own:
+        sums = together(zlib.crc32(b"".join(np.asarray(x).tobytes() for x in own)) & 0x7FFFFFFF)
+        others = [i for i, other in enumerate(sums) if other != sums[jax.process_index()]]
+        got, allowed = f"others on processes {others}", "the same batches on every process"
+        require(not others, "make_eval", "data", got, allowed)
 
 
 def _batches(data: ArrayData | Iterable[Batch]) -> Iterator[Batch]:

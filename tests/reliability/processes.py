@@ -34,7 +34,7 @@ if not alone:
 
 import jax.numpy as jnp
 import numpy as np
-from regression import begin, data, mesh, step
+from regression import apply, begin, data, mesh, step
 
 from jax_lrreg import checkpoints, sweeps, training
 from jax_lrreg.sweeps import kept as kept_sweep
@@ -124,6 +124,12 @@ with jax.set_mesh(mesh):
             with contextlib.suppress(ValueError):
                 fit("uneven", kind=uneven)
                 found["uneven"] = "not refused"
+        one = lambda model, batch: {"size": jnp.mean(model(batch["x"]))}  # noqa: E731
+        for name, kind in {"all": [data(0)], "own": rows[:1]}.items():
+            try:
+                found[f"{name} evaluated"] = training.make_eval(apply, one, kind)(state)["size"]
+            except ValueError as error:
+                found[f"{name} evaluated"] = str(error)[:58]
         found["swept"] = swept()
         _, found["signal"] = fit("kept", steps=KEPT, loggers=[terminate], **kept)
         found["kept"], _ = fit("kept", steps=KEPT, **kept)
@@ -133,4 +139,8 @@ with jax.set_mesh(mesh):
             found["elsewhere"] = str(error).partition("with the newest")[2]
     like = begin(sharding=cut)
     found["back"] = size(checkpoints.restore(folder / "run", like=like, step=KEPT))
+with contextlib.suppress(ValueError):  # without a mesh each process has a sweep of its own
+    if not alone:
+        sweeps.run(wide, sweeps.grid(rate=[0.1]), checkpoint=folder / "sweep of each")
+        found["sweep of each"] = "not refused"
 print(json.dumps(found))

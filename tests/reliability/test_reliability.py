@@ -71,8 +71,11 @@ def test_two_processes_are_one_run_which_one_process_goes_on_with(tmp_path):
     for code, _, errors in ends:
         assert code == 0, errors[-3000:]
     first, second = (json.loads(output.splitlines()[-1]) for _, output, _ in ends)
+    refused = "make_eval: `data` must be the same batches on every process"
+    assert first.pop("own evaluated") == second.pop("own evaluated") == refused[:58]
     assert first == second
-    assert not {"uneven", "steps"} & first.keys()  # refused, on both
+    assert not {"uneven", "steps", "sweep of each"} & first.keys()  # refused, on both
+    assert isinstance(first["all evaluated"], float)
     np.testing.assert_allclose(first["scan"], first["whole"][:-1], rtol=1e-5)
     np.testing.assert_allclose(first["step"][-1], first["whole"][-1], rtol=1e-5)
     *rungs, total = first["swept"]
