@@ -479,7 +479,7 @@ def test_a_branch_goes_on_from_another_run_with_another_rate(tmp_path, capsys):
     assert main([*train, "--at", "44", "--out", str(tmp_path / "x")]) == 2
     assert "--branch" in capsys.readouterr().err
     assert main([*train, "--branch", str(old), "--at", "7", "--out", str(tmp_path / "x")]) == 2
-    assert "no checkpoint of step 7; it has 44" in capsys.readouterr().err
+    assert "has a checkpoint: 44, got 7" in capsys.readouterr().err
     assert not (tmp_path / "x" / "checkpoints").exists()
 
 
