@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -27,6 +28,12 @@ def agreed(*said: int) -> list[int]:
 def together(number: int) -> list[int]:
     """What each process says, once all have come here."""
     return [number] if jax.process_count() == 1 else _gathered((number,))[:, 0].tolist()
+
+
+def differing(data: bytes) -> list[int]:
+    """The processes that have other bytes than this one; all of them have to ask."""
+    sums = together(zlib.crc32(data) & 0x7FFFFFFF)
+    return [i for i, other in enumerate(sums) if other != sums[jax.process_index()]]
 
 
 def _gathered(said: tuple[int, ...]) -> np.ndarray:

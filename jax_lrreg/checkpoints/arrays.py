@@ -60,7 +60,7 @@ def load(
     found = {x["path"]: (str(i), x) for i, x in enumerate(records) if x["path"].startswith(begin)}
     own = {begin + jax.tree_util.keystr(path): leaf for path, leaf in pairs}
     argument = "state" if owner == "fit" else "like"  # which `fit` has not
-    _refuse_others(found, own, begin, f"{owner}: `{argument}")
+    _refuse_others(found, own, begin, owner, argument)
     numbers = [found[path][0] for path in own]
     values = _read(folder, {n: x for n, x in zip(numbers, own.values(), strict=True) if np.size(x)})
     leaves = [_placed(values.get(n), x) for n, x in zip(numbers, own.values(), strict=True)]
@@ -81,18 +81,19 @@ def _read(folder: Path, wanted: dict[str, chex.Array]) -> dict[str, chex.Array]:
 
 
 def _refuse_others(
-    found: dict[str, tuple], own: dict[str, chex.Array], begin: str, said: str
+    found: dict[str, tuple], own: dict[str, chex.Array], begin: str, owner: str, argument: str
 ) -> None:
     for path in sorted(found.keys() ^ own.keys()):
         has = "the checkpoint has" if path in found else "the checkpoint does not have"
         name = path.removeprefix(begin)
-        raise ValueError(f"{said}` must be a state of the structure saved: {has} {name!r}")
+        allowed = "a state of the structure saved"
+        raise ValueError(f"{owner}: `{argument}` must be {allowed}: {has} {name!r}")
     for path, leaf in own.items():
         saved, mine = found[path][1], record_of(path, leaf)
         if saved != mine:
             texts = [f"{x['key'] or x['dtype']}{x['shape']}" for x in (saved, mine)]
-            name = path.removeprefix(begin)
-            raise ValueError(f"{said}{name}` must be {texts[0]}, as saved, got {texts[1]}")
+            name = argument + path.removeprefix(begin)
+            raise ValueError(f"{owner}: `{name}` must be {texts[0]}, as saved, got {texts[1]}")
 
 
 def _how(leaf: chex.Array, placed: bool) -> "ocp.RestoreArgs":

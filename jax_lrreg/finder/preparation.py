@@ -10,12 +10,13 @@ import optax
 
 from jax_lrreg._check import require, require_number
 from jax_lrreg.penalties import Penalty
+from jax_lrreg.schedules.base import LARGEST
 from jax_lrreg.training import State, make_step
 from jax_lrreg.training.modules import Module
 from jax_lrreg.training.state import optimizer_of
 from jax_lrreg.training.step import Step
 
-FLOAT32 = np.finfo(np.float32)
+LEAST = float(np.finfo(np.float32).tiny)
 Batch = optax.Params
 Loss = Callable[[Callable, Batch], Any]
 # The optimizer without its learning rate, or a function of the hyperparameters that makes it.
@@ -92,8 +93,7 @@ def check_range(owner: str, state: State, low: float, high: float) -> None:
         kind = type(state).__name__
         raise TypeError(f"{owner}: `state` must come from training.init, got {kind}")
     # Rates are float32: what is less than its least normal number is 0 to XLA, above it infinite.
-    least, most = (f"{float(x):.3g}" for x in (FLOAT32.tiny, FLOAT32.max))
-    allowed = f"a positive number >= {least}"
-    require_number(owner, "low", low, allowed, lambda x: x >= FLOAT32.tiny)
-    allowed = f"a number above low={low} and <= {most}"
-    require_number(owner, "high", high, allowed, lambda x: (x > low) & (x <= FLOAT32.max))
+    allowed = f"a positive number >= {LEAST:.3g}"
+    require_number(owner, "low", low, allowed, lambda x: x >= LEAST)
+    allowed = f"a number above low={low} and <= {LARGEST:.3g}"
+    require_number(owner, "high", high, allowed, lambda x: (x > low) & (x <= LARGEST))

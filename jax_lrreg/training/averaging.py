@@ -15,7 +15,7 @@ from jax_lrreg.training.batch import Batch, require_batches
 from jax_lrreg.training.data import ArrayData, as_array
 from jax_lrreg.training.evaluate import weight_of
 from jax_lrreg.training.loss import Now, called, loss_and_metrics
-from jax_lrreg.training.mesh import around, cut, refuse_unfit
+from jax_lrreg.training.mesh import around, cut, refuse_elsewhere
 from jax_lrreg.training.modules import Module, adapter_of, statistics_of
 from jax_lrreg.training.state import State, in_dtypes_of
 from jax_lrreg.transforms.learning_rate import require_one
@@ -121,7 +121,7 @@ def refresh_statistics(
             continue
         batch, now = jax.tree.map(as_array, batch), state.replace(step=state.step + number)
         with around(state, "refresh_statistics"):
-            refuse_unfit(batch, state, "refresh_statistics", f"data[{number}]")
+            refuse_elsewhere(batch, state, "refresh_statistics", f"data[{number}]")
             if left is None:
                 left, zeros = _left_over(partial(after, state=now, batch=batch), own)
             new = after(zeros, now, batch)

@@ -148,8 +148,8 @@ class Run:
         plan = [self.end - self.start, self.log_every, self.eval_every or 0]
         plan.append(0 if self.chunk == "auto" else int(self.chunk))
         names = ("steps", "log_every", "eval_every", "chunk")
-        pairs = zip(names, plan, agreed(*plan), agreed(*(-n for n in plan)), strict=True)
-        for name, own, most, least in pairs:
+        said = agreed(*plan, *(-n for n in plan))
+        for name, own, most, least in zip(names, plan, said[:4], said[4:], strict=True):
             allowed = f"the same on every process, where it is {-least} to {most}"
             require(most == -least, self.owner, name, own, allowed)
 

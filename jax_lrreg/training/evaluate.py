@@ -1,6 +1,5 @@
 """Evaluation: the mean of metrics over a data set, jitted."""
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from jax_lrreg._arrays import is_key
 from jax_lrreg._check import require
-from jax_lrreg._processes import together
+from jax_lrreg._processes import differing
 from jax_lrreg.training.batch import is_own
 from jax_lrreg.training.data import (
     ArrayData,
@@ -22,7 +21,7 @@ from jax_lrreg.training.data import (
     outline,
     require_batches,
 )
-from jax_lrreg.training.mesh import around, cut, refuse_unfit
+from jax_lrreg.training.mesh import around, cut, refuse_elsewhere
 from jax_lrreg.training.modules import Module, adapter_of
 from jax_lrreg.training.state import State
 
@@ -84,7 +83,7 @@ def make_eval(
                 sizes.append(size)
                 batch = jax.tree.map(as_array, batch)
                 with around(state, "make_eval"):
-                    refuse_unfit(batch, state, "make_eval", f"data[{number}]")
+                    refuse_elsewhere(batch, state, "make_eval", f"data[{number}]")
                     results.append(metrics(state.params, state.model_state, batch))
         allowed = "at least one batch whose examples have a weight; an iterator is read only once"
         require(len(sizes) > 0, "make_eval", "data", data, allowed)
@@ -106,8 +105,7 @@ def _require_same(batch: Batch, state: State) -> None:
     alone = jax.process_count() == 1 or getattr(state.step, "is_fully_addressable", True)
     own = [] if alone else [x for x in jax.tree.leaves(batch) if is_own(x) and not is_key(x)]
     if own:
-        sums = together(zlib.crc32(b"".join(np.asarray(x).tobytes() for x in own)) & 0x7FFFFFFF)
-        others = [i for i, other in enumerate(sums) if other != sums[jax.process_index()]]
+        others = differing(b"".join(np.asarray(x).tobytes() for x in own))
         got, allowed = f"others on processes {others}", "the same batches on every process"
         require(not others, "make_eval", "data", got, allowed)
 

@@ -213,6 +213,11 @@ def share_of(mesh: Mesh, axis: str) -> int:
 def refuse_unfit(batch: Batch, state: Stated, owner: str, argument: str) -> None:
     """Refuses what is no batch, and arrays on other devices than the mesh that a state is on."""
     count_examples(batch, owner, argument)
+    refuse_elsewhere(batch, state, owner, argument)
+
+
+def refuse_elsewhere(batch: Batch, state: Stated, owner: str, argument: str) -> None:
+    """Refuses the arrays of a batch that are on other devices than the mesh of a state."""
     where = getattr(state.step, "sharding", None) if known(state.step) else None
     if not isinstance(where, NamedSharding):
         return

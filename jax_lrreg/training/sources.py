@@ -1,7 +1,6 @@
 """What each call of the device is given: batches drawn, checked, placed, and where data stands."""
 
 import itertools
-import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_lrreg._check import require
-from jax_lrreg._processes import together
+from jax_lrreg._processes import differing
 from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.batch import (
     Batch,
@@ -72,8 +71,7 @@ def require_same(
     if jax.process_count() == 1 or source.place.mesh is None:
         return
     form = str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example))
-    sums = together(zlib.crc32(form.encode() + source.order(now)) & 0x7FFFFFFF)
-    others = [i for i, other in enumerate(sums) if other != sums[jax.process_index()]]
+    others = differing(form.encode() + source.order(now))
     if others:
         allowed = "give batches of one form on every process, and an ArrayData in one order"
         given = f"{form}, of the rows of all, here, and others on processes {others}"
