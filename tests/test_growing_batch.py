@@ -151,3 +151,38 @@ def test_a_skipped_update_teaches_nothing():
     state, metrics = step(state, jax.tree.map(lambda x: x * np.nan, DATA(1)))
     assert metrics["skipped"] == 1
     chex.assert_trees_all_equal(state.noise, before)
+
+
+def with_64_bits(dtype, **options):
+    params = {"w": np.zeros(3, dtype), "b": np.zeros((), dtype)}
+    step = training.make_step(apply, loss_fn, optax.sgd(0.1), **options)
+    state, metrics = step(start(optax.sgd(0.1), params), DATA(0))
+    assert state.params["w"].dtype == dtype
+    return state.params["w"], metrics
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "accumulate", [4, schedules.PiecewiseConstant(4, boundaries=(3,), values=(4,))]
+)
+def test_micro_batches_with_64_bits_switched_on(dtype, accumulate):
+    with jax.enable_x64(True):
+        whole, _ = with_64_bits(dtype)
+        monitors = ("grad_norm", "noise_scale")
+        pieces, metrics = with_64_bits(dtype, accumulate=accumulate, monitors=monitors)
+        np.testing.assert_allclose(pieces, whole, rtol=1e-5)
+        assert np.isfinite(metrics["noise_scale"])
+
+
+def test_a_run_with_a_growing_batch_goes_on_from_its_checkpoint(tmp_path):
+    tx = optax.adam(0.02)
+
+    def run(until, accumulate=GROWING, **options):
+        step = training.make_step(apply, loss_fn, tx, accumulate=accumulate)
+        return training.fit(step, start(tx), DATA, until=until, **options)[0]
+
+    folder = str(tmp_path / "run")
+    run(15, checkpoint=folder)
+    chex.assert_trees_all_equal(run(STEPS, checkpoint=folder), run(STEPS))
+    with pytest.raises(ValueError, match="`accumulate` must be that of the run in `checkpoint`"):
+        run(STEPS, accumulate=MOST, checkpoint=folder)

@@ -78,7 +78,7 @@ def accumulated(
         own = jax.random.fold_in(key, index)
         (loss, (named, after)), grads = gradient(params, before, micro, own)
         masked = isinstance(micro, dict) and "mask" in micro
-        weight = jnp.sum(micro["mask"], dtype=jnp.float32) if masked else jnp.ones(())
+        weight = jnp.sum(micro["mask"], dtype=jnp.float32) if masked else jnp.ones((), jnp.float32)
 
         def add(total: jax.Array, value: jax.Array) -> jax.Array:
             # Chosen, not multiplied: 0 times NaN is NaN.
@@ -88,7 +88,8 @@ def accumulated(
         kept = jax.tree.map(lambda new, old: jnp.where(weight > 0, new, old), after, before)
         return (Sums(sums.weight + weight, values), kept), None
 
-    start = (Sums(jnp.zeros(()), zeros), model_state)
+    # In float32 also where `jax_enable_x64` is on: float64 would not fit what is carried.
+    start = (Sums(jnp.zeros((), jnp.float32), zeros), model_state)
     items = (jnp.arange(accumulate), split)
     if used is None:
         sums, model_state = _added_up(one, start, items, trace)

@@ -12,6 +12,7 @@ import optax
 from jax_lrreg._optax_state import nodes
 from jax_lrreg.checkpoints.fingerprint import Fingerprint, program_of, text_of
 from jax_lrreg.checkpoints.notes import Json
+from jax_lrreg.schedules import Schedule
 from jax_lrreg.training.batch import Batch
 from jax_lrreg.training.data import ArrayData, Stream
 from jax_lrreg.training.state import State, is_function, optimizer_of
@@ -29,6 +30,7 @@ def identity(step: Step, state: State, data: DataLike, start: int, control: Json
     """
     update, rules = step.update, [ScaleByRulesState]
     ruled = any(isinstance(node, tuple(rules)) for node in nodes(state.opt_state))
+    growing = isinstance(update.accumulate, Schedule)
     return {
         "learning_rate": _function_text(update.learning_rate),
         "penalty": _function_text(update.penalty),
@@ -37,7 +39,7 @@ def identity(step: Step, state: State, data: DataLike, start: int, control: Json
         "hyper": text_of(state.hyper),
         "tx state": _structure_text(state.opt_state),
         "tx": _program(step, state),
-        "accumulate": update.accumulate,
+        "accumulate": text_of(update.accumulate) if growing else update.accumulate,
         "average": text_of(update.average),
         "loss_scale": text_of(update.loss_scale),
         "on_spike": text_of(update.on_spike),

@@ -36,7 +36,7 @@ class Squares(NamedTuple):
 
 def init() -> NoiseState:
     """Before the first update. Their ratio is asked for, so both may begin at 0 undebiased."""
-    return NoiseState(jnp.zeros(()), jnp.zeros(()))
+    return NoiseState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def square(grads: optax.Updates) -> jax.Array:
