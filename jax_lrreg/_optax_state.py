@@ -134,6 +134,19 @@ def update_count(state: optax.OptState) -> jax.Array | None:
     return next((found[kind] for kind in kinds if kind in found), None)
 
 
+def made_one(new: optax.OptState, old: optax.OptState, params: optax.Params) -> jax.Array | bool:
+    """Whether the optimizer has made an update: of several steps `optax.MultiSteps` makes one.
+
+    One that is for some of the parameters only says nothing of the others, so it is not asked.
+    """
+    whole = jax.tree.structure(params)
+    for after, before in zip(nodes(new), nodes(old), strict=True):
+        windows = {"gradient_step", "acc_grads"} <= set(after._fields)
+        if windows and jax.tree.structure(after.acc_grads) == whole:
+            return after.gradient_step != before.gradient_step
+    return True
+
+
 def is_counter(path: Path, value: chex.Array) -> bool:
     """Whether the leaf at JAX's key path `path` counts updates."""
     return getattr(path[-1], "name", None) in COUNTERS and jnp.ndim(value) == 0

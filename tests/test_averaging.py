@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from models import NnxNet, apply, loss_fn, problem, start, zeros
 
-from jax_lrreg import averages, pytree, schedules, training
+from jax_lrreg import averages, pytree, schedules, training, transforms
 from jax_lrreg.averages import EMA, Cooldown, Latest, Uniform
 from jax_lrreg.training.modules import adapter_of
 
@@ -84,6 +84,38 @@ def test_micro_batches_are_one_update(average):
     step = training.make_step(apply, loss_fn, TX, accumulate=4, average=average)
     state, _ = training.fit(step, start(TX), DATA, steps=10)
     chex.assert_trees_all_close(training.averaged(state).params, wanted, rtol=1e-6, atol=1e-7)
+
+
+WINDOWS = {
+    "mean of the loss": lambda: transforms.mean_value(optax.MultiSteps(TX, 4)),
+    "in a chain": lambda: optax.chain(
+        optax.clip(1.0), optax.MultiSteps(TX, 4).gradient_transformation()
+    ),
+}
+
+
+@pytest.mark.parametrize("tx", WINDOWS.values(), ids=WINDOWS)
+@each
+@pytest.mark.sampled(3)
+def test_the_steps_of_a_window_are_one_update(average, tx):
+    plain, state = training.make_step(apply, loss_fn, tx(), donate=False), start(tx())
+    held = average.init(state.params)
+    for number in range(42):
+        state, _ = plain(state, DATA(number))
+        if number % 4 == 3:
+            held = average.update(held, state.params, number // 4)
+    step = training.make_step(apply, loss_fn, tx(), average=average)
+    state, _ = training.fit(step, start(tx()), DATA, steps=42)
+    got = training.averaged(state).params
+    chex.assert_trees_all_close(got, average.value(held), rtol=1e-5, atol=1e-6)
+
+
+def test_where_only_some_parameters_have_windows_every_step_counts():
+    slow = optax.MultiSteps(TX, 4).gradient_transformation()
+    tx = optax.partition({"slow": slow, "fast": TX}, {"w": "fast", "b": "slow"})
+    step = training.make_step(apply, loss_fn, tx, average=Uniform())
+    state, _ = training.fit(step, start(tx), DATA, steps=6)
+    assert int(state.average.weight) == 6
 
 
 @each

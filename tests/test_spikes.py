@@ -217,6 +217,14 @@ def test_other_objects_and_other_windows_are_refused():
     other(state.replace(spikes=None), source()(0))
 
 
+def test_several_thresholds_are_for_a_sweep():
+    spike = training.Spike(sigma=np.float32([3.0, 4.0]))
+    with pytest.raises(
+        ValueError, match=r"`on_spike.sigma` must be one number.*got 'shape \(2,\)'"
+    ):
+        training.make_step(apply, loss_fn, TX, on_spike=spike)
+
+
 def test_a_spike_prints():
     assert repr(training.Spike(sigma=5.0, robust=True)) == "Spike(sigma=5.0, robust=True)"
     with pytest.raises(ValueError, match="Spike"):

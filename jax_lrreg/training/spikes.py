@@ -137,6 +137,16 @@ class Spike:
         return jnp.stack([found[name].astype(jnp.float32) for name in self.metrics])
 
 
+def check_spike(on_spike: object) -> None:
+    """Refuses what is no `Spike`, and one of several thresholds, which is for a sweep."""
+    allowed = "a training.Spike, or None"
+    fits = on_spike is None or isinstance(on_spike, Spike)
+    require(fits, "make_step", "on_spike", on_spike, allowed, TypeError)
+    if isinstance(on_spike, Spike):
+        given, allowed = jnp.shape(on_spike.sigma), "one number; several are swept with `vmap`"
+        require(given == (), "make_step", "on_spike.sigma", f"shape {given}", allowed)
+
+
 def judged(
     on_spike: Spike | None, state: SpikeState | None, found: Mapping[str, jax.Array]
 ) -> jax.Array | None:

@@ -13,7 +13,7 @@ import optax
 
 from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_choice
-from jax_lrreg._optax_state import may_overflow, no_new_nan, nodes, update_count
+from jax_lrreg._optax_state import made_one, may_overflow, no_new_nan, nodes, update_count
 from jax_lrreg._struct import arguments_text
 from jax_lrreg.averages import Average
 from jax_lrreg.penalties import Penalty
@@ -52,7 +52,7 @@ from jax_lrreg.training.metrics import (
 from jax_lrreg.training.modules import Adapter, ModelState, Module, adapter_of
 from jax_lrreg.training.precision import check_loss_scale, rescaled, scaled_gradient
 from jax_lrreg.training.sharding import pinned
-from jax_lrreg.training.spikes import Spike, entered, judged
+from jax_lrreg.training.spikes import Spike, check_spike, entered, judged
 from jax_lrreg.training.state import (
     Optimizer,
     State,
@@ -135,8 +135,9 @@ def make_step(
             hundred updates.
         on_spike: a `Spike`: an update whose loss or gradient norm stands out from those just before
             is skipped whole; it counts in `metrics["skipped"]`, and alone in `metrics["spikes"]`.
-        average: what is averaged of the parameters after each update that is made, one of
-            `averages`, or None. It is kept in `state.average`; see `averaged`.
+        average: what is averaged of the parameters after each update that is made (the steps of a
+            window of `optax.MultiSteps` are one), one of `averages`, or None. It is kept in
+            `state.average`; see `averaged`.
 
     Returns:
         `step(state, batch) -> (state, metrics)`, where `metrics` has `loss`, `data_loss`,
@@ -305,9 +306,7 @@ class Update:
         few = self.pieces < 2 and "noise_scale" in self.monitors
         allowed = "at least 2 where `monitors` has 'noise_scale'"
         require(not few, "make_step", "accumulate", self.accumulate, allowed)
-        spike = self.on_spike is None or isinstance(self.on_spike, Spike)
-        allowed = "a training.Spike, or None"
-        require(spike, "make_step", "on_spike", self.on_spike, allowed, TypeError)
+        check_spike(self.on_spike)
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update: from top to bottom, this is the algorithm."""
@@ -399,7 +398,8 @@ class Update:
             new = new.replace(spikes=entered(self.on_spike, state.spikes, found, spike, sound))
         if self.average is not None:
             # Not within `guarded`, where a choice between two states would copy whole rings.
-            average = self.average.update(state.average, new.trained, count, where=sound)
+            made = sound & made_one(new.opt_state, state.opt_state, params)
+            average = self.average.update(state.average, new.trained, count, where=made)
             new = new.replace(average=average)
         if squares is not None:
             several = pieces if used is None else used
