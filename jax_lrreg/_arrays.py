@@ -64,6 +64,17 @@ def is_parameter(value: object) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
+def is_real_scalar(value: object) -> bool:
+    """Whether `value` is one number of Python's, NumPy's or JAX's that a float can tell.
+
+    No complex one, of which only the real part would be left, and no text, date or PRNG key.
+    """
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or np.ndim(value):
+        return False
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype  # object of a huge integer
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_))
+
+
 def is_key(value: object) -> bool:
     """Whether `value` holds typed PRNG keys, which are no numbers and have no zero."""
     return jnp.issubdtype(getattr(value, "dtype", jnp.float32), jax.dtypes.prng_key)

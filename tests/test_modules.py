@@ -106,7 +106,14 @@ def test_multi_steps_is_refused_with_the_way_out():
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda model, x: model(x).mean(), lambda model, x: {"error": model(x)[..., 0]}]
+    "wrong",
+    [
+        lambda model, x: model(x).mean(),
+        lambda model, x: {"error": model(x)[..., 0]},
+        lambda model, x: {"error": 1j * model(x).mean()},
+        lambda model, x: {"error": "low"},
+        lambda model, x: {"error": None},
+    ],
 )
 def test_metrics_that_are_no_means_are_refused(wrong):
     state = training.init(lambda p, x: x * p, optax.sgd(0.1), key=KEY, params=1.0)

@@ -162,6 +162,7 @@ def test_runs_are_compared_in_a_table():
         ("val_loss", "cosine", "0.35", "0.35", "90"),
     ]
     assert max(map(len, str(table).splitlines())) <= 80
+    assert "0.25" in str(training.compare({64: run(0.25)}))  # a run may be called by a number
     with pytest.raises(ValueError, match="`histories` must be"):
         training.compare(run(0.5))
 
@@ -213,6 +214,14 @@ def test_wrong_calls():
     assert plots.schedule(schedules.Constant(0.1), steps=np.int64(10)).get_xlim() == (0, 10)
     with pytest.raises(ValueError, match="`history`"):
         plots.history({"loss": np.ones(3)})
+    with pytest.raises(TypeError, match=r"`history` must be what training.fit returns, or"):
+        plots.history([np.ones(3)])
+    nothing = {"ended": np.array("after step 3"), "step": np.array([])}  # of a run at its `until`
+    for empty in (nothing, {"a": nothing, "b": nothing}):
+        with pytest.raises(
+            ValueError, match=r"`history` must be one with an entry.*got '0 entries'"
+        ):
+            plots.history(empty)
     with pytest.raises(ValueError, match="`penalty`"):
         plots.penalty({})
     with pytest.raises(TypeError, match="`penalty` must be a penalty, or a dict of them"):

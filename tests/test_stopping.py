@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import types
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -172,6 +174,33 @@ def test_wrong_arguments_are_refused_before_the_first_step(options, error, messa
     with pytest.raises(error, match=message):
         training.fit(STEP, given, DATA, **options)
     assert int(given.step) == 0
+
+
+NO_NUMBERS = {
+    "nothing": None,
+    "a number": 1.0,
+    "no names": {0: 1.0, "val_loss": 1.0},
+    "complex": {"val_loss": np.complex64(1j)},
+    "complex of JAX": {"val_loss": jnp.complex64(1j)},
+    "text": {"val_loss": np.str_("low")},
+    "a key": {"val_loss": jax.random.key(0)},
+    "too large": {"val_loss": 10**400},
+}
+
+
+@pytest.mark.parametrize("found", NO_NUMBERS.values(), ids=NO_NUMBERS)
+@pytest.mark.parametrize("keep_best", [None, training.Best("val_loss")])
+def test_what_is_no_number_by_its_name_is_refused(found, keep_best):
+    options = {"eval_fn": lambda state: found, "keep_best": keep_best}
+    with pytest.raises(TypeError, match=r"fit: `eval_fn` must be .* \{name: number\}"):
+        training.fit(STEP, start(TX), DATA, steps=5, **options)
+
+
+def test_any_mapping_of_numbers_is_an_evaluation():
+    values = {"a": 1, "b": np.bool_(True), "c": jnp.bfloat16(0.5), "d": np.array(2.0)}
+    found = types.MappingProxyType(values)
+    _, history = training.fit(STEP, start(TX), DATA, steps=5, eval_fn=lambda state: found)
+    assert [history[name].tolist() for name in values] == [[1.0], [1.0], [0.5], [2.0]]
 
 
 @pytest.mark.parametrize(

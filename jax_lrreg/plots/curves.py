@@ -199,11 +199,16 @@ def history(
 
 def _runs_of(history: Mapping[str, Any]) -> dict[str, History]:
     """Runs by their names; a single one has none."""
+    given, allowed = isinstance(history, Mapping), "what training.fit returns, or {name: history}"
+    require(given, "plots.history", "history", history, allowed, TypeError)
     several = bool(history) and all(isinstance(one, Mapping) for one in history.values())
     runs = dict(history) if several else {"": history}
     for name, one in runs.items():
         what = f"what training.fit returns{f' at {name!r}' if name else ''}"
         require("step" in one, "plots.history", "history", sorted(one), what)
+    entries = sum(np.size(one["step"]) + np.size(one.get("eval_step", ())) for one in runs.values())
+    allowed = "one with an entry: a run that had nothing left to do has none"
+    require(entries > 0, "plots.history", "history", f"{entries} entries", allowed)
     return runs
 
 

@@ -15,7 +15,14 @@ from jax_lrreg._processes import agreed
 from jax_lrreg.checkpoints.notes import Json
 from jax_lrreg.training.accumulate import is_slow_in_a_loop
 from jax_lrreg.training.data import ArrayData, Batch
-from jax_lrreg.training.history import Entry, History, Interval, names_of, zero_sums
+from jax_lrreg.training.history import (
+    Entry,
+    History,
+    Interval,
+    check_values,
+    names_of,
+    zero_sums,
+)
 from jax_lrreg.training.interrupts import handled_signals, held_back
 from jax_lrreg.training.mesh import around
 from jax_lrreg.training.program import edited, place_of, platform_of, program_of, settled
@@ -135,7 +142,9 @@ class Run:
         named = {"stop": stop, "keep_best": keep_best, "control_on": control_on}
         asked = names_asked(**named, checkpoint=best)
         if asked and eval_fn is not None and self.now.step < self.end:
-            names = sorted(eval_fn(state))
+            found = eval_fn(state)
+            check_values(found)
+            names = sorted(found)
             for argument, name in asked.items():
                 require_choice("fit", argument, name, names)
         if isinstance(stop, Deadline):

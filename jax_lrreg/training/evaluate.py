@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_lrreg._arrays import is_key
+from jax_lrreg._arrays import is_key, is_real_scalar
 from jax_lrreg._check import require
 from jax_lrreg._processes import differing
 from jax_lrreg.training.batch import is_own
@@ -68,9 +67,9 @@ def make_eval(
     def metrics(params: Any, model_state: Any, batch: Batch) -> dict[str, jax.Array]:
         batch = cut(batch, "make_eval", divides=False)
         found = metrics_fn(adapter.evaluate(params, model_state), batch)
-        scalars = isinstance(found, dict) and all(jnp.ndim(value) == 0 for value in found.values())
+        scalars = isinstance(found, dict) and all(map(is_real_scalar, found.values()))
         allowed = "a function that returns {name: mean over the batch}"
-        require(scalars, "make_eval", "metrics_fn", jax.tree.map(jnp.shape, found), allowed)
+        require(scalars, "make_eval", "metrics_fn", outline(found) or found, allowed)
         return found
 
     def evaluate(state: State) -> dict[str, float]:

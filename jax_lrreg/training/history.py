@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._arrays import is_real_scalar
 from jax_lrreg._check import require
 from jax_lrreg._optax_state import GROUP
 from jax_lrreg.select import Report
@@ -131,9 +132,7 @@ class History:
         self, now: int, values: Mapping[str, chex.Numeric], metrics: Iterable[str]
     ) -> Entry:
         """Takes what `eval_fn` returned after step `now`; no name of the `metrics` among it."""
-        numbers = isinstance(values, dict) and all(map(_is_number, values.values()))
-        allowed = "a function that returns {name: number}"
-        require(numbers, "fit", "eval_fn", values, allowed, error=TypeError)
+        check_values(values)
         allowed = "a function whose names differ from the training metrics'"
         for name in values:
             require(not is_reserved(name) and name not in metrics, "fit", "eval_fn", name, allowed)
@@ -178,6 +177,14 @@ class History:
         return {name: np.asarray(values) for name, values in columns.items()}
 
 
+def check_values(values: Mapping[str, chex.Numeric]) -> None:
+    """Refuses what an `eval_fn` returned, unless they are numbers by their names."""
+    fits = isinstance(values, Mapping) and all(isinstance(name, str) for name in values)
+    fits = fits and all(map(is_real_scalar, values.values()))
+    allowed = "a function that returns {name: number}"
+    require(fits, "fit", "eval_fn", values, allowed, error=TypeError)
+
+
 def compare(histories: Mapping[str, Mapping[str, Any]]) -> Report:
     """The last and the best value of each metric of several runs; prints as a table.
 
@@ -203,7 +210,7 @@ def compare(histories: Mapping[str, Mapping[str, Any]]) -> Report:
     fits = isinstance(histories, Mapping) and len(histories) > 0
     fits = fits and all(isinstance(x, Mapping) and "step" in x for x in histories.values())
     require(fits, "compare", "histories", histories, allowed)
-    rows = [row for label, run in histories.items() for row in _rows_of(label, run)]
+    rows = [row for label, run in histories.items() for row in _rows_of(str(label), run)]
     order = list(dict.fromkeys(name for name, *_ in rows))
     rows.sort(key=lambda row: order.index(row[0]))  # the runs of a metric side by side
     return Report(f"{len(histories)} runs", rows, ("metric", "run", "last", "best", "at step"))
@@ -236,8 +243,3 @@ def best_of(history: Mapping[str, Any], name: str) -> tuple[np.ndarray, float | 
     best = int(np.nanargmax(values) if "accuracy" in name else np.nanargmin(values))
     steps = history["eval_step" if name in evaluated(history) else "step"]
     return values, float(values[best]), int(steps[best])
-
-
-def _is_number(value: Any) -> bool:
-    number = int | float | np.generic | np.ndarray | jax.Array
-    return isinstance(value, number) and np.ndim(value) == 0
