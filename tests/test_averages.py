@@ -394,6 +394,8 @@ WRONG = {
     "`rate`": [lambda: Cooldown(10, rate=0.2), lambda: averages.weights("linear", 3, rate=0.5)],
     "`params": [
         lambda: averages.merge([], []),
+        lambda: averages.merge(TREE, [1.0]),
+        lambda: averages.merge(1.0, [1.0]),
         lambda: averages.merge([TREE, {"v": jnp.ones(2)}], [0.5, 0.5]),
         lambda: averages.merge([TREE, {"w": jnp.ones(3)}], [0.5, 0.5]),
         lambda: averages.merge([TREE, {"w": jnp.ones(2, jnp.bfloat16)}], [0.5, 0.5]),

@@ -193,7 +193,7 @@ class TestEmpty:
         np.testing.assert_allclose(state.params, 0.6, rtol=1e-6)
 
 
-NO_BATCHES = [{"x": X}, "x", X, jnp.ones(3), 3, None, lambda: [X]]
+NO_BATCHES = [{"x": X}, "x", X, jnp.ones(3), 3, None, lambda: [X], training.Stream]
 
 
 @pytest.mark.parametrize("data", NO_BATCHES, ids=lambda x: type(x).__name__)

@@ -1,6 +1,6 @@
 """The average that stands for a cooldown, kept along a run or made of checkpoints on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY
 
 import chex
@@ -146,8 +146,10 @@ def merge(
         >>> print(merge([jnp.float32(1.0), jnp.float32(2.0)], [0.5, 0.5]))
         1.5
     """
-    trees = list(params)
-    require(len(trees) > 0, "merge", "params", trees, "a list of at least one tree")
+    # Of one tree the names or the rows would be taken for trees.
+    several = isinstance(params, Iterable) and not isinstance(params, Mapping)
+    trees = list(params) if several else []
+    require(len(trees) > 0, "merge", "params", params, "a list of at least one tree")
     forms = [
         {path: f"{jnp.result_type(x)}{list(jnp.shape(x))}" for path, x in leaves(tree)}
         for tree in trees

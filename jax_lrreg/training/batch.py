@@ -23,7 +23,11 @@ def require_batches(
 ) -> None:
     """Refuses what is no iterable, and arrays, which would be iterated by their rows."""
     arrays = isinstance(data, dict | str | np.ndarray | jax.Array)
-    if arrays or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+    if (
+        arrays
+        or isinstance(data, type)
+        or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__"))
+    ):
         got = f"{outline(data)}; make an ArrayData of arrays" if arrays else repr(data)
         raise TypeError(f"{owner}: `{argument}` must be {allowed}, got {got}")
 

@@ -17,7 +17,8 @@ class Patience:
     """Stops a run that no longer improves: `fit(..., stop=Patience("val_loss", evaluations=10))`.
 
     It says True after so many evaluations in a row of which none was better than the best before
-    them by more than `min_delta`. One that is not a number is none.
+    them by more than `min_delta`. One that is not a number is none. It goes on counting where `fit`
+    is called with it again: another run, or one that is to wait anew, takes a new one.
 
     Attributes:
         name: of a metric that `eval_fn` returns.
@@ -105,7 +106,8 @@ class Best:
     """Holds a copy of the state at the best evaluation: `fit(..., keep_best=Best("val_loss"))`.
 
     It is on the device, and safe from donation. What is not a number is never best; of equal ones
-    the first is.
+    the first is. Where `fit` is called with it again, what comes must be better than before:
+    another run takes a new one.
 
     Args:
         name: of a metric that `eval_fn` returns.
