@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_lrreg._arrays import known
 from jax_lrreg._check import require, require_number
 from jax_lrreg._struct import pytree, static
 from jax_lrreg.schedules.clock import Clock
@@ -46,7 +47,7 @@ class Schedule:
         # Strong as all the others are, if it was a Python number: a weak type compiles a step anew.
         clock = Clock.of(step)
         value = jnp.asarray(self.value_at(clock), clock.dtype)
-        return jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, clock.shape))
+        return once(jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, clock.shape)))
 
     @property
     def horizon(self) -> chex.Numeric | None:
@@ -169,6 +170,16 @@ class Schedule:
     ) -> "Schedule":
         """This schedule kept within `min` and `max`; see `Clip`."""
         return algebra.Clip(self, min=min, max=max)
+
+
+def once(value: jax.Array) -> jax.Array:
+    """`value`, which XLA works out once, and not anew for each number that is scaled by it.
+
+    What is cheap, XLA's CPU compiler writes into every loop that uses it: a schedule into that of
+    each array of an update, where a sweep's were 40 % of the time, and half of the compiling. A
+    quotient is dear to it. It cannot know that this one changes nothing, not even NaN.
+    """
+    return value if known(value) else value / jnp.where(jnp.isnan(value), 2, 1)
 
 
 def as_schedule(value: ScheduleLike, argument: str) -> Schedule:
