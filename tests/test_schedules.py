@@ -34,6 +34,7 @@ from jax_lrreg.schedules import (
     join,
 )
 from tests.laws import COMBINATORS, RECIPES, SCHEDULES, SHAPES
+from tests.models import program
 
 STEPS = np.concatenate([np.arange(-3, 130), [1000, 10**6, 2**24 + 1, 2**31 - 2, 2**31 - 1]])
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -686,3 +687,14 @@ def check_one_field(schedule_of, leaf):
 
         difference = (value(leaf + size) - value(leaf - size)) / (2 * size)
         np.testing.assert_allclose(jax.grad(value)(float(leaf)), difference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is the CPU's compiler that repeats")
+@every_class
+def test_an_update_works_its_schedule_out_once_however_many_arrays_it_scales(schedule):
+    def lines(arrays):
+        update = lambda count, grads: [-schedule(count) * grad for grad in grads]  # noqa: E731
+        return program(update, jnp.int32(3), [jnp.ones((3, 4))] * arrays).count("\n")
+
+    # A product, its loop and their names; most schedules would be 40 to 540 lines more.
+    assert (lines(5) - lines(1)) / 4 < 16
