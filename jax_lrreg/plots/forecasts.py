@@ -55,11 +55,14 @@ def forecast(
         style: dict[str, Any] = {"linewidth": 1.4, "color": colors[name]}
         style |= {"linewidth": 2.8, "zorder": 4} if name == best else {}
         ax.plot(x, losses[name][x], label=f"{losses[name][-1]:.4f}  {name}", **style)
-        late = losses[name][int(BEGIN * steps) :]
-        shown.append((float(late.min()), float(late[0])))
+        seen = losses[name][int(BEGIN * steps) :]
+        shown.append((float(seen.min()), float(seen[0])))
     if law.evidence is not None:
         low, high = np.asarray(law.interval(plain[best], steps=steps))[:, x]
-        ax.fill_between(x, low, high, color=colors[best], alpha=0.15, linewidth=0)
+        # Of the very beginning the law knows nothing, and says so by a wall of the whole height.
+        late = x >= BEGIN * steps
+        band = {"color": colors[best], "alpha": 0.15, "linewidth": 0}
+        ax.fill_between(x[late], low[late], high[late], **band)
         title += f",  {low[-1]:.4f} to {high[-1]:.4f} nine times in ten"
     ax.set_title(title)
     least, most = min(low for low, _ in shown), max(high for _, high in shown)
