@@ -64,11 +64,12 @@ def test_a_slope_that_is_not_finite_is_refused_with_the_cure():
 
 def test_whole_numbers_and_keys_have_no_slope():
     hyper = {"x": 2.0, "n": 3, "key": jax.random.key(0), "many": np.ones(2, np.float32)}
+    hyper["name"] = "x"
     total = lambda hp: hp["x"] ** hp["n"] + jnp.sum(hp["many"])  # noqa: E731
     for mode in ("forward", "reverse"):
         value, slopes = sweeps.hypergradient(total, hyper, mode=mode)
         assert (float(value), float(slopes["x"])) == (10.0, 12.0)
-        assert slopes["n"] is slopes["key"] is None
+        assert slopes["n"] is slopes["key"] is slopes["name"] is None
         np.testing.assert_array_equal(slopes["many"], 1)
 
 

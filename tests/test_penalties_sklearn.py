@@ -243,6 +243,7 @@ SEARCHES = {
     "num_examples": lambda: from_sklearn(logistic()),
     "eps": lambda: from_sklearn(linear_model.LassoCV(eps=1e-2)),
     "alphas": lambda: from_sklearn(linear_model.LassoCV(alphas=2.5)),
+    "alphas, negative": lambda: from_sklearn(linear_model.LassoCV(alphas=[1.0, -1.0])),
     "l1_ratio": lambda: from_sklearn(linear_model.ElasticNetCV(l1_ratio=[])),
 }
 

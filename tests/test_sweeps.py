@@ -188,10 +188,31 @@ def test_another_sweep_is_refused_by_what_differs(tmp_path):
     for name, (function, points) in others.items():
         with pytest.raises(ValueError, match=rf"run: {name} must be .*another folder"):
             sweeps.run(function, points, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"run: `metrics` must be .*total, got sum"):
+        sweeps.run(lambda hp: {"sum": hp["a"] + hp["b"]}, grid, checkpoint=tmp_path)
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(ValueError, match="run: `checkpoint` must be a folder"):
         sweeps.run(total, grid, checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    ("value", "held", "other"),
+    [
+        (jnp.sum, jnp.ones(999), jnp.ones(999).at[500].set(2)),
+        (jax.random.normal, KEYS[0], KEYS[1]),
+    ],
+)
+def test_other_data_that_a_function_holds_make_another_sweep(tmp_path, value, held, other):
+    def function(data):
+        return lambda hp: {"x": hp["a"] * value(data)}
+
+    grid = sweeps.grid(a=[1.0, 2.0])
+    first = sweeps.run(function(held), grid, checkpoint=tmp_path)
+    again = sweeps.run(function(held), grid, checkpoint=tmp_path)
+    np.testing.assert_array_equal(again["x"], first["x"])
+    with pytest.raises(ValueError, match=r"run: `function` must be .*another folder"):
+        sweeps.run(function(other), grid, checkpoint=tmp_path)
 
 
 def test_with_eight_devices_each_has_members_of_its_own():
@@ -304,6 +325,24 @@ def test_random_points_lie_in_their_ranges():
     assert set(np.asarray(points["reg"].strength).tolist()) == {0.1, 0.2}
     again = sweeps.random(500, key=key, lr=(1e-4, 1e-1))
     np.testing.assert_array_equal(points["lr"], again.points["lr"])
+    numpys = sweeps.random(500, key=key, steps=(np.int64(3), np.int64(30))).points["steps"]
+    assert set(numpys.tolist()) == set(range(3, 31))
+    alike = [schedules.Cosine(0.1, steps=10), schedules.Cosine(0.1, steps=20)]  # one peak for all
+    lengths = sweeps.random(500, key=key, lr=alike).points["lr"].steps
+    assert set(lengths.tolist()) == {10, 20}
+
+
+def test_columns_of_tables_and_ranges_are_axes():
+    pandas = pytest.importorskip("pandas")
+    grid = sweeps.grid(a=pandas.Series([1.0, 2.0]), n=range(3))
+    result = sweeps.run(lambda hp: {"x": hp["a"] * hp["n"]}, grid)
+    assert result["x"].tolist() == [[0, 1, 2], [0, 2, 4]]
+    assert result.best("x", "max").hyper == {"a": 2.0, "n": 2}
+
+
+def test_a_metric_called_as_a_hyperparameter_has_its_own_column():
+    result = sweeps.run(lambda hp: {"lr": 2 * hp["lr"]}, sweeps.grid(lr=[1.0, 2.0]))
+    assert result.table().rows[1] == {"lr": 2.0, "lr (metric)": 4.0}
 
 
 def test_tables_print_and_are_written(tmp_path):
@@ -407,6 +446,28 @@ REFUSED = {
     "no function": (lambda: swept(3), "run: `function`"),
     "no grid": (lambda: sweeps.run(train, {"x": [1.0]}), "run: `grid`"),
     "parallel": (lambda: swept(lambda hp: hp, max_parallel=0), "run: `max_parallel`"),
+    "an axis twice": (
+        lambda: swept(lambda hp: {"v": hp["x"]}).best("v", over=["x", "x"]),
+        "best: `over` .*once",
+    ),
+    "a key as a metric": (
+        lambda: swept(lambda hp: {"v": jax.random.key(0)}),
+        "run: `function`",
+    ),
+    "too large for an int32": (lambda: sweeps.grid(n=[2**40, 1]), "grid: `n` .*int32"),
+    "too small for a float32": (lambda: sweeps.grid(lr=np.array([1e-50, 1])), "grid: `lr` .*flo"),
+    "a range beyond int32": (
+        lambda: sweeps.random(2, key=KEYS[0], a=(1, 2**40)),
+        "random: `a` .*int32",
+    ),
+    "other metrics in a rung": (
+        lambda: halved(lambda hp, x, _: (hp["x"], {"x": hp["x"]} if x is None else {"y": 1.0})),
+        "halving: `function` .*same metrics",
+    ),
+    "a metric called steps": (
+        lambda: halved(lambda hp, x, _: (hp["x"], {"x": hp["x"], "steps": 1.0})),
+        "halving: `function` .*steps",
+    ),
     "a metric": (lambda: swept(lambda hp: hp).best("y"), "result: `name`"),
     "a mode": (lambda: swept(lambda hp: hp).best("x", "most"), "best: `mode`"),
     "an axis": (lambda: swept(lambda hp: hp).best("x", over="keys"), "best: `over`"),

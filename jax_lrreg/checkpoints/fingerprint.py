@@ -41,16 +41,19 @@ def program_of(function: Callable, *args: chex.ArrayTree) -> dict[str, Any]:
     with jax.set_mesh(NO_MESH):  # an active one stands in the text of each `jnp.where`
         closed = jax.make_jaxpr(function)(*args)
     literals: list[float] = []
-    _collect(closed.jaxpr, literals)
-    consts = [x for x in closed.consts if not is_key(x)]
-    literals += [float(x) for x in consts if np.ndim(x) == 0]
+    held = list(closed.consts)
+    _collect(closed.jaxpr, literals, held)
+    # Of an array that lies on other hosts, too, this one knows no sum.
+    held = [x for x in held if getattr(x, "is_fully_addressable", True)]
+    literals += [float(x) for x in held if np.ndim(x) == 0 and not is_key(x)]
     digest = hashlib.sha256(PLACES.sub("None", str(closed.jaxpr)).encode())
-    digest.update(_sum(consts).encode())
+    digest.update(_sum(held).encode())
     # In their order, so that the first that differs can be named.
     return {"sum": digest.hexdigest()[:16], "numbers": literals[:200]}
 
 
-def _collect(jaxpr: jax.extend.core.Jaxpr, found: list[float]) -> None:
+def _collect(jaxpr: jax.extend.core.Jaxpr, found: list[float], held: list[chex.Array]) -> None:
+    """The numbers in the text of a program, and the arrays that those inside of it hold."""
     for equation in jaxpr.eqns:
         for variable in equation.invars:
             value = getattr(variable, "val", None)
@@ -59,7 +62,8 @@ def _collect(jaxpr: jax.extend.core.Jaxpr, found: list[float]) -> None:
                 found.append(number.real if number.imag == 0 else float(abs(number)))
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(inner):
-                _collect(getattr(inner, "jaxpr", inner), found)
+                held += getattr(inner, "consts", ())
+                _collect(getattr(inner, "jaxpr", inner), found, held)
 
 
 def _is_program(value: object) -> bool:

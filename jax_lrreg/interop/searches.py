@@ -93,7 +93,9 @@ def _alphas(name: str, given: Settings) -> int | list[float]:
     if alphas is None or isinstance(alphas, str):  # scikit-learn before 1.9 has the count apart
         alphas = given.get("n_alphas", 100)
     if np.ndim(alphas):
-        return np.asarray(alphas, float).tolist()
+        alphas = np.asarray(alphas, float)
+        require_number(name, "alphas", alphas, "positive numbers, or how many", lambda x: x > 0)
+        return alphas.tolist()
     allowed = f"{EPS}; for another range give `alphas` as an array"
     require(given["eps"] == EPS, name, "eps", given["eps"], allowed)
     return require_whole(name, "alphas", alphas)

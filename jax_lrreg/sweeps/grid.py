@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_lrreg._arrays import is_key
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg._struct import is_pytree, number_text
+from jax_lrreg._struct import Array, is_pytree, number_text
 
 Points = Any  # a tree, such as a schedule, whose arrays hold one entry for each point of an axis
 NUMBERS = (jnp.number, jnp.bool_, jax.dtypes.prng_key)
@@ -164,7 +164,7 @@ def random(n: int, *, key: chex.PRNGKey, **ranges: Any) -> Grid:
             allowed = "a pair (low, high), or a list to choose from"
             require(len(listed) > 0, "random", name, values, allowed)
             chosen = jax.random.randint(own, (n,), 0, len(listed))
-            drawn[name] = jax.tree.map(lambda x, at=chosen: x[at], _stacked("random", name, listed))
+            drawn[name] = taken(_stacked("random", name, listed), chosen)
     return Grid([_axis("random", drawn)])
 
 
@@ -185,19 +185,36 @@ def _axis(owner: str, trees: dict[str, Points]) -> Axis:
     for name, tree in trees.items():
         if isinstance(tree, list):
             tree = _stacked(owner, name, tree)
+        tree = jax.tree.map(_array, tree)
         found = set()
         for leaf in jax.tree.leaves(tree):
             array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
             numbers = any(jnp.issubdtype(array.dtype, kind) for kind in NUMBERS)
             allowed = "of numbers, keys, and trees of them such as schedules and penalties"
             require(numbers, owner, name, leaf, allowed, error=TypeError)
-            found |= {array.shape[0]} if array.ndim else set()
+            if array.ndim:
+                _require_held(owner, name, array)
+                found.add(array.shape[0])
         allowed = "points along the leading dimension of its arrays, equally many in each"
         require(len(found) == 1 and 0 not in found, owner, name, tree, allowed)
         points[name], lengths[name] = tree, found.pop()
     allowed = "axes of one length"
     require(len(set(lengths.values())) == 1, owner, "axes", lengths, allowed)
     return Axis(points, next(iter(lengths.values())))
+
+
+def _array(leaf: Any) -> Any:
+    """What NumPy takes for an array as one: a column of a table, a range."""
+    return leaf if isinstance(leaf, Array) or np.ndim(leaf) == 0 else np.asarray(leaf)
+
+
+def _require_held(owner: str, name: str, array: chex.Array) -> None:
+    """Refuses numbers that would be others, as 0, in the precision of a program."""
+    if isinstance(array, np.ndarray):
+        kind = jax.dtypes.canonicalize_dtype(array.dtype)
+        with np.errstate(over="ignore", under="ignore"):
+            same = np.isclose(array.astype(kind), array, rtol=1e-6, atol=0, equal_nan=True)
+        require(np.all(same), owner, name, array, f"numbers in the range of {kind}")
 
 
 def _stacked(owner: str, name: str, values: list[Any]) -> Points:
@@ -229,7 +246,8 @@ def _drawn(n: int, key: chex.PRNGKey, name: str, low: Any, high: Any) -> np.ndar
     for end in (low, high):
         require_number("random", name, end, "a pair of numbers > 0", lambda x: x > 0)
     require(low < high, "random", name, (low, high), "a pair (low, high) with low < high")
-    whole = isinstance(low, int) and isinstance(high, int)
+    whole = all(isinstance(end, int | np.integer) for end in (low, high))
+    _require_held("random", name, np.asarray([low, high]))
     # A whole number is the floor of one from `low` to just below `high + 1`: ends are as likely.
     ends = np.log([low, high + 1 if whole else high])
     even = np.asarray(jax.random.uniform(key, (n,)), np.float64)

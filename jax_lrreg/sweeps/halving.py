@@ -95,9 +95,13 @@ def halving(
             if not begin:  # a wrong name is known before anything runs, from the trace
                 _, metrics = jax.eval_shape(programs.one, programs.points, rows[0], ())
                 require_choice("halving", "name", name, metrics)
+                allowed = "one whose metrics are not called steps, which the result has"
+                require("steps" not in metrics, "halving", "function", [*metrics], allowed)
             found = list(parts(programs, rows[members], state, limit))
             state, metrics = jax.tree.map(joined, *(part.made for part in found))
             values = values or {key: np.full(grid.size, np.nan, float) for key in metrics}
+            allowed = f"one that returns the same metrics in each rung, {', '.join(values)}"
+            require(metrics.keys() == values.keys(), "halving", "function", [*metrics], allowed)
             for key, column in metrics.items():
                 values[key][members] = column
             made[members] = end

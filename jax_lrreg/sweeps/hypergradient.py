@@ -314,4 +314,6 @@ def _is_array(leaf: object) -> bool:
 def _is_real(leaf: object) -> bool:
     if is_key(leaf) or isinstance(leaf, bool | int):
         return False
-    return isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    # Of an array alone: a text names a dtype to JAX, or raises.
+    known = isinstance(leaf, float) or _is_array(leaf)
+    return known and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

@@ -28,6 +28,7 @@ Made = tuple[chex.ArrayTree, Metrics]  # what members go on from, and their metr
 Function = Callable[..., Any]  # of `run` or of `halving`
 T = TypeVar("T")
 
+REAL = (jnp.integer, jnp.floating, jnp.bool_)
 SHARE = 0.8  # of the memory that is free: its numbers are those of a moment, and others want some
 
 # Compiled programs, by form and width. They live as long as their function, which they do not hold.
@@ -209,7 +210,7 @@ def _metrics(owner: str, found: object) -> Metrics:
     for name, value in found.items():
         number = isinstance(value, bool | int | float | jax.Array | np.ndarray | np.generic)
         number = number and jnp.ndim(value) == 0
-        number = number and not jnp.issubdtype(jnp.asarray(value).dtype, jnp.complexfloating)
+        number = number and any(jnp.issubdtype(jnp.asarray(value).dtype, kind) for kind in REAL)
         require(number, owner, "function", {name: value}, allowed)
     return {str(name): jnp.asarray(value) for name, value in found.items()}
 

@@ -160,7 +160,10 @@ class Result:
             return mean, np.sqrt(variance / count)
 
     def table(self, over: Over = None) -> Table:
-        """One row for each point: hyperparameters, then metrics; with `over`, means and errors."""
+        """One row for each point: hyperparameters, then metrics; with `over`, means and errors.
+
+        A metric that is called as a hyperparameter is "lr (metric)" there.
+        """
         out = places_of("table", over, self.axes)
         labels = [self.grid.labels(axis) for axis in range(len(self.shape))]
         columns = self._columns(over)
@@ -177,9 +180,10 @@ class Result:
         columns: dict[str, np.ndarray] = {}
         for name in self.names:
             mean, error = self.mean(name, over, "table")
-            columns[name] = self[name] if error is None else mean
+            column = f"{name} (metric)" if name in self.grid.places else name
+            columns[column] = self[name] if error is None else mean
             if error is not None:
-                columns[f"{name} error"] = error
+                columns[f"{column} error"] = error
         return columns
 
     def to_csv(self, path: str | Path, over: Over = None) -> None:
@@ -197,6 +201,7 @@ def places_of(owner: str, over: Over, axes: Sequence[str]) -> tuple[int, ...]:
     named = over is None or isinstance(over, str | list | tuple)
     require(named, owner, "over", over, allowed, error=TypeError)
     names: Sequence[str] = [over] if isinstance(over, str) else over or ()
+    require(len({*names}) == len(names), owner, "over", over, "each axis once")
     return tuple(require_axis(owner, "over", name, axes) for name in names)
 
 

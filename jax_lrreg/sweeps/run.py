@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 
 from jax_lrreg._check import require
@@ -95,4 +96,6 @@ def _plan(programs: Programs, rows: np.ndarray) -> Fingerprint:
     grid = programs.grid
     named = {name: text_of(points) for name, points in grid.points.items()}
     program = program_of(programs.one, programs.points, rows[0], ())
-    return {"grid": repr(grid), **named, "function": program}
+    # Which metrics are the program's results does not stand in it.
+    metrics = sorted(jax.eval_shape(programs.one, programs.points, rows[0], ())[1])
+    return {"grid": repr(grid), **named, "function": program, "metrics": ", ".join(metrics)}
