@@ -198,6 +198,14 @@ def test_the_derivative_of_a_minimum_is_that_of_central_differences(mode):
         np.testing.assert_allclose(value, measured(hyper), rtol=1e-9)
 
 
+def test_a_solution_that_is_no_number_has_no_certificate():
+    # Without a minimum: below a strength of 1 the loss falls faster than the penalty rises.
+    path = sweeps.path(jnp.sum, jnp.zeros(3), penalties.L1(1.0), strengths=[2.0, 0.5])
+    assert not np.isfinite(path.params[1]).any()
+    assert path.certificate[0] == 0
+    assert np.isnan(path.certificate[1])
+
+
 def test_strengths_of_ones_own_need_no_strongest():
     def loss(w):
         return jnp.sum((w - 2.0) ** 2) / 2
@@ -258,6 +266,13 @@ REFUSED = {
     "zero strengths": (lambda: solve(strengths=0), "path: `strengths`"),
     "no prox": (lambda: solve(penalties.TotalVariation(1.0, axis=-1)), "path: `penalty`"),
     "two on one": (lambda: solve(penalties.L1(1.0) + penalties.L2(1.0)), "path: `penalty`"),
+    "strengths beyond a float32": (lambda: solve(strengths=[1e50]), "path: `strengths` .*float32"),
+    "strengths that round to 0": (lambda: solve(strengths=[1e-50]), "path: `strengths` .*float32"),
+    "halves": (
+        lambda: sweeps.path(jnp.sum, jnp.zeros(2, jnp.bfloat16), penalties.L1(1.0)),
+        "path: `params` .*32 bits",
+    ),
+    "places": (lambda: solve().at(np.array([1.0, 2.0])), "at: `strength`"),
     "a mode": (lambda: solve(mode="cold"), "path: `mode`"),
     "iterations": (lambda: solve(max_iterations=0), "path: `max_iterations`"),
     "a loss": (lambda: sweeps.path(1.0, jnp.zeros(2), LASSO), "path: `loss`"),

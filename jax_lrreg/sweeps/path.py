@@ -65,7 +65,8 @@ class Path:
 
     def at(self, strength: float) -> Any:
         """The parameters at the strength of the path that is nearest, by its logarithm."""
-        require_number("at", "strength", strength, "a number > 0", lambda x: x > 0)
+        one = lambda x: x.ndim == 0 and x > 0  # noqa: E731
+        require_number("at", "strength", strength, "a number > 0", one)
         nearest = int(np.argmin(np.abs(np.log(self.strengths / strength))))
         return jax.tree.map(lambda x: x[nearest], self.params)
 
@@ -160,7 +161,11 @@ def strengths_of(owner: str, strengths: Strengths, strongest: float, dtype: np.d
         allowed = "a whole number, or an array of numbers > 0"
         require(values.ndim == 1 and values.size > 0, owner, "strengths", strengths, allowed)
         require_number(owner, "strengths", values, allowed, lambda x: x > 0)
-        return np.sort(values.astype(dtype))[::-1]
+        with np.errstate(over="ignore", under="ignore"):
+            held = values.astype(dtype)
+        allowed = f"numbers > 0 in the range of {dtype}"
+        require_number(owner, "strengths", held, allowed, lambda x: x >= np.finfo(dtype).tiny)
+        return np.sort(held)[::-1]
     count = require_whole(owner, "strengths", strengths)
     allowed = "an array for a penalty under which no strength makes all parameters 0"
     require(np.isfinite(strongest) and strongest > 0, owner, "strengths", strengths, allowed)

@@ -161,6 +161,11 @@ def minimise(
 ) -> Moving:
     """Goes from `params` to the minimum of `loss + term`, the loss given by its gradient."""
 
+    def unsolved_by(here: optax.Params, slope: optax.Params) -> jax.Array:
+        # Of what is no number, a subdifferential has no distance, and not that of 0.
+        sound = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(here)]).all()
+        return jnp.where(sound, norm(term.certificate(here, slope)) / scale, jnp.nan)
+
     def unsolved(now: Moving) -> jax.Array:
         # After a thousand iterations without progress rounding has the last word.
         going = (now.count < limits.iterations) & (now.since < STALLED)
@@ -189,7 +194,7 @@ def minimise(
         steepness, (to, new, _) = jax.lax.while_loop(
             lambda tried: ~tried[1][2] & (tried[0] < CERTAIN), steeper, first
         )
-        rest = norm(term.certificate(to, new)) / scale
+        rest = unsolved_by(to, new)
         weighed = jax.tree.map(jnp.multiply, curvature, minus(now.ahead, to))
         back = dot(weighed, minus(to, now.here)) > 0  # the momentum points uphill: begin anew
         momentum = (1 + jnp.sqrt(1 + 4 * now.momentum**2)) / 2
@@ -199,8 +204,7 @@ def minimise(
         momentum, least = jnp.where(back, 1.0, momentum), jnp.minimum(rest, now.least)
         return Moving(to, ahead, momentum, steepness, rest, now.count + 1, least, since)
 
-    rest = norm(term.certificate(params, slopes(params, *batch))) / scale
-    rest, zero = jnp.float32(rest), jnp.int32(0)
+    rest, zero = jnp.float32(unsolved_by(params, slopes(params, *batch))), jnp.int32(0)
     begin = (params, params, jnp.float32(1), jnp.float32(steepness), rest, zero, rest, zero)
     return jax.lax.while_loop(unsolved, step, Moving(*begin))
 
@@ -259,7 +263,9 @@ def require_solvable(
     require(callable(loss), owner, "loss", loss, "a function", error=TypeError)
     for x in jax.tree.leaves(params):
         real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        require(real, owner, "params", jnp.result_type(x).name, "a tree of real numbers", TypeError)
+        real = real and jnp.finfo(jnp.result_type(x)).bits >= 32
+        allowed = "a tree of real numbers of 32 bits or more"
+        require(real, owner, "params", jnp.result_type(x).name, allowed, TypeError)
     value = jax.eval_shape(loss, params, *batch)
     scalar = jax.tree.structure(value) == jax.tree.structure(0.0) and value.shape == ()
     scalar = scalar and jnp.issubdtype(value.dtype, jnp.floating)
