@@ -181,6 +181,8 @@ def test_two_numbers_lose_nothing_that_matters():
     assert plan.loss == pytest.approx(2.9249, abs=1e-4)
     assert plan.interval is None
     assert isinstance(plan.numbers["n"], int)
+    numpys = law.best(shape, steps=24_000, n=(np.int64(240), np.int32(16_000)), p=(0.5, 3.0))
+    assert numpys == plan
     assert text.parse(repr(plan)) == plan
 
 
@@ -198,6 +200,23 @@ def test_a_fit_does_not_depend_on_the_unit_of_the_rate(factor):
     curves = [(factor * lr, LAW(lr, steps=500)) for lr in RUNS]
     law, lr = forecast.fit(curves), Constant(1e-3).cooldown(200, at=300)
     np.testing.assert_allclose(law(factor * lr, steps=500)[30:], LAW(lr, steps=500)[30:], rtol=2e-3)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-8, 1e6])
+def test_a_fit_does_not_depend_on_the_unit_of_the_loss(factor):
+    curves = [(lr, np.asarray(LAW(lr, steps=500), np.float64)) for lr in RUNS]
+    usual, lr = forecast.fit(curves), Constant(1e-3).cooldown(200, at=300)
+    law = forecast.fit([(lr, factor * losses) for lr, losses in curves])
+    np.testing.assert_allclose(law(lr, steps=500) / factor, usual(lr, steps=500), rtol=1e-5)
+    both = [one.interval(lr, steps=500)[:, -1] for one in (law, usual)]
+    np.testing.assert_allclose(both[0] / factor, both[1], rtol=1e-5)
+
+
+def test_a_fit_takes_losses_from_before_the_first_rate():
+    late = np.append(np.zeros(40), np.full(460, 1e-3))
+    curves = [(lr, LAW(lr, steps=500)) for lr in (late, RUNS[1], RUNS[2])]
+    law, lr = forecast.fit(curves, skip=0), Constant(1e-3).cooldown(200, at=300)
+    np.testing.assert_allclose(law.final(lr, steps=500), LAW.final(lr, steps=500), rtol=5e-3)
 
 
 def test_a_fit_of_noisy_steps_of_means_and_of_some_steps_agree(fitted):
@@ -291,6 +310,16 @@ def test_the_bound_takes_norms_distance_and_trailing_zeros():
     assert np.all(np.isfinite(slope))
 
 
+def test_refined_has_its_peak_also_between_knots_and_any_unit_of_the_norms():
+    norms = np.append(np.linspace(10, 1, 30), np.ones(270))
+    lr = forecast.refined(norms, steps=100_000, peak_value=0.1)
+    assert np.max(lr(np.arange(100_000))) == np.float32(0.1)
+    for unit in (1e-200, 1e200):
+        same = forecast.refined(unit * norms, steps=100_000, peak_value=0.1, optimizer="sgd")
+        plain = forecast.refined(norms, steps=100_000, peak_value=0.1, optimizer="sgd")
+        np.testing.assert_allclose(same(np.arange(100_000)), plain(np.arange(100_000)), atol=1e-8)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_refined_of_constant_norms_is_linear_and_large_ones_make_a_warmup(optimizer):
     lr = forecast.refined(np.full(77, 3.0), steps=1000, peak_value=0.1, optimizer=optimizer)
@@ -341,6 +370,11 @@ BAD = {  # of the curves of the first run and of the last
     ),
     "negative": (lambda A, C: {RUNS[0]: A - 3, RUNS[2]: C}, "positive: the fit"),
     "text": (lambda A, C: {RUNS[0]: A, RUNS[2]: "abc"}, r"Cosine.*numbers \[steps\], got 'abc'"),
+    "complex": (lambda A, C: {RUNS[0]: A, RUNS[2]: C + 0j}, r"Cosine.*numbers \[steps\]"),
+    "steps beyond an int32": (
+        lambda A, C: {RUNS[0]: A, RUNS[2]: (np.arange(500) * 1e17, C)},
+        "rise, to 2147483646 at most",
+    ),
     "few": (lambda A, C: {RUNS[0]: A, RUNS[2]: (np.arange(400, 405), C[400:405])}, "8 at least"),
 }
 
@@ -390,8 +424,13 @@ def test_other_wrong_arguments_are_refused_by_name(fitted, ends):
         LAW.best(shape, steps=500)
     with pytest.raises(ValueError, match="one of the curves"):
         fitted.best(shape, steps=500, peak=(5e-3, 1e-2))
-    with pytest.raises(ValueError, match="gradient_norms"):
-        forecast.refined([1.0, np.nan], steps=10, peak_value=0.1)
+    for norms in ([1.0, np.nan], ["a", "b"], [[1.0, 2.0], [3.0]], np.ones(3) + 0j):
+        with pytest.raises(ValueError, match="gradient_norms"):
+            forecast.refined(norms, steps=10, peak_value=0.1)
+    with pytest.raises(ValueError, match=r"interval: `level`.*a number"):
+        fitted.interval(RUNS[0], steps=10, level=np.array([0.5, 0.9]))
+    with pytest.raises(ValueError, match=r"Prior: `deviations`.*three"):
+        forecast.Prior(deviations=1.0)
     with pytest.raises(ValueError, match="gradient_norms"):
         forecast.bound(Constant(0.1), steps=10, gradient_norms=np.ones(9))
     with pytest.raises(ValueError, match="distance"):

@@ -74,8 +74,9 @@ class Box:
         options = []
         for name, (low, high) in self.ranges.items():
             value = float(numbers[name])
-            if isinstance(low, int) and isinstance(high, int):
-                both = {min(max(side, low), high) for side in (math.floor(value), math.ceil(value))}
+            if all(isinstance(end, int | np.integer) for end in (low, high)):
+                sides = (math.floor(value), math.ceil(value))
+                both = {int(min(max(side, low), high)) for side in sides}
                 options.append(sorted(both))
             else:
                 options.append([min(max(short(value, DIGITS), low), high)])

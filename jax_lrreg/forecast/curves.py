@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jax_lrreg._arrays import LAST_STEP
 from jax_lrreg._check import require, require_choice
 from jax_lrreg._struct import number_text
 from jax_lrreg.forecast.memory import drops
-from jax_lrreg.forecast.rates import Rates, rates_of
+from jax_lrreg.forecast.rates import Rates, as_numbers, rates_of
 from jax_lrreg.schedules.base import Schedule
 
 Losses: TypeAlias = ArrayLike | tuple[ArrayLike, ArrayLike]
@@ -87,8 +88,10 @@ def _curve(schedule: Rates, losses: Losses, each: str, skip: int | None) -> Curv
         steps = _numbers(given[0], f"steps of {number_text(schedule)}")
         allowed = f"as many as steps, {len(steps)}"
         require(len(steps) == len(values), "fit", name, len(values), allowed)
-        rising = np.all(np.diff(steps) > 0) and steps[0] >= 0 and np.all(steps == np.floor(steps))
-        require(rising, "fit", name, steps, "at steps that are whole, >= 0 and rise")
+        whole = np.all((steps == np.floor(steps)) & (steps < LAST_STEP))
+        rising = np.all(np.diff(steps) > 0) and steps[0] >= 0 and whole
+        allowed = f"at steps that are whole, >= 0 and rise, to {LAST_STEP - 1} at most"
+        require(rising, "fit", name, steps, allowed)
         steps = steps.astype(np.int64)
     rates = np.asarray(rates_of("fit", schedule, int(steps[-1]) + 1, "curves"), np.float64)
     falls = np.flatnonzero(np.diff(rates) <= 0)
@@ -119,10 +122,7 @@ def _blocks(
 
 
 def _numbers(values: Losses, name: str) -> np.ndarray:
-    try:
-        numbers = np.asarray(values, np.float64)
-    except (ValueError, TypeError):  # NumPy's own words name no argument
-        numbers = np.empty((0, 0))
+    numbers = as_numbers(values)
     require(numbers.ndim == 1 and numbers.size > 0, "fit", name, values, "numbers [steps]")
     bad = np.flatnonzero(~np.isfinite(numbers))
     at = f"{numbers[bad[0]]} at place {bad[0]}" if len(bad) else ""

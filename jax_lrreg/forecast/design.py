@@ -12,7 +12,7 @@ BINS = 600  # of the drops of a run, between the steps where losses are
 
 
 class Design(NamedTuple):
-    """A curve as a fit needs it, with rates in units of the peak.
+    """A curve as a fit needs it, with rates in units of the peak and losses in those of the least.
 
     The drops between two neighbouring places where the law is looked at are felt as a few.
 
@@ -36,7 +36,7 @@ class Design(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, run: Curve, peak: float) -> "Design":
+    def of(cls, run: Curve, peak: float, unit: float) -> "Design":
         # The mean over steps is that over three of them, the middles of thirds.
         wide = np.any(run.ends > run.begins)
         shares = np.array([1 / 6, 1 / 2, 5 / 6] if wide else [1.0])
@@ -61,8 +61,9 @@ class Design(NamedTuple):
         # A bin that begins after a place has no part in it; none lies across one.
         since = np.where(begins[used] <= places.reshape(-1, 1), np.maximum(since, 0), -1.0)
         signed = np.add.reduceat(drops, begins)[used]
-        scale = max(CLOSEST, run.noise)
-        return cls(spent[places], rates[places], signed, log_rate, since, np.log(run.losses), scale)
+        scale, log_loss = max(CLOSEST, run.noise), np.log(run.losses / unit)
+        spent = np.maximum(spent[places], rates.max())  # as in the law, also before the first rate
+        return cls(spent, rates[places], signed, log_rate, since, log_loss, scale)
 
     def slopes(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The logarithm of the law at each loss, [losses], and its slopes, [losses, 7]."""

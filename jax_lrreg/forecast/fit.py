@@ -18,8 +18,9 @@ from jax_lrreg.schedules.base import require_positive
 ROUNDS = 3  # of the scale of the residuals
 UNSEEN = 2.5  # misfit of another curve over that of those fitted, where none can be left out
 BLOCKS = 8  # of a curve, in which residuals go together
-# Of floor over the least loss, then the logarithms of A, alpha, B, C, beta, gamma, in units of the
-# peak. Beyond these, two terms are alike or one is nothing, and a step of the search would be lost.
+# Of the floor, then the logarithms of A, alpha, B, C, beta, gamma, in units of the least loss and
+# of the peak. Beyond these, two terms are alike or one is nothing, and a step of the search would
+# be lost.
 LOWEST = np.array([0.0, -20, np.log(0.05), -14, np.log(1e-4), np.log(0.05), np.log(0.02)])
 HIGHEST = np.array([1.5, 20, np.log(3.0), 6, np.log(1e2), np.log(4.0), np.log(3.0)])
 
@@ -47,7 +48,8 @@ class Prior:
 
     def __post_init__(self):
         require_positive(self, pace=self.pace, beta=self.beta, gamma=self.gamma)
-        require(len(self.deviations) == 3, self, "deviations", self.deviations, "three numbers")
+        three = np.shape(self.deviations) == (3,)
+        require(three, self, "deviations", self.deviations, "three numbers")
         for deviation in self.deviations:
             require_positive(self, deviations=deviation)
 
@@ -104,14 +106,14 @@ def fit(
     lowest = min(run.losses.min() for run in runs)
     peak = max(run.rates.max() for run in runs)
     highest = max(run.losses.max() for run in runs)
-    problem = _Problem([Design.of(run, peak) for run in runs], prior)
-    numbers = problem.solution(lowest, highest)
+    problem = _Problem([Design.of(run, peak, lowest) for run in runs], prior)
+    numbers = problem.solution(highest / lowest)
     for _ in range(ROUNDS):
         # Where the law does not hold to within the noise, Huber's loss would take the one curve
         # that is missed for an outlier, and be content with the others.
         problem = problem.rescaled(numbers)
-        numbers = problem.descended(numbers, *problem.bounds).x
-    return problem.law(numbers, peak, runs)
+        numbers = problem.descended(numbers).x
+    return problem.law(numbers, lowest, peak, runs)
 
 
 class _Problem:
@@ -120,8 +122,6 @@ class _Problem:
     def __init__(self, designs: Sequence[Design], prior: Prior | None):
         self.designs = designs
         self.prior = prior
-        least = float(np.exp(min(design.log_loss.min() for design in designs)))
-        self.bounds = (_scaled(LOWEST, least), _scaled(HIGHEST, least))
         self.count = sum(len(design.log_loss) for design in designs)
         self.wanted, self.weight = np.zeros(NUMBERS), np.zeros(NUMBERS)
         if prior is not None:
@@ -150,33 +150,34 @@ class _Problem:
         zero = np.where(far, 2 * root - 1, squares)
         return np.stack([zero, 1 / root, np.where(far, -0.5 / root**3, 0.0)])
 
-    def solution(self, lowest: float, highest: float) -> np.ndarray:
+    def solution(self, highest: float) -> np.ndarray:
         """The numbers of the least loss, from a few starts."""
-        lower, upper = self.bounds
-        fall = max(highest - lowest, 1e-6 * lowest)
+        fall = max(highest - 1, 1e-6)
         middle = np.median(self.designs[0].spent)
         found = []
         for alpha in (0.3, 0.6):  # the one minimum of the public curves is found from each
             own = np.log([fall / 2 * middle**alpha, alpha, fall / 10])
-            start = np.concatenate([[lowest - 0.3 * fall], own, USUAL.means])
-            start = np.clip(start, lower + 1e-6, upper - 1e-6)
-            found.append(self.descended(start, lower, upper))
+            start = np.concatenate([[1 - 0.3 * fall], own, USUAL.means])
+            found.append(self.descended(np.clip(start, LOWEST + 1e-6, HIGHEST - 1e-6)))
         return min(found, key=lambda one: one.cost).x
 
-    def descended(self, start: np.ndarray, lower: np.ndarray, upper: np.ndarray):
+    def descended(self, start: np.ndarray):
         """What `least_squares` finds from here."""
         # Imported here, as every text that is read looks at this file, and SciPy takes its time.
         from scipy.optimize import least_squares
 
         options: dict[str, Any] = {"jac": self.jacobian, "loss": self.huber}
-        options |= {"bounds": (lower, upper), "x_scale": "jac", "max_nfev": 200}
+        options |= {"bounds": (LOWEST, HIGHEST), "x_scale": "jac", "max_nfev": 200}
         return least_squares(self.residuals, start, **options)
 
-    def law(self, numbers: np.ndarray, peak: float, runs: Sequence[Curve]) -> MultiPower:
+    def law(
+        self, numbers: np.ndarray, unit: float, peak: float, runs: Sequence[Curve]
+    ) -> MultiPower:
         """The law in the units of the schedules, and what is to be said of it."""
         floor, (A, alpha, B, C, beta, gamma) = numbers[0], np.exp(numbers[1:])
-        # Of what is fitted, in units of the peak, to what is printed.
+        # Of what is fitted, in units of the least loss and of the peak, to what is printed.
         change = np.eye(NUMBERS)
+        change[0, 0] = unit
         change[1, 2], change[4, 6] = alpha * np.log(peak), gamma * np.log(peak)
         root, misfit = self.spread(numbers)
         others, judged = self.left_out(numbers, runs)
@@ -192,10 +193,10 @@ class _Problem:
             spread=tuple(short(x, 6) for x in lower[np.tril_indices(NUMBERS)]),
         )
         return MultiPower(
-            short(floor),
-            A=short(A * peak**alpha),
+            short(unit * floor),
+            A=short(unit * A * peak**alpha),
             alpha=short(alpha),
-            B=short(B / peak),
+            B=short(unit * B / peak),
             C=short(C * peak ** (gamma - 1)),
             beta=short(beta),
             gamma=short(gamma),
@@ -220,7 +221,7 @@ class _Problem:
     def error_without(self, out: np.ndarray, numbers: np.ndarray) -> float:
         """The mean square of the log law, fitted without some curves, about these; in blocks."""
         kept = [design for design, away in zip(self.designs, out, strict=True) if not away]
-        found = _Problem(kept, self.prior).descended(numbers, *self.bounds).x
+        found = _Problem(kept, self.prior).descended(numbers).x
         means = []
         for design in (design for design, away in zip(self.designs, out, strict=True) if away):
             error = design.slopes(found)[0] - design.log_loss
@@ -247,7 +248,3 @@ class _Problem:
         inverse = np.linalg.inv(hessian + 1e-9 * np.trace(hessian) * np.eye(NUMBERS))
         root = inverse @ np.concatenate([np.stack(gradients), np.diag(self.weight)]).T
         return root, float(np.sqrt(np.mean(np.square(means))))
-
-
-def _scaled(bounds: np.ndarray, least: float) -> np.ndarray:
-    return np.append(bounds[0] * least, bounds[1:])

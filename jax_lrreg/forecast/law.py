@@ -114,7 +114,8 @@ class MultiPower:
         from scipy.special import stdtrit  # here, as it is slow to import
 
         rates = rates_of("law", schedule, steps)
-        require_number("interval", "level", level, "in (0, 1)", lambda x: (x > 0) & (x < 1))
+        one = lambda x: x.ndim == 0 and 0 < x < 1  # noqa: E731
+        require_number("interval", "level", level, "a number in (0, 1)", one)
         # Student's t: of three curves that were left out in turn, the misfit is known but roughly.
         deviations = stdtrit(self._fitted("interval").judged, (1 + level) / 2)
         return _interval(self, rates, deviations)

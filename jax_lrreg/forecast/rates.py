@@ -39,6 +39,15 @@ def rates_of(
     return rates
 
 
+def as_numbers(values: object) -> np.ndarray:
+    """An array of real numbers, of no shape that is allowed where they are none."""
+    try:
+        array = np.asarray(values)
+        return np.empty((0, 0)) if np.iscomplexobj(array) else array.astype(np.float64)
+    except (ValueError, TypeError):  # NumPy's own words name no argument
+        return np.empty((0, 0))
+
+
 def short(number: float, digits: int = 8) -> float:
     """The number with as many digits as matter, since it is going to print."""
     return float(f"{float(number):.{digits}g}")

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jax_lrreg._check import require, require_choice, require_number, require_whole
-from jax_lrreg.forecast.rates import short
+from jax_lrreg.forecast.rates import as_numbers, short
 from jax_lrreg.schedules.base import require_positive
 from jax_lrreg.schedules.stairs import PiecewiseLinear
 
@@ -49,16 +49,17 @@ def refined(
     steps = require_whole("refined", "steps", steps, 2)
     require_positive("refined", peak_value=peak_value)
     require_choice("refined", "optimizer", optimizer, POWERS)
-    norms = np.asarray(gradient_norms, np.float64)
-    allowed = "of shape [steps], two at least"
-    require(norms.ndim == 1 and norms.size > 1, "refined", "gradient_norms", norms.shape, allowed)
+    norms, allowed = as_numbers(gradient_norms), "numbers [steps], two at least"
+    fits = norms.ndim == 1 and norms.size > 1
+    require(fits, "refined", "gradient_norms", gradient_norms, allowed)
     require_number("refined", "gradient_norms", norms, "positive numbers", lambda x: x > 0)
     # Mirrored at both ends, where else the first and the last norm would count many times.
     smooth = median_filter(norms, size=max(1, round(WINDOW * norms.size)), mode="reflect")
     middle = (np.arange(norms.size) + 0.5) * steps / norms.size
-    weight = np.interp(np.arange(steps) + 0.5, middle, smooth) ** -POWERS[optimizer]
+    # In units of the least, as a square of what is very small or large has no number.
+    weight = np.interp(np.arange(steps) + 0.5, middle, smooth / smooth.min()) ** -POWERS[optimizer]
     rates = np.append(weight * np.cumsum(weight[::-1])[::-1], 0.0)
-    rates *= peak_value / rates.max()
     at = np.unique(np.linspace(0, steps, min(KNOTS, steps) + 1).round().astype(int))
-    first, *values = map(short, rates[at])
+    # The highest of what is left, as the highest of all may lie between two knots.
+    first, *values = map(short, rates[at] * (peak_value / rates[at].max()))
     return PiecewiseLinear(first, boundaries=tuple(at[1:].tolist()), values=tuple(values))
