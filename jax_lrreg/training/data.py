@@ -125,11 +125,14 @@ class ArrayData:
 
     def _draw(self, epoch: int, epochs: int) -> tuple[int, np.ndarray]:
         # Lots by JAX, for the order that `order` gives, and not on the accelerator, where they
-        # would wait behind the steps that are under way; sorted by NumPy, which takes a tenth of
-        # the time of XLA on a CPU.
+        # would wait behind the steps that are under way.
         with jax.ensure_compile_time_eval(), _on_the_host():
             lots = _lots(self._host_key, epoch + np.arange(epochs, dtype=np.int32), self.size)
-        rows = self._batches(np.argsort(np.asarray(lots), axis=1, kind="stable"))
+        # Each with the number of its example behind it: NumPy sorts numbers 3 to 9 times as fast as
+        # it finds their stable order, and that ten times as fast as XLA on a CPU.
+        tickets = np.asarray(lots).astype(np.uint64) << 32 | np.arange(self.size, dtype=np.uint64)
+        tickets.sort(axis=1)
+        rows = self._batches((tickets & 0xFFFFFFFF).astype(np.int64))
         return epoch * self.steps_per_epoch, rows
 
     def _batches(self, order: Rows) -> Rows:
