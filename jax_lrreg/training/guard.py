@@ -22,11 +22,15 @@ class Proposal(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it: the state, the size of the way if asked for, and whether it was made."""
+    """What became of it: the state, the size of the way if asked for, whether it was made.
+
+    And the rate of the schedule that was given, or None.
+    """
 
     state: State
     update_norm: jax.Array | None
     sound: jax.Array
+    rate: jax.Array | None
 
 
 def but(taken: jax.Array | None, spike: jax.Array | None) -> jax.Array | None:
@@ -42,6 +46,7 @@ def guarded(
     is_sound: Callable[[Proposal], jax.Array],
     make: Callable[[Proposal], Outcome],
     old: State,
+    rate: Callable[[], jax.Array | None],
 ) -> Outcome:
     """Makes the proposed update, unless that would leave behind what is not finite.
 
@@ -54,16 +59,20 @@ def guarded(
             ever.
         make: makes it.
         old: the state before.
+        rate: that of the outcome. It is asked for in each branch, where XLA sees that the optimizer
+            works out the same: it does not see that of what lies on two sides of a branch.
     """
     if taken is None:
         return make(propose())
     propose = jax.jit(propose)  # traced once, for all the places that call it
     nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: make(propose()).update_norm))
-    skipped = Outcome(old, nothing, jnp.array(False))
+
+    def skipped() -> Outcome:
+        return Outcome(old, nothing, jnp.array(False), rate())
 
     def refused(proposal: Proposal) -> Outcome:
         opt_state = schedules_gone_on(proposal.opt_state, old.opt_state)
-        return skipped._replace(state=old.replace(opt_state=opt_state))
+        return skipped()._replace(state=old.replace(opt_state=opt_state))
 
     def by_branches() -> Outcome:
         # XLA makes one loop for each array on the CPU, and none may write where another has yet to
@@ -83,13 +92,13 @@ def guarded(
 
             return jax.lax.cond(is_sound(first), again, lambda: refused(first))
 
-        return jax.lax.cond(taken, tried, lambda: skipped)
+        return jax.lax.cond(taken, tried, skipped)
 
     def by_selection() -> Outcome:
         # Other compilers look at the numbers in the loop that makes them, and a branch would wait
         # for the host.
         proposal = propose()
-        sound, outcomes = is_sound(proposal), (make(proposal), refused(proposal), skipped)
+        sound, outcomes = is_sound(proposal), (make(proposal), refused(proposal), skipped())
         choice = lambda a, b, c: jnp.where(taken, jnp.where(sound, a, b), c)  # noqa: E731
         return jax.tree.map(choice, *outcomes)
 

@@ -343,7 +343,8 @@ class Update:
         # JAX's gradient of a complex parameter is the conjugate of the direction that Optax
         # expects.
         grads = jax.tree.map(jnp.conj, grads)
-        rate = given_rate(self.learning_rate, state.hyper, count)
+        rate = jax.jit(lambda: given_rate(self.learning_rate, state.hyper, count))
+        keeps = self.on_nonfinite == "keep"
 
         # A line search hands all that is left over to its function, and refuses what that does not
         # take.
@@ -371,22 +372,21 @@ class Update:
             new = {"params": state.whole(trained), "model_state": model_state}
             new = state.replace(**new, opt_state=opt_state)
             size = norm(updates) if "update_norm" in self.monitors else None
-            return Outcome(new, size, jnp.array(True))
+            return Outcome(new, size, jnp.array(True), rate())
 
         def is_sound(proposal: Proposal) -> jax.Array:
+            if keeps:
+                return jnp.array(True)
             sound = stays_finite(proposal.params, params)
             sound &= no_new_nan(proposal.opt_state, state.opt_state)
             sound &= stays_finite(*map(may_overflow, (proposal.opt_state, state.opt_state)))
-            return sound if rate is None else sound & jnp.isfinite(rate)
+            return sound if self.learning_rate is None else sound & jnp.isfinite(rate())
 
         found = {"loss": loss, "data_loss": data_loss, "grad_norm": grad_norm}
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         spike = judged(self.on_spike, state.spikes, found)
-        if self.on_nonfinite == "keep":
-            outcome = guarded(but(None, spike), propose, lambda _: jnp.array(True), make, state)
-        else:
-            taken = finite & stays_finite(model_state, state.model_state)
-            outcome = guarded(but(taken, spike), propose, is_sound, make, state)
+        taken = None if keeps else finite & stays_finite(model_state, state.model_state)
+        outcome = guarded(but(taken, spike), propose, is_sound, make, state, rate)
 
         # What goes along with each update, and what is told of this one.
         new, sound = outcome.state, outcome.sound
@@ -412,7 +412,7 @@ class Update:
         metrics = {"loss": loss, "data_loss": data_loss, "penalty": cost}
         norms = zip(NORMS, (grad_norm, outcome.update_norm), strict=True)
         metrics |= {name: value for name, value in norms if name in self.monitors}
-        metrics |= rates(new.opt_state, rate) | named
+        metrics |= rates(new.opt_state, outcome.rate) | named
         metrics |= rates_of_rules(tables, metrics, count)
         return new.replace(step=optax.safe_increment(state.step)), metrics
 
