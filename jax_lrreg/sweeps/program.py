@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jax_lrreg._arrays import NO_MESH
+from jax_lrreg._arrays import NO_MESH, is_real_scalar
 from jax_lrreg._check import require
 from jax_lrreg._processes import agreed, ending_together
 from jax_lrreg._struct import fixed, unfixed
@@ -28,7 +28,6 @@ Made = tuple[chex.ArrayTree, Metrics]  # what members go on from, and their metr
 Function = Callable[..., Any]  # of `run` or of `halving`
 T = TypeVar("T")
 
-REAL = (jnp.integer, jnp.floating, jnp.bool_)
 SHARE = 0.8  # of the memory that is free: its numbers are those of a moment, and others want some
 
 # Compiled programs, by form and width. They live as long as their function, which they do not hold.
@@ -208,10 +207,7 @@ def _metrics(owner: str, found: object) -> Metrics:
     if not isinstance(found, Mapping) or not found:
         raise TypeError(f"{owner}: `function` must be {allowed}, got one that returns {found!r}")
     for name, value in found.items():
-        number = isinstance(value, bool | int | float | jax.Array | np.ndarray | np.generic)
-        number = number and jnp.ndim(value) == 0
-        number = number and any(jnp.issubdtype(jnp.asarray(value).dtype, kind) for kind in REAL)
-        require(number, owner, "function", {name: value}, allowed)
+        require(is_real_scalar(value), owner, "function", {name: value}, allowed)
     return {str(name): jnp.asarray(value) for name, value in found.items()}
 
 
